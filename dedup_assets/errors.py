@@ -1,0 +1,29 @@
+"""The errors a person can do something about.
+
+Every message says what was found, where, what was expected, and what to do. Anything that is not a
+`DedupError` is a defect of this software and keeps its traceback.
+"""
+
+
+class DedupError(Exception):
+    """Base class; the command line prints the message without a traceback and exits with 1."""
+
+
+class SourceError(DedupError):
+    """A source cannot be listed, named or opened."""
+
+
+class ShardError(DedupError):
+    """One shard cannot be read or does not fit the settings; other shards are not concerned."""
+
+
+class SettingsError(DedupError):
+    """A setting is invalid, or contradicts what the workspace was made with."""
+
+
+class WorkspaceError(DedupError):
+    """The workspace is missing, not writable, full, or in a state the request does not fit."""
+
+
+class ModelError(DedupError):
+    """The embedding model cannot be had or does not fit."""
