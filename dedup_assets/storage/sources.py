@@ -1,0 +1,329 @@
+"""Where shards come from: finding input files, naming them, opening them, fingerprinting them.
+
+Knows paths and fsspec URLs, and nothing about what is inside a file.
+"""
+
+from __future__ import annotations
+
+import glob as globbing
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+
+from dedup_assets.errors import ShardError, SourceError
+
+SHARD_KEY_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}\Z")
+"""What a shard key may look like: safe as a file name, in a URL and inside an SQL string literal."""
+
+FINGERPRINT_BYTES = 16
+_READ_BYTES = 4 * 2**20  # large enough that a request to an object store is worth its latency
+_KEY_HASH_DIGITS = 10  # 40 bits: names that sanitise alike still differ; a clash is an error, never silent
+_KEY_STEM_LENGTH = 100  # leaves room for "-" and the hash inside the 120 characters of the pattern
+
+_COMPRESSIONS = {"": None, ".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+_ENDINGS: dict[str, tuple[str, str | None]] = {
+    ".parquet": ("parquet", None),
+    **{
+        base + ending: (name, compression)
+        for base, name in ((".jsonl", "jsonl"), (".json", "jsonl"), (".csv", "csv"))
+        for ending, compression in _COMPRESSIONS.items()
+    },
+}
+_EXPECTED = (
+    ".parquet, .jsonl, .json (one JSON object a line), .csv, the last three also with .gz, .zst or .bz2"
+)
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One input file, which is one shard.
+
+    Attributes
+    ----------
+    key : str
+        The shard key; matches `SHARD_KEY_PATTERN`.
+    uri : str
+        An absolute local path without a scheme, or an fsspec URL.
+    format : str
+        "parquet", "jsonl" or "csv".
+    compression : str or None
+        None, "gzip", "zstd" or "bz2".
+    """
+
+    key: str
+    uri: str
+    format: str
+    compression: str | None
+
+
+# ----------------------------------------------------------------------------------------- names
+
+
+def validate_shard_key(key: str) -> str:
+    """Return `key` if it may be used as a shard key; raise `SourceError` otherwise."""
+    if not SHARD_KEY_PATTERN.match(key) or ".." in key:
+        raise SourceError(
+            f"{key!r} is not a valid shard key: expected 1 to 120 letters, digits, '.', '_' or '-', "
+            "the first one a letter or a digit, and no '..'."
+        )
+    return key
+
+
+def shard_key(relative_name: str) -> str:
+    """Make the shard key of a file from its name relative to its source, and from nothing else.
+
+    The key is the name without its known ending. When that alone is no valid key (a folder in the name,
+    spaces, other alphabets, a leading dot, too long), the characters that do not fit become "_" and a hash
+    of the original name is appended, so that different names stay different.
+    """
+    stem = relative_name.replace(os.sep, "/")
+    ending = _ending_of(stem)
+    stem = stem[: len(stem) - len(ending)] if ending else stem
+    if SHARD_KEY_PATTERN.match(stem) and ".." not in stem:
+        return stem
+    clean = re.sub(r"[^A-Za-z0-9._-]", "_", stem)
+    clean = re.sub(r"\.{2,}", ".", clean)
+    clean = clean.lstrip("._-")[:_KEY_STEM_LENGTH].rstrip("._-") or "shard"
+    digest = hashlib.blake2b(stem.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+    return validate_shard_key(f"{clean}-{digest[:_KEY_HASH_DIGITS]}")
+
+
+def _ending_of(name: str) -> str | None:
+    """The longest known ending of a file name, as it is written there; None if there is none."""
+    lowered = name.lower()
+    found = [ending for ending in _ENDINGS if lowered.endswith(ending)]
+    return name[len(name) - len(max(found, key=len)) :] if found else None
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Sort key under which part-2 comes before part-10."""
+    parts = re.split(r"([0-9]+)", name)
+    # Digit runs sort by value and before letters; the text itself breaks ties such as 2 and 02.
+    keys = [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
+    return [*keys, (-1, 0, name)]
+
+
+# ------------------------------------------------------------------------------------- discovery
+
+
+def discover(sources: Sequence[str]) -> list[SourceFile]:
+    """List the shard files behind SOURCES.
+
+    Parameters
+    ----------
+    sources : sequence of str
+        Files, folders (searched recursively; hidden files and unknown endings are skipped), globs, or
+        fsspec URLs of one of these.
+
+    Returns
+    -------
+    list of SourceFile
+        Sources in the order given, files of one source in natural order of their relative names. A file
+        named twice counts once.
+
+    Raises
+    ------
+    SourceError
+        Nothing was found, a path is missing, a named file has an unknown ending, or two files would get
+        the same shard key (upper and lower case count as the same, for file systems that think so).
+    """
+    if not sources:
+        raise SourceError("no source was named. Name at least one file, folder, glob or fsspec URL.")
+    found: dict[str, SourceFile] = {}
+    for source in sources:
+        for relative_name, uri in _list_source(os.fspath(source)):
+            _require_utf8(uri)
+            name = relative_name or PurePosixPath(uri).name
+            ending = _ending_of(name)
+            assert ending is not None  # _list_source lets nothing else through
+            file_format, compression = _ENDINGS[ending.lower()]
+            found.setdefault(uri, SourceFile(shard_key(name), uri, file_format, compression))
+    by_key: dict[str, SourceFile] = {}
+    for file in found.values():
+        other = by_key.setdefault(file.key.casefold(), file)
+        if other is not file:
+            raise SourceError(
+                f"{other.uri!r} and {file.uri!r} would get the same shard key {file.key!r} (a key is the "
+                "file name without its ending; upper and lower case count as the same). Rename one of "
+                "them, or name their common parent folder as the source so that folders become part of "
+                "the keys."
+            )
+    return list(found.values())
+
+
+def _list_source(source: str) -> list[tuple[str, str]]:
+    """(relative name, uri) of each shard file of one source, in natural order; SourceError if none."""
+    if not source.strip():
+        raise SourceError("a source is an empty string. Name a file, a folder, a glob or an fsspec URL.")
+    if "://" in source or "::" in source:
+        with _listing(source):
+            files, explicit = _list_remote(source)
+    else:
+        files, explicit = _list_local(source)
+    known = [(name, uri) for name, uri in files if _ending_of(name)]
+    if explicit and not known:
+        raise SourceError(f"{source!r} has an unknown ending. Expected one of: {_EXPECTED}.")
+    if not known:
+        seen = f" ({len(files)} other files are there, such as {files[0][0]!r})" if files else ""
+        raise SourceError(f"no shard files in {source!r}{seen}. Expected endings: {_EXPECTED}.")
+    return sorted(known, key=lambda item: _natural(item[0]))
+
+
+def _list_local(source: str) -> tuple[list[tuple[str, str]], bool]:
+    """Files of a local source as (relative name, absolute path), and whether one file was named itself."""
+    path = os.path.abspath(os.path.expanduser(source))  # noqa: PTH100, PTH111 - keeps what Path would fold
+    # A file whose name holds glob characters is that file: existence goes first.
+    if os.path.isfile(path):  # noqa: PTH113
+        return [(os.path.basename(path), path)], True  # noqa: PTH119
+    if os.path.isdir(path):  # noqa: PTH112
+        return [(os.path.relpath(file, path), file) for file in _walk(path)], False
+    if os.path.lexists(path) or not globbing.has_magic(source):
+        raise SourceError(f"{source!r} does not exist, or is neither a file nor a folder. Check the path.")
+    base = _glob_base(path)
+    matches = [file for file in globbing.glob(path, recursive=True) if os.path.isfile(file)]  # noqa: PTH113, PTH207
+    return [(os.path.relpath(file, base), file) for file in matches], False
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """Files below a folder without the hidden ones. Linked folders are not followed: they may be loops."""
+
+    def refuse(error: OSError) -> None:
+        raise SourceError(f"{error.filename!r} cannot be listed: {error.strerror}. Check its permissions.")
+
+    for parent, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            path = os.path.join(parent, name)  # noqa: PTH118
+            if not name.startswith(".") and os.path.isfile(path):  # noqa: PTH113
+                yield path
+
+
+def _glob_base(pattern: str) -> str:
+    """The folder above the first part of a pattern that holds a glob character."""
+    parts = pattern.split("/")
+    first = next((i for i, part in enumerate(parts) if globbing.has_magic(part)), len(parts) - 1)
+    return "/".join(parts[:first]) or "/"
+
+
+def _list_remote(source: str) -> tuple[list[tuple[str, str]], bool]:
+    """The same as `_list_local` for an fsspec URL; local files keep their plain path as uri."""
+    filesystem, path = fsspec.core.url_to_fs(source)
+    if "file" in _protocols(filesystem):
+        return _list_local(path)
+    if filesystem.isfile(path):
+        uri = source if "::" in source else filesystem.unstrip_protocol(path)
+        return [(PurePosixPath(path).name, uri)], True
+    if "::" in source:
+        raise SourceError(f"{source!r}: a chained URL must name one existing file, not a folder or a glob.")
+    if filesystem.isdir(path):
+        base, matches = path, filesystem.find(path)
+    elif globbing.has_magic(path):
+        base, matches = _glob_base(path), filesystem.glob(path)
+        matches = [match for match in matches if filesystem.isfile(match)]
+        return [(_relative(match, base), filesystem.unstrip_protocol(match)) for match in matches], False
+    else:
+        raise SourceError(f"{source!r} does not exist. Check the URL and that you may read it.")
+    files = [(_relative(match, base), filesystem.unstrip_protocol(match)) for match in matches]
+    return [file for file in files if not any(part.startswith(".") for part in file[0].split("/"))], False
+
+
+def _relative(path: str, base: str) -> str:
+    """`path` relative to `base`, which some file systems write with a leading slash and some without."""
+    return path.strip("/").removeprefix(base.strip("/")).lstrip("/")
+
+
+def _protocols(filesystem: Any) -> tuple[str, ...]:
+    protocol = filesystem.protocol
+    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+
+
+def _require_utf8(uri: str) -> None:
+    try:
+        uri.encode("utf-8")
+    except UnicodeEncodeError:
+        raise SourceError(f"the file name {uri!r} is not valid UTF-8. Rename the file.") from None
+
+
+@contextmanager
+def _listing(source: str) -> Iterator[None]:
+    """Turn whatever a remote file system raises into a SourceError that names the source."""
+    try:
+        yield
+    except SourceError:
+        raise
+    except ImportError as error:
+        raise SourceError(f"{source!r} needs a package that is not installed: {error}") from error
+    except Exception as error:  # each fsspec implementation has its own classes
+        raise SourceError(
+            f"{source!r} cannot be listed: {type(error).__name__}: {error}. "
+            "Check the URL, the credentials and the network."
+        ) from error
+
+
+# --------------------------------------------------------------------------------------- content
+
+
+@contextmanager
+def reading(source: SourceFile) -> Iterator[None]:
+    """Turn whatever reading a file raises into a `ShardError` that names the file and the reason."""
+    try:
+        yield
+    except (ShardError, MemoryError):
+        raise
+    except ImportError as error:
+        raise ShardError(f"{source.uri!r} needs a package that is not installed: {error}") from error
+    except Exception as error:  # each fsspec implementation and each decoder has its own classes
+        kind = source.format if source.compression is None else f"{source.compression} {source.format}"
+        raise ShardError(
+            f"{source.uri!r} (shard {source.key}) cannot be read as {kind}: {type(error).__name__}: {error}. "
+            "The file is truncated, corrupt, gone or not what its ending says. Replace it and run again."
+        ) from error
+
+
+def open_raw(source: SourceFile) -> pa.NativeFile:
+    """Open the raw bytes of a file for reading, still compressed; seekable."""
+    if "://" not in source.uri and "::" not in source.uri:
+        return pa.OSFile(source.uri, "rb")
+    return pa.PythonFile(fsspec.open(source.uri, "rb").open(), mode="r")
+
+
+def open_source(source: SourceFile) -> pa.NativeFile:
+    """Open a file for reading its decompressed bytes; a stream, to be closed by the caller.
+
+    Concatenated gzip, zstd and bz2 members read as one stream. A truncated or corrupt file raises OSError
+    while it is read; wrap the reading in `reading` to have that as a `ShardError`.
+    """
+    raw = open_raw(source)
+    return raw if source.compression is None else pa.CompressedInputStream(raw, source.compression)
+
+
+def is_empty(source: SourceFile) -> bool:
+    """Whether the file has no byte at all: an empty shard in every format."""
+    with open_raw(source) as stream:
+        return stream.read(1) == b""
+
+
+def raw_blocks(source: SourceFile) -> Iterator[bytes]:
+    """The raw bytes of a file in blocks of a few MiB; raises `ShardError` if they cannot be read."""
+    with reading(source), open_raw(source) as stream:
+        while block := stream.read(_READ_BYTES):
+            yield block
+
+
+def content_fingerprint(source: SourceFile) -> str:
+    """BLAKE2b-128 over the raw bytes of the file, as 32 hexadecimal digits; streamed.
+
+    Raises `ShardError` if the file cannot be read.
+    """
+    digest = hashlib.blake2b(digest_size=FINGERPRINT_BYTES)
+    for block in raw_blocks(source):
+        digest.update(block)
+    return digest.hexdigest()
