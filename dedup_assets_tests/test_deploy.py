@@ -1,0 +1,241 @@
+"""The deployment files parse, agree with each other and with the package, and are accepted by Dagster."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dagster import DagsterInstance, DagsterRunStatus, job, op
+from dagster._config import validate_config
+from dagster._core.instance.config import dagster_instance_config, dagster_instance_config_schema
+from dagster._core.instance.ref import InstanceRef
+from dagster._core.run_coordinator import QueuedRunCoordinator
+from dagster._core.workspace.load import location_origins_from_yaml_paths
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+ROOT = Path(__file__).resolve().parents[1]
+DEPLOY = ROOT / "deploy"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+OURS = {"webserver", "daemon", "dask-scheduler", "dask-worker"}
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def compose() -> dict[str, Any]:
+    return load(DEPLOY / "compose.yaml")
+
+
+@pytest.fixture
+def values() -> dict[str, Any]:
+    return load(DEPLOY / "values.yaml")
+
+
+@pytest.fixture
+def container_environment(compose: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The variables that the containers have, as far as dagster.yaml reads them."""
+    for name, value in compose["services"]["daemon"]["environment"].items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DAGSTER_COMPUTE_LOGS", str(tmp_path / "logs"))
+
+
+def pinned(name: str) -> str:
+    """The version that pyproject.toml pins a dependency to."""
+    for line in PROJECT["dependencies"]:
+        requirement = Requirement(line)
+        if requirement.name == name:
+            (specifier,) = requirement.specifier
+            assert specifier.operator == "=="
+            return specifier.version
+    raise AssertionError(f"{name} is no dependency")
+
+
+@pytest.mark.parametrize("folder", [ROOT, DEPLOY], ids=["laptop", "containers"])
+def test_dagster_accepts_the_instance_settings(folder: Path, container_environment: None) -> None:
+    config, instance_class = dagster_instance_config(str(folder))
+    assert instance_class is None
+    assert config["telemetry"] == {"enabled": False}
+    assert config["nux"] == {"enabled": False}
+    monitoring = config["run_monitoring"]
+    assert monitoring["enabled"] is True
+    assert monitoring["max_runtime_seconds"] > 0
+    assert monitoring["free_slots_after_run_end_seconds"] > 0
+    # The schema leaves the settings of a class to the class: build it.
+    coordinator = InstanceRef.from_dir(str(folder)).run_coordinator
+    assert isinstance(coordinator, QueuedRunCoordinator)
+
+
+def test_the_laptop_instance_runs_and_sends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "dagster.yaml").write_bytes((ROOT / "dagster.yaml").read_bytes())
+    with DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert instance.telemetry_enabled is False
+        assert instance.nux_enabled is False
+        queue = instance.get_concurrency_config().run_queue_config
+        assert queue is not None
+        assert queue.max_concurrent_runs == 1
+        assert instance.run_monitoring_max_runtime_seconds == 86400
+
+
+def test_the_container_instance_stores_in_postgres(container_environment: None, compose: dict) -> None:
+    config, _ = dagster_instance_config(str(DEPLOY))
+    (kind,) = config["storage"]
+    assert kind == "postgres"
+    named = set(re.findall(r"env: (\w+)", (DEPLOY / "dagster.yaml").read_text(encoding="utf-8")))
+    image = set(re.findall(r"(DAGSTER_\w+|DEDUP_ASSETS_\w+)=", DOCKERFILE))
+    for service in OURS:
+        assert named <= image | set(compose["services"][service]["environment"])
+    postgres = compose["services"]["postgres"]["environment"]
+    ours = compose["services"]["daemon"]["environment"]
+    assert ours["DAGSTER_POSTGRES_HOST"] in compose["services"]
+    assert ours["DAGSTER_POSTGRES_USER"] == postgres["POSTGRES_USER"]
+    assert ours["DAGSTER_POSTGRES_DB"] == postgres["POSTGRES_DB"]
+    assert ours["DAGSTER_POSTGRES_PASSWORD"] == postgres["POSTGRES_PASSWORD"]
+
+
+def test_the_workspace_names_the_code_location() -> None:
+    (origin,) = location_origins_from_yaml_paths([str(ROOT / "workspace.yaml")])
+    assert origin.location_name == "dedup_assets"
+    assert origin.loadable_target_origin.module_name == "dedup_assets.definitions"
+
+
+def test_compose_publishes_on_the_loopback_address_only(compose: dict[str, Any]) -> None:
+    published = {
+        name: service["ports"] for name, service in compose["services"].items() if "ports" in service
+    }
+    assert list(published) == ["webserver"]
+    for port in published["webserver"]:
+        assert isinstance(port, str)
+        assert port.startswith("127.0.0.1:")
+    for service in compose["services"].values():
+        assert service.get("network_mode") != "host"
+        assert "privileged" not in service
+
+
+def test_compose_services_share_the_workspace_and_answer_for_their_health(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    assert set(services) == OURS | {"postgres"}
+    for name, service in services.items():
+        assert service["healthcheck"]["test"][0] == "CMD", name
+        for volume in service["volumes"]:
+            source = volume.partition(":")[0]
+            assert source.startswith("$") or source in compose["volumes"]
+        for other, condition in service.get("depends_on", {}).items():
+            assert condition == {"condition": "service_healthy"}
+            assert "healthcheck" in services[other]
+    for name in OURS:
+        environment = services[name]["environment"]
+        assert environment["DEDUP_ASSETS_WORKSPACE"] == "/workspace"
+        assert environment["DEDUP_ASSETS_SCHEDULER"] == "tcp://dask-scheduler:8786"
+        assert "workspace:/workspace" in services[name]["volumes"]
+    assert "8786" in services["dask-scheduler"]["command"]
+    assert "tcp://dask-scheduler:8786" in services["dask-worker"]["command"]
+
+
+def test_compose_reads_its_secrets_from_the_environment(compose: dict[str, Any]) -> None:
+    text = (DEPLOY / "compose.yaml").read_text(encoding="utf-8")
+    example = (DEPLOY / ".env.example").read_text(encoding="utf-8")
+    declared = dict(re.findall(r"^(\w+)=(.*)$", example, flags=re.MULTILINE))
+    assert {name for name in re.findall(r"\$\{(\w+)", text)} == set(declared)
+    assert declared["POSTGRES_PASSWORD"] == ""
+    for service in compose["services"].values():
+        for name, value in service["environment"].items():
+            if "PASSWORD" in name:
+                assert value.startswith("${POSTGRES_PASSWORD:?")
+    assert ".env" in (DEPLOY / ".gitignore").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_image_has_the_versions_of_the_package(compose: dict[str, Any], values: dict[str, Any]) -> None:
+    (python,) = re.findall(r"^FROM python:(\d+\.\d+)-slim", DOCKERFILE, flags=re.MULTILINE)
+    assert SpecifierSet(PROJECT["requires-python"]).contains(f"{python}.0")
+    (torch,) = (Requirement(line) for line in PROJECT["dependencies"] if Requirement(line).name == "torch")
+    builds = re.findall(r"torch==(\d+\.\d+\.\d+)", DOCKERFILE)
+    assert len(set(builds)) == 1
+    assert torch.specifier.contains(builds[0])
+    # Dagster 1.N.P releases its integrations as 0.(N+16).P.
+    _, minor, patch = pinned("dagster").split(".")
+    integrations = re.findall(r"dagster-(\w+)==([\d.]+)", DOCKERFILE)
+    assert integrations == [(name, f"0.{int(minor) + 16}.{patch}") for name in ("postgres", "k8s")]
+    assert pinned("dagster") == pinned("dagster-webserver")
+    for text in (DEPLOY / "README.md", DEPLOY / "values.yaml"):
+        assert pinned("dagster") in text.read_text(encoding="utf-8")
+    for extra in {name for line in re.findall(r"EXTRAS=(\S+)", DOCKERFILE) for name in line.split(",")}:
+        assert extra in PROJECT["optional-dependencies"]
+    image = f"dedup-assets:{PROJECT['version']}"
+    assert {compose["services"][name]["image"] for name in OURS} == {image}
+    deployed = values["dagster-user-deployments"]["deployments"][0]["image"]
+    assert f"{deployed['repository']}:{deployed['tag']}" == image
+
+
+def test_the_image_copies_what_exists_and_runs_as_nobody_special() -> None:
+    allowed = (DEPLOY / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+    for sources in re.findall(r"^COPY (.+) \S+$", DOCKERFILE, flags=re.MULTILINE):
+        for source in sources.split():
+            assert f"!{source}" in allowed
+            assert source == "README.md" or (ROOT / source).exists()
+    assert re.findall(r"^USER (\S+)$", DOCKERFILE, flags=re.MULTILINE) == ["dedup"]
+    assert DOCKERFILE.index("\nUSER dedup") > DOCKERFILE.rindex("\nRUN ")
+
+
+def test_the_chart_values_agree_with_the_other_files(values: dict[str, Any], compose: dict[str, Any]) -> None:
+    (deployment,) = values["dagster-user-deployments"]["deployments"]
+    assert deployment["dagsterApiGrpcArgs"] == ["--module-name", "dedup_assets.definitions"]
+    environment = {entry["name"]: entry["value"] for entry in deployment["env"]}
+    for name, value in environment.items():
+        assert compose["services"]["daemon"]["environment"][name] == value
+    (volume,), (mount,) = deployment["volumes"], deployment["volumeMounts"]
+    assert mount == {"name": volume["name"], "mountPath": environment["DEDUP_ASSETS_WORKSPACE"]}
+    assert f"--uid {deployment['podSecurityContext']['runAsUser']} " in DOCKERFILE
+    assert values["telemetry"] == {"enabled": False}
+    assert values["dagsterWebserver"]["service"]["type"] == "ClusterIP"
+    assert "password" not in {key.lower() for key in values["postgresql"]}
+
+    # What the chart renders into dagster.yaml, in Dagster's own schema and with the same numbers.
+    def snake(name: str) -> str:
+        return re.sub(r"([A-Z])", lambda match: "_" + match[1].lower(), name)
+
+    daemon = values["dagsterDaemon"]
+    monitoring = {snake(key): value for key, value in daemon["runMonitoring"].items()}
+    rendered = {"run_monitoring": monitoring, **values["additionalInstanceConfig"]}
+    assert validate_config(dagster_instance_config_schema(), rendered).success
+    containers = load(DEPLOY / "dagster.yaml")
+    assert monitoring == containers["run_monitoring"]
+    queue = daemon["runCoordinator"]["config"]["queuedRunCoordinator"]
+    assert queue == {"maxConcurrentRuns": containers["concurrency"]["runs"]["max_concurrent_runs"]}
+
+
+@op(pool="decisions")
+def _decide() -> None: ...
+
+
+@job
+def _job_with_a_pool() -> None:
+    _decide()
+
+
+def test_a_slot_is_released_by_the_documented_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (DEPLOY / "README.md").read_text(encoding="utf-8")
+    show, release = re.findall(r"^```python\n(.*?)^```$", readme, flags=re.MULTILINE | re.DOTALL)
+    (tmp_path / "dagster.yaml").write_bytes((ROOT / "dagster.yaml").read_bytes())
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    with DagsterInstance.get() as instance:
+        run = instance.create_run_for_job(_job_with_a_pool, status=DagsterRunStatus.STARTED)
+        instance.event_log_storage.set_concurrency_slots("decisions", 1)
+        instance.event_log_storage.claim_concurrency_slot("decisions", run.run_id, "_decide")
+        monkeypatch.setenv("RUN_ID", run.run_id)
+        exec(show, {})
+        assert capsys.readouterr().out == f"decisions {run.run_id} _decide\n"
+        exec(release, {})
+        assert not instance.event_log_storage.get_concurrency_info("decisions").claimed_slots
+        ended = instance.get_run_by_id(run.run_id)
+        assert ended is not None
+        assert ended.status == DagsterRunStatus.CANCELED
+        exec(show, {})
+        assert capsys.readouterr().out == ""
