@@ -1,0 +1,372 @@
+"""JSON lines: one object a line. Row number = line number from 0; blank lines are numbered but are no rows.
+
+Two passes over the file: the first finds one schema for all of it, the second reads with that schema. Both
+parse blocks of whole lines with Arrow and fall back to Python, line by line, for a block that Arrow refuses.
+
+What a file may hold beside clean rows:
+
+- A line that is not a JSON object in valid UTF-8 is rejected.
+- A string that looks like a date stays the string it is.
+- A value that is not a string in a text column that otherwise holds strings is rejected.
+- Any other column whose values have no common type becomes a string column of JSON text, in all rows; the id
+  column does so too, except that its strings stay as they are. Integers beyond 64 bits count as such values
+  because no column type holds them exactly.
+- Of a name that is repeated in one object, the last value counts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as pj
+
+from dedup_assets.errors import ShardError
+from dedup_assets.storage.formats.batches import BLOCK_BYTES, Batch, Rejected, ShardContent, render_unparsed
+from dedup_assets.storage.sources import SourceFile, open_source, reading
+
+_LONGEST_LINE = 2**30  # Arrow counts the bytes of a block in 32 bits
+_DEEPEST_TYPE = 32  # Parquet readers refuse schemas that nest much deeper
+_MOST_FIELDS = 1_000  # an object used as a dictionary of words is a value, not a thousand columns
+_MOST_BRACKETS = 1_000  # Arrow's parser overflows its stack on some 20,000 nested brackets
+_EXACT_IN_DOUBLE = 2.0**53
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Whole lines of the file, and where the rows (lines that are not blank) begin and end."""
+
+    data: bytes
+    first_line: int
+    lines: int
+    rows: np.ndarray  # line number of each row, int64
+    starts: np.ndarray
+    ends: np.ndarray
+    plain: bool  # every row begins with "{" and holds few enough brackets for Arrow
+
+
+def read(source: SourceFile, text_columns: Sequence[str], id_column: str) -> ShardContent:
+    """Open a JSON lines file; see the module text. Raises `ShardError`."""
+    plan = _Plan(frozenset(text_columns), id_column)
+    with reading(source):
+        for block in _blocks(source):
+            plan.observe(block)
+    schema, encoded = plan.schema()
+    batches = _batches(source, schema, encoded, plan)
+    return ShardContent(schema, encoded - {id_column}, plan.has_rows, batches)
+
+
+def _batches(source: SourceFile, schema: pa.Schema, encoded: frozenset[str], plan: _Plan) -> Iterator[Batch]:
+    with reading(source):
+        for block in _blocks(source):
+            table = None if encoded else _parse_with_arrow(block, schema)
+            if table is not None:
+                yield Batch(table, block.rows)
+                continue
+            objects, rows, rejected = _parse_with_python(block)
+            objects, rows, rejected = plan.reject_wrong_texts(objects, rows, rejected, schema, block)
+            columns = [_column(objects, column, column.name in encoded, plan) for column in schema]
+            table = pa.Table.from_arrays(columns, schema=schema)
+            yield Batch(table, np.array(rows, dtype=np.int64), rejected)
+
+
+# ----------------------------------------------------------------------------------------- blocks
+
+
+def _blocks(source: SourceFile) -> Iterator[_Block]:
+    first_line = 0
+    pieces: list[bytes] = []
+    size = 0
+    with open_source(source) as stream:
+        while piece := stream.read(BLOCK_BYTES):
+            if not first_line and not pieces:
+                piece = piece.removeprefix(b"\xef\xbb\xbf")  # a byte order mark is no part of the first line
+            cut = piece.rfind(b"\n") + 1
+            if cut:
+                block = _block(b"".join([*pieces, piece[:cut]]), first_line)
+                first_line += block.lines
+                pieces, size = [], 0
+                yield block
+            pieces.append(piece[cut:])
+            size += len(piece) - cut
+            if size > _LONGEST_LINE:
+                raise ShardError(
+                    f"{source.uri!r}, line {first_line}: longer than {_LONGEST_LINE} bytes. "
+                    "Expected one JSON object a line; is the file one large JSON array?"
+                )
+    if rest := b"".join(pieces):
+        yield _block(rest, first_line)
+
+
+def _block(data: bytes, first_line: int) -> _Block:
+    characters = np.frombuffer(data, dtype=np.uint8)
+    breaks = np.flatnonzero(characters == ord("\n"))
+    starts = np.concatenate([[0], breaks + 1])
+    ends = np.concatenate([breaks, [len(data)]])
+    if starts[-1] == len(data):
+        starts, ends = starts[:-1], ends[:-1]
+    lines = len(starts)
+    objects = (ends > starts) & (characters[np.minimum(starts, len(data) - 1)] == ord("{"))
+    row = objects.copy()
+    plain = True
+    for index in np.flatnonzero(~objects):  # blank, indented or wrong: few in any real file
+        content = data[starts[index] : ends[index]].strip()
+        row[index] = bool(content)
+        plain &= not content or content.startswith(b"{")
+    if data.count(b"{") + data.count(b"[") > _MOST_BRACKETS:
+        brackets = (characters == ord("{")) | (characters == ord("["))
+        plain &= int(np.add.reduceat(brackets, starts, dtype=np.int64).max()) <= _MOST_BRACKETS
+    numbers = first_line + np.flatnonzero(row)
+    return _Block(data, first_line, lines, numbers.astype(np.int64), starts[row], ends[row], plain)
+
+
+def _parse_with_arrow(block: _Block, schema: pa.Schema | None) -> pa.Table | None:
+    """The rows of a block, or None if any of them needs a closer look."""
+    if not block.plain:
+        return None
+    if not len(block.rows):
+        return None if schema is None else schema.empty_table()
+    try:
+        block.data.decode("utf-8")  # Arrow's JSON parser does not check
+        table = pj.read_json(
+            pa.BufferReader(block.data),
+            read_options=pj.ReadOptions(block_size=len(block.data) + 1, use_threads=False),
+            parse_options=pj.ParseOptions(
+                explicit_schema=schema,
+                unexpected_field_behavior="infer" if schema is None else "error",
+            ),
+        )
+    except (UnicodeDecodeError, pa.ArrowException):
+        return None
+    # Fewer or more rows than lines: objects over several lines, or several on one.
+    return table if table.num_rows == len(block.rows) else None
+
+
+def _parse_with_python(block: _Block) -> tuple[list[dict[str, Any]], list[int], list[Rejected]]:
+    objects: list[dict[str, Any]] = []
+    rows: list[int] = []
+    rejected: list[Rejected] = []
+    for row, start, end in zip(block.rows.tolist(), block.starts.tolist(), block.ends.tolist(), strict=True):
+        line = block.data[start:end]
+        kind, detail, value = "", "", None
+        try:
+            text = line.decode("utf-8")
+            value = json.loads(text)
+            if not isinstance(value, dict):
+                kind, detail = "not a JSON object", f" but {_json_type(value)}"
+            elif "\\ud" in text or "\\uD" in text:
+                json.dumps(value, ensure_ascii=False).encode("utf-8")
+        except UnicodeDecodeError as error:
+            kind, detail = "invalid UTF-8", f" at byte {error.start} of the line"
+        except UnicodeEncodeError:
+            kind, detail = "invalid Unicode", ": half of a surrogate pair"
+        except RecursionError:
+            kind, detail = "invalid JSON", ": nested too deeply"
+        except json.JSONDecodeError as error:
+            kind, detail = "invalid JSON", f": {error.msg} at character {error.pos}"
+        except ValueError as error:  # a number with thousands of digits
+            kind, detail = "invalid JSON", f": {error}"
+        if kind:
+            rejected.append(Rejected(row, kind, kind + detail, render_unparsed(line)))
+        else:
+            objects.append(value)  # type: ignore[arg-type]
+            rows.append(row)
+    return objects, rows, rejected
+
+
+# ----------------------------------------------------------------------------------------- schema
+
+
+@dataclass
+class _Plan:
+    """Finds one type for each column from all blocks of a file."""
+
+    text_columns: frozenset[str]
+    id_column: str
+    types: dict[str, pa.DataType | None] = field(default_factory=dict)  # None: no common type
+    not_text: dict[str, pa.DataType] = field(default_factory=dict)  # other types seen in text columns
+    large_integers: set[str] = field(default_factory=set)
+    has_rows: bool = False
+
+    def observe(self, block: _Block) -> None:
+        table = _parse_with_arrow(block, None)
+        if table is not None and not any(_may_be_rounded(column) for column in table.columns):
+            self.has_rows |= len(block.rows) > 0
+            for name, column in zip(table.column_names, table.columns, strict=True):
+                self._add(name, column.type)
+                if pa.types.is_integer(column.type):
+                    bounds = pc.min_max(column).as_py()
+                    if max(abs(bounds["min"] or 0), abs(bounds["max"] or 0)) > _EXACT_IN_DOUBLE:
+                        self.large_integers.add(name)
+            return
+        objects, _, _ = _parse_with_python(block)
+        self.has_rows |= len(objects) > 0
+        for name in {name: None for value in objects for name in value}:
+            values = [value[name] for value in objects if name in value]
+            if name in self.text_columns:
+                others = [value for value in values if value is not None and not isinstance(value, str)]
+                if len(others) < len(values):
+                    self._add(name, pa.string() if any(isinstance(v, str) for v in values) else pa.null())
+                values = others
+                if not values:
+                    continue
+            self._add(name, _type_of(values))
+            if any(isinstance(value, int) and abs(value) > _EXACT_IN_DOUBLE for value in values):
+                self.large_integers.add(name)
+
+    def _add(self, name: str, seen: pa.DataType | None) -> None:
+        seen = None if seen is None else _without_times(seen)
+        if name in self.text_columns and not (
+            seen is not None and (pa.types.is_string(seen) or pa.types.is_null(seen))
+        ):
+            self.not_text.setdefault(name, pa.string() if seen is None else seen)
+            return
+        known = self.types.get(name, pa.null())
+        self.types[name] = None if known is None or seen is None else _common_type(known, seen)
+
+    def schema(self) -> tuple[pa.Schema, frozenset[str]]:
+        """The schema of the file and the columns that become JSON text."""
+        fields: dict[str, pa.DataType] = {}
+        encoded = set()
+        for name in {**self.types, **self.not_text}:
+            known = self.types.get(name, pa.null())
+            if name in self.text_columns:
+                # A column without any string is not text as a whole: that is for the caller to judge.
+                alone = known is None or pa.types.is_null(known)
+                fields[name] = self.not_text[name] if alone and name in self.not_text else pa.string()
+                continue
+            rounded = known is not None and pa.types.is_floating(known) and name in self.large_integers
+            if known is None or rounded or not _storable(known):
+                encoded.add(name)
+                known = pa.string()
+            fields[name] = known
+        return pa.schema(list(fields.items())), frozenset(encoded)
+
+    def reject_wrong_texts(
+        self,
+        objects: list[dict[str, Any]],
+        rows: list[int],
+        rejected: list[Rejected],
+        schema: pa.Schema,
+        block: _Block,
+    ) -> tuple[list[dict[str, Any]], list[int], list[Rejected]]:
+        """Move rows whose text is not a string to the rejected ones, in row order."""
+        columns = [
+            name
+            for name in self.text_columns
+            if name in schema.names and schema.field(name).type == pa.string()
+        ]
+        wrong = {
+            index: value[name]
+            for name in columns
+            for index, value in enumerate(objects)
+            if value.get(name) is not None and not isinstance(value[name], str)
+        }
+        if not wrong:
+            return objects, rows, rejected
+        lines = dict(zip(block.rows.tolist(), zip(block.starts, block.ends, strict=True), strict=True))
+        kind = "text is not a string"
+        for index, found in wrong.items():
+            start, end = lines[rows[index]]
+            record = render_unparsed(block.data[start:end])
+            rejected.append(Rejected(rows[index], kind, f"{kind} ({_json_type(found)})", record))
+        kept = [index for index in range(len(objects)) if index not in wrong]
+        rejected.sort(key=lambda item: item.row)
+        return [objects[index] for index in kept], [rows[index] for index in kept], rejected
+
+
+def _may_be_rounded(column: pa.ChunkedArray) -> bool:
+    """Whether Arrow may have read large integers as doubles, which changes them."""
+    if pa.types.is_list(column.type):
+        return _may_be_rounded(pc.list_flatten(column))
+    if pa.types.is_struct(column.type):
+        return any(_may_be_rounded(pc.struct_field(column, i)) for i in range(column.type.num_fields))
+    if not pa.types.is_floating(column.type):
+        return False
+    largest = pc.max(pc.abs(column)).as_py()
+    return largest is not None and largest >= _EXACT_IN_DOUBLE
+
+
+def _type_of(values: list[Any]) -> pa.DataType | None:
+    try:
+        return pa.array(values).type
+    except (pa.ArrowException, OverflowError, ValueError, TypeError, RecursionError):
+        return None
+
+
+def _common_type(first: pa.DataType, second: pa.DataType) -> pa.DataType | None:
+    if first == second:
+        return first
+    try:
+        schemas = [pa.schema([("value", first)]), pa.schema([("value", second)])]
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        return None
+
+
+def _without_times(seen: pa.DataType) -> pa.DataType:
+    """The same type with strings where Arrow took strings for dates or times."""
+    if pa.types.is_temporal(seen):
+        return pa.string()
+    if pa.types.is_list(seen):
+        return pa.list_(_without_times(seen.value_type))
+    if pa.types.is_struct(seen):
+        return pa.struct([(item.name, _without_times(item.type)) for item in seen.fields])
+    return seen
+
+
+def _storable(seen: pa.DataType) -> bool:
+    """Whether Parquet holds the type and it is still a schema: not too deep or wide, no empty struct."""
+    fields = 0
+    todo = [(seen, 1)]
+    while todo:
+        part, depth = todo.pop()
+        if pa.types.is_struct(part):
+            fields += part.num_fields
+            if part.num_fields == 0:
+                return False
+        if depth > _DEEPEST_TYPE or fields > _MOST_FIELDS:
+            return False
+        todo += [(part.field(index).type, depth + 1) for index in range(part.num_fields)]
+    return True
+
+
+# ---------------------------------------------------------------------------------------- columns
+
+
+def _column(objects: list[dict[str, Any]], column: pa.Field, encoded: bool, plan: _Plan) -> pa.Array:
+    values = [value.get(column.name) for value in objects]
+    if encoded:
+        keep_strings = column.name == plan.id_column
+        values = [
+            value
+            if value is None or (keep_strings and isinstance(value, str))
+            else json.dumps(value, ensure_ascii=False)
+            for value in values
+        ]
+    try:
+        return pa.array(values, type=column.type)
+    except (pa.ArrowException, OverflowError):
+        return pa.array([_as_type(value, column.type) for value in values], type=column.type)
+
+
+def _as_type(value: Any, wanted: pa.DataType) -> Any:
+    """Turn integers into floats where the column holds floats: Arrow refuses those it cannot hold exactly."""
+    if value is None:
+        return None
+    if pa.types.is_floating(wanted):
+        return float(value)
+    if pa.types.is_list(wanted):
+        return [_as_type(item, wanted.value_type) for item in value]
+    if pa.types.is_struct(wanted):
+        return {item.name: _as_type(value.get(item.name), item.type) for item in wanted.fields}
+    return value
+
+
+def _json_type(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
