@@ -311,11 +311,10 @@ def is_empty(source: SourceFile) -> bool:
         return stream.read(1) == b""
 
 
-def raw_blocks(source: SourceFile) -> Iterator[bytes]:
-    """The raw bytes of a file in blocks of a few MiB; raises `ShardError` if they cannot be read."""
+def stored_bytes(source: SourceFile) -> int:
+    """The size of the file as it is stored; raises `ShardError` if it cannot be had."""
     with reading(source), open_raw(source) as stream:
-        while block := stream.read(_READ_BYTES):
-            yield block
+        return stream.size()
 
 
 def content_fingerprint(source: SourceFile) -> str:
@@ -324,6 +323,7 @@ def content_fingerprint(source: SourceFile) -> str:
     Raises `ShardError` if the file cannot be read.
     """
     digest = hashlib.blake2b(digest_size=FINGERPRINT_BYTES)
-    for block in raw_blocks(source):
-        digest.update(block)
+    with reading(source), open_raw(source) as stream:
+        while block := stream.read(_READ_BYTES):
+            digest.update(block)
     return digest.hexdigest()

@@ -1,0 +1,248 @@
+"""From the columns of an input table to what a record is made of: text, id, vector. Arrays in, arrays out.
+
+Each function gives values and, where rows can fail, one reason per row ("" where nothing is wrong).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dedup_assets.compute.text import COLUMN_SEPARATOR, TEXT_HASH_BYTES, hash_texts, normalise_text
+
+_TEXT = pa.large_string()  # a batch of long texts may pass the 2 GiB that 32-bit offsets reach
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds texts; a column of nulls does, all of them missing."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return (
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
+        or pa.types.is_null(kind)
+    )
+
+
+def is_sortable(kind: pa.DataType) -> bool:
+    """Whether records can be ordered by this type: numbers, strings, dates and times, booleans."""
+    return (
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_decimal(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_temporal(kind)
+        or (is_text(kind) and not pa.types.is_null(kind))
+    )
+
+
+def decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column without dictionary encoding."""
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+# ------------------------------------------------------------------------------------------- text
+
+
+def join_texts(table: pa.Table, text_columns: Sequence[str]) -> pa.ChunkedArray:
+    """The text columns joined by `COLUMN_SEPARATOR`, nulls skipped; null where all are null. large_string."""
+    parts = [decoded(table.column(name)).cast(_TEXT) for name in text_columns]
+    if len(parts) == 1:
+        return parts[0]
+    joined = pc.binary_join_element_wise(*parts, pa.scalar(COLUMN_SEPARATOR, _TEXT), null_handling="skip")
+    missing = pc.is_null(parts[0])
+    for part in parts[1:]:
+        missing = pc.and_(missing, pc.is_null(part))
+    return pc.if_else(missing, pa.scalar(None, _TEXT), joined)
+
+
+def text_reasons(table: pa.Table, text_columns: Sequence[str], keep_empty: bool) -> np.ndarray:
+    """Why a row has no text to compare; object array of shape (rows,), "" where it has one."""
+    joined = join_texts(table, text_columns)
+    reasons = np.full(table.num_rows, "", dtype=object)
+    if not keep_empty:
+        blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(joined)), 0)
+        reasons[_mask(blank)] = "text is only white space"
+        empty = pc.is_valid(joined)
+        for name in text_columns:  # joined empty parts are separators: not empty, yet nothing was there
+            part = decoded(table.column(name)).cast(_TEXT)
+            empty = pc.and_(empty, pc.fill_null(pc.equal(pc.binary_length(part), 0), True))
+        reasons[_mask(empty)] = "text is empty"
+    reasons[_mask(pc.is_null(joined))] = "text is null"
+    return reasons
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Identity of n texts: `hashes` (n, 2) uint64 as in `hash_texts`, `characters` (n,) int32."""
+
+    hashes: np.ndarray
+    characters: np.ndarray
+
+
+def identify_texts(joined: pa.ChunkedArray, form: str) -> Texts:
+    """Hash and measure the normalised texts; no text may be null."""
+    texts = normalised_texts(joined, form)
+    characters = np.fromiter(map(len, texts), dtype=np.int32, count=len(texts))
+    return Texts(hash_texts(texts), characters)
+
+
+def normalised_texts(joined: pa.ChunkedArray, form: str) -> list[str]:
+    """The texts in the Unicode form, "" for null."""
+    return [normalise_text(text or "", form) for text in joined.to_pylist()]
+
+
+def identify_vectors(vectors: np.ndarray) -> Texts:
+    """Identity of records without any text: the hash of the stored vector's bytes, and no characters."""
+    digests = b"".join(
+        hashlib.blake2b(row.tobytes(), digest_size=TEXT_HASH_BYTES).digest() for row in vectors
+    )
+    hashes = np.frombuffer(digests, dtype=">u8").reshape(-1, 2).astype(np.uint64)
+    return Texts(hashes, np.zeros(len(vectors), dtype=np.int32))
+
+
+def hashes_to_binary(hashes: np.ndarray) -> pa.FixedSizeBinaryArray:
+    """Hashes of shape (n, 2) uint64 as an Arrow array of fixed_size_binary(16)."""
+    buffer = pa.py_buffer(hashes.astype(">u8").tobytes())
+    return pa.Array.from_buffers(pa.binary(TEXT_HASH_BYTES), len(hashes), [None, buffer])
+
+
+# --------------------------------------------------------------------------------------------- id
+
+
+def id_strings(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Ids as strings: strings as they are, everything else cast. Raises `pyarrow.ArrowException`."""
+    return decoded(column).cast(pa.large_string()).cast(pa.string())
+
+
+# ----------------------------------------------------------------------------------------- vectors
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Unit vectors of a batch: `unit` (rows, dimension) with rows of 0 where `reasons` is not ""."""
+
+    unit: np.ndarray
+    reasons: np.ndarray
+    dimension: int | None
+
+
+def read_vectors(column: pa.ChunkedArray, eligible: np.ndarray, dimension: int | None, dtype: str) -> Vectors:
+    """Normalise the embeddings of a batch.
+
+    Parameters
+    ----------
+    column : pyarrow.ChunkedArray
+        Lists of numbers (any list type), or strings that hold JSON arrays.
+    eligible : ndarray of bool, shape (rows,)
+        Rows that may settle the dimension if it is not known yet.
+    dimension : int or None
+        The dimension expected; None: that of the first eligible row with a valid embedding.
+    dtype : str
+        "float16" or "float32"; normalised in float64 and cast once.
+
+    Raises
+    ------
+    TypeError
+        The column holds something else.
+    """
+    lists = _as_lists(column)
+    valid = ~_mask(pc.is_null(lists))
+    reasons = np.full(len(lists), "", dtype=object)
+    reasons[~valid] = "embedding is null"
+    present = lists.filter(pa.array(valid))
+    lengths = np.zeros(len(lists), dtype=np.int64)
+    lengths[valid] = pc.list_value_length(present).to_numpy(zero_copy_only=False)
+    flat = pc.list_flatten(present)
+    missing = _mask(pc.is_null(flat))
+    values = pc.fill_null(flat.cast(pa.float64(), safe=False), 0.0).to_numpy(zero_copy_only=False)
+    row = np.repeat(np.arange(len(lists)), lengths)
+
+    def any_in_row(flags: np.ndarray) -> np.ndarray:
+        return np.bincount(row[flags], minlength=len(lists)) > 0
+
+    checks = (
+        (valid & ~any_in_row(values != 0), "embedding has zero norm"),
+        (any_in_row(np.isinf(values)), "embedding has infinity"),
+        (any_in_row(np.isnan(values)), "embedding has NaN"),
+        (any_in_row(missing), "embedding has a missing number"),
+        (valid & (lengths == 0), "embedding has no numbers"),
+    )
+    for wrong, reason in checks:  # the later ones say more and win
+        reasons[wrong] = reason
+    if dimension is None:
+        first = np.flatnonzero(eligible & (reasons == ""))
+        if not len(first):
+            return Vectors(np.zeros((len(lists), 0), dtype), reasons, None)
+        dimension = int(lengths[first[0]])
+    for index in np.flatnonzero(valid & (lengths != dimension)):
+        reasons[index] = f"embedding has {lengths[index]} numbers, expected {dimension}"
+
+    good = reasons == ""
+    exact = values[np.repeat(good, lengths)].reshape(-1, dimension)
+    # Scaled first, so that squares neither overflow nor vanish.
+    exact = exact / np.abs(exact).max(axis=1, keepdims=True) if len(exact) else exact
+    exact /= np.sqrt(np.einsum("ij,ij->i", exact, exact))[:, None]
+    unit = np.zeros((len(lists), dimension), dtype)
+    unit[good] = exact + 0.0  # no negative zeros: equal vectors have equal bytes
+    vanished = good & ~(np.isfinite(unit).all(axis=1) & (unit != 0).any(axis=1))
+    reasons[vanished] = f"embedding vanishes in {dtype}"
+    return Vectors(unit, reasons, dimension)
+
+
+def reason_kind(reason: str) -> str:
+    """The short, stable name under which a reason is counted."""
+    if reason.startswith("embedding has ") and " numbers, expected " in reason:
+        return "embedding has another dimension"
+    return reason
+
+
+def _as_lists(column: pa.ChunkedArray) -> pa.Array:
+    kind = column.type
+    if isinstance(kind, pa.BaseExtensionType):
+        column = column.cast(kind.storage_type)
+        kind = column.type
+    if pa.types.is_null(kind):
+        return pa.nulls(len(column), pa.large_list(pa.float64()))
+    if is_text(kind):
+        parsed = [_json_numbers(text) for text in decoded(column).to_pylist()]
+        return pa.array(parsed, type=pa.large_list(pa.float64()))
+    is_list = (
+        pa.types.is_list(kind)
+        or pa.types.is_large_list(kind)
+        or pa.types.is_fixed_size_list(kind)
+        or pa.types.is_list_view(kind)
+        or pa.types.is_large_list_view(kind)
+    )
+    item = kind.value_type if is_list else None
+    if item is None or not (
+        pa.types.is_floating(item) or pa.types.is_integer(item) or pa.types.is_null(item)
+    ):
+        raise TypeError(str(kind))
+    lists = column.cast(pa.large_list(item))
+    return lists.combine_chunks() if lists.num_chunks != 1 else lists.chunk(0)
+
+
+def _json_numbers(text: str | None) -> list[float | None] | None:
+    """The numbers of a JSON array; an empty list if it is something else."""
+    if text is None or text.strip() in ("", "null"):
+        return None
+    try:
+        value = json.loads(text)
+        if not isinstance(value, list) or any(isinstance(item, bool) for item in value):
+            return []
+        return [None if item is None else float(item) for item in value]
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        return []
+
+
+def _mask(flags: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """A boolean Arrow array as numpy, null as False."""
+    return np.asarray(pc.fill_null(flags, False), dtype=bool)
