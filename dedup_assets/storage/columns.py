@@ -56,10 +56,12 @@ def join_texts(table: pa.Table, text_columns: Sequence[str]) -> pa.ChunkedArray:
     parts = [decoded(table.column(name)).cast(_TEXT) for name in text_columns]
     if len(parts) == 1:
         return parts[0]
-    joined = pc.binary_join_element_wise(*parts, pa.scalar(COLUMN_SEPARATOR, _TEXT), null_handling="skip")
     missing = pc.is_null(parts[0])
     for part in parts[1:]:
         missing = pc.and_(missing, pc.is_null(part))
+    # Arrow drops rows in which every part is null (pyarrow 26): none may be left when it joins.
+    parts[0] = pc.if_else(missing, pa.scalar("", _TEXT), parts[0])
+    joined = pc.binary_join_element_wise(*parts, pa.scalar(COLUMN_SEPARATOR, _TEXT), null_handling="skip")
     return pc.if_else(missing, pa.scalar(None, _TEXT), joined)
 
 

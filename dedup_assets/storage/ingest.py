@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from dedup_assets.errors import ShardError
 from dedup_assets.storage import columns
-from dedup_assets.storage.formats.batches import render_record
+from dedup_assets.storage.formats.batches import render_row
 from dedup_assets.storage.ingest_spec import IngestSpec, check_columns
 from dedup_assets.storage.readers import Batch, Rejected, ShardContent, read_shard
 from dedup_assets.storage.sources import SourceFile, stored_bytes
@@ -195,7 +195,7 @@ class _Shard:
         reasons[(reasons == "") & np.asarray(pc.is_null(ids), dtype=bool)] = "id is null"
         good = reasons == ""
         for index in np.flatnonzero(~good):
-            record = render_record(table.slice(index, 1).to_pylist()[0])
+            record = render_row(table, int(index))
             reason = reasons[index]
             self.quarantine.append(
                 Rejected(int(batch.rows[index]), columns.reason_kind(reason), reason, record)
@@ -295,10 +295,10 @@ class _Shard:
         positions = records.column("position").to_numpy()[later]
         with pq.ParquetFile(table_path) as file:
             for indices, table in _take(file, positions):
-                for index, record in zip(indices, table.to_pylist(), strict=True):
+                for place, index in enumerate(indices):
                     reason = f"duplicate id: row {rows[first_of[index]]} has it already"
                     row = int(rows[later[index]])
-                    self.quarantine.append(Rejected(row, "duplicate id", reason, render_record(record)))
+                    self.quarantine.append(Rejected(row, "duplicate id", reason, render_row(table, place)))
         bounds = np.cumsum([0, *(part.num_rows for part in self.records)])
         keep = [~repeated[low:high] for low, high in itertools.pairwise(bounds)]
         self.records = [part.filter(pa.array(mask)) for part, mask in zip(self.records, keep, strict=True)]

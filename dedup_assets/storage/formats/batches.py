@@ -84,6 +84,21 @@ def render_record(record: dict[str, Any]) -> str:
     return json.dumps({str(name): _showable(value) for name, value in record.items()}, ensure_ascii=False)
 
 
+def render_row(table: pa.Table, index: int) -> str:
+    """Row `index` of a table by `render_record`, also where a value has no Python equivalent."""
+    record: dict[str, Any] = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        cell = column.take([index])  # a copy: of a nested slice Arrow would look at the neighbours too
+        try:
+            record[name] = cell.to_pylist()[0]
+        except UnicodeDecodeError:
+            is_string = pa.types.is_string(cell.type) or pa.types.is_large_string(cell.type)
+            record[name] = cell.cast(pa.large_binary()).to_pylist()[0] if is_string else "[invalid UTF-8]"
+        except (ValueError, OverflowError):  # a date outside Python's calendar
+            record[name] = f"[{cell.type} outside Python's range]"
+    return render_record(record)
+
+
 def render_unparsed(raw: bytes | str) -> str:
     """A row that could not be parsed, as JSON with its raw text under "unparsed"."""
     text = raw[: 4 * LONGEST_STRING + 4] if isinstance(raw, bytes) else raw

@@ -7,7 +7,6 @@ stores is the same, and Arrow cannot yet select rows of views.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +19,7 @@ from dedup_assets.storage.formats.batches import (
     ShardContent,
     empty_content,
     refuse_repeated_names,
-    render_record,
+    render_row,
 )
 from dedup_assets.storage.sources import SourceFile, is_empty, open_raw, reading
 
@@ -91,13 +90,5 @@ def _is_valid(column: pa.ChunkedArray) -> bool:
 
 
 def _reject(table: pa.Table, rows: np.ndarray, index: int, name: str) -> Rejected:
-    record: dict[str, Any] = {}
-    for other, column in zip(table.column_names, table.columns, strict=True):
-        cell = column.take([index])
-        try:
-            record[other] = cell.to_pylist()[0]
-        except UnicodeDecodeError:
-            is_string = pa.types.is_string(cell.type) or pa.types.is_large_string(cell.type)
-            record[other] = cell.cast(pa.large_binary()).to_pylist()[0] if is_string else "(invalid UTF-8)"
     reason = f"invalid UTF-8 in column {name!r}"
-    return Rejected(int(rows[index]), "invalid UTF-8", reason, render_record(record))
+    return Rejected(int(rows[index]), "invalid UTF-8", reason, render_row(table, index))
