@@ -27,8 +27,8 @@ Rounding
 The centroids used are ``codebook(centroids)``: the given ones rounded to bfloat16, on every device and in
 every precision, so the same planes hold for all rows ever assigned and centroids carry no rounding error.
 The row used is x̂ with ‖x/‖x‖ - x̂‖ <= r (measured for each tile), so x̂·(c_i - c_j) is off by at most
-r·‖c_i - c_j‖. Each product is summed in float32 and rounded once, which together is off by at most e. The test
-is therefore  v_j >= v_i - (s + r + 1e-6)·‖c_i - c_j‖ - 2e,  true whenever (1) is.
+r·‖c_i - c_j‖. Each product is summed in float32 and rounded once, which together is off by at most e. The
+test is therefore  v_j >= v_i - (s + r + 1e-6)·‖c_i - c_j‖ - 2e,  true whenever (1) is.
 
 Zero rows have similarity 0 with everything. For a floor above 0 they match nothing: home 0, never listed. For
 a floor of 0 or less they match everything: (1) reads 0 <= 0 for all j and they are listed in every cell.

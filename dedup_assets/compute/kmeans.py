@@ -30,7 +30,7 @@ SMALL = 2_000
 """Below this many rows one cell is fastest: comparing all 2 million pairs takes a few milliseconds."""
 
 SAMPLES_PER_CENTROID = 48
-"""32 to 64 gave the same number of pairs to compare within 3 % on 200,000 real rows; fitting is linear in it."""
+"""32 to 64 gave the same number of pairs to compare within 3 %; the time of fitting is linear in it."""
 
 ITERATIONS = 4
 """Spherical k-means on text embeddings gains less than 2 % in pairs to compare after four rounds."""

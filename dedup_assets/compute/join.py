@@ -1,0 +1,393 @@
+"""The exact join: every pair at or above a floor, within groups of cells held in memory.
+
+Cheap products propose, the canonical similarity decides; `cells` proves that looking inside cells is enough.
+Knows blocks of arrays; nothing of files, shards on disk or workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dedup_assets.compute.blocks import CellBlock, ShardPiece, build_block, plan_groups
+from dedup_assets.compute.cells import assign
+from dedup_assets.compute.kmeans import choose_cells, fit_centroids, sample_size
+from dedup_assets.compute.precision import bits_of
+from dedup_assets.compute.scan import (
+    LOWEST_BOUND,
+    bound_pattern,
+    gather,
+    order_narrow,
+    order_wide,
+    scan_half,
+    scan_single,
+)
+from dedup_assets.compute.similarity import as_bits, canonical_pairs, squared_norms
+from dedup_assets.compute.sketch import low_rows
+from dedup_assets.compute.streams import stream
+
+__all__ = [
+    "CellBlock",
+    "Matches",
+    "ShardPiece",
+    "build_block",
+    "exact_matches",
+    "match_cells",
+    "match_pieces",
+    "plan_groups",
+    "unique_matches",
+]
+
+TILE_BYTES = 1 << 20
+"""Product of one tile: 256 × 2,048 bfloat16. Half an L2 cache, so that the scan reads what it just wrote;
+measured 2.9 billion pairs/s on one core against 2.2 with 2 MiB."""
+
+DEVICE_TILE_BYTES = 64 << 20
+"""On a GPU a tile must be large enough to fill the device."""
+
+TILE_ROWS = 256
+
+MAX_MATCHES = 1 << 18
+"""Matches handed over at a time: 6 MB."""
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Pairs and their canonical similarity: int64 (m,), int64 (m,), float64 (m,); i < j."""
+
+    i: np.ndarray
+    j: np.ndarray
+    similarity: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.i)
+
+    @staticmethod
+    def of(i: np.ndarray, j: np.ndarray, similarity: np.ndarray) -> Matches:
+        """Copy pairs, each put the smaller number first."""
+        return Matches(
+            np.minimum(i, j).astype(np.int64), np.maximum(i, j).astype(np.int64), np.array(similarity)
+        )
+
+
+def unique_matches(matches: Matches | Sequence[Matches]) -> Matches:
+    """Each pair once, sorted by i, then j. A pair met in two cells has the same similarity in both."""
+    parts = [matches] if isinstance(matches, Matches) else list(matches)
+    if not parts:
+        return Matches(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float64))
+    i = np.concatenate([part.i for part in parts])
+    j = np.concatenate([part.j for part in parts])
+    similarity = np.concatenate([part.similarity for part in parts])
+    if len(i) and i.min() >= 0 and j.max() < 1 << 31:
+        order = np.argsort((i << 31) | j, kind="stable")  # one integer sorts 3× as fast as two
+    else:
+        order = np.lexsort((j, i))
+    i, j = i[order], j[order]
+    first = np.ones(len(i), bool)
+    first[1:] = (i[1:] != i[:-1]) | (j[1:] != j[:-1])
+    return Matches(i[first], j[first], similarity[order][first])
+
+
+def match_cells(
+    block: CellBlock,
+    floor: float,
+    *,
+    device: str = "cpu",
+    threads: int = 1,
+    tile_bytes: int | None = None,
+    max_matches: int = MAX_MATCHES,
+    sketch: int | None = None,
+) -> Iterator[Matches]:
+    """Every pair of the block's cells at or above the floor with at least one new record.
+
+    Compared in each cell: home with home and home with ghost. A pair may be met in two cells and is then
+    given twice: see `unique_matches`. Two ghosts are not compared here, they meet in another cell.
+
+    Parameters
+    ----------
+    block : CellBlock
+    floor : float
+        Lowest canonical similarity, in [-1, 1].
+    device : str
+        ``"cpu"`` or a CUDA device.
+    threads : int
+        Cells worked on at once (CPU); products and scans release the GIL. Set torch to one thread per
+        operation then.
+    tile_bytes : int, optional
+        Bound of one tile of products.
+    max_matches : int
+        Matches per item at most. Memory does not grow with the number of matches.
+    sketch : int, optional
+        Columns of the sketch; 0 compares whole vectors; by default chosen by size.
+
+    Yields
+    ------
+    Matches
+        Row numbers of the block; in no particular order.
+    """
+    if not -1.0 <= floor <= 1.0:
+        raise ValueError(f"floor must be a cosine in [-1, 1], found {floor}")
+    if max_matches < 1:
+        raise ValueError(f"max_matches must be at least 1, found {max_matches}")
+    if not len(block.home_rows) or not block.is_new.any():
+        return iter(())
+    if tile_bytes is None:
+        tile_bytes = TILE_BYTES if device == "cpu" else DEVICE_TILE_BYTES
+    join = _Join(block, floor, device, tile_bytes, max_matches, sketch)
+    return stream(join.worker, block.cells, threads if device == "cpu" else 1)
+
+
+class _Join:
+    """What all cells of a block share. Read-only once made, so that threads may share it."""
+
+    def __init__(
+        self,
+        block: CellBlock,
+        floor: float,
+        device: str,
+        tile_bytes: int,
+        max_matches: int,
+        sketch: int | None,
+    ) -> None:
+        self.block, self.floor, self.device, self.max_matches = block, floor, device, max_matches
+        self.vectors = as_bits(block.vectors)
+        self.squares = squared_norms(block.vectors)
+        self.homes = _new_first(block.home_rows, block.home_offsets, block.is_new)
+        self.ghosts = _new_first(block.ghost_rows, block.ghost_offsets, block.is_new)
+        order = np.concatenate([self.homes, _only_ghosts(block)]).astype(np.int32)
+        self.position = np.zeros(len(block.vectors), np.int32)
+        self.position[order] = np.arange(len(order), dtype=np.int32)
+        self.tile_rows = TILE_ROWS if device == "cpu" else 4096
+        itemsize = 2 if device != "cpu" else 4
+        self.tile_columns = max(64, tile_bytes // (itemsize * self.tile_rows) // 64 * 64)
+        low = low_rows(
+            block.vectors,
+            self.squares,
+            order,
+            padding=max(self.tile_rows, self.tile_columns),
+            device=device,
+            width=sketch,
+        )
+        self.low = low.rows
+        self.bound = floor - low.slack
+        self.pattern = bound_pattern(self.bound, self.low.dtype == torch.float32)
+        self.scan = scan_half if self.vectors.dtype == np.uint16 else scan_single
+
+    def worker(self, emit: Callable[[Matches], None]) -> _Worker:
+        """A worker with buffers of its own."""
+        return _Worker(self, emit)
+
+
+def _new_first(rows: np.ndarray, offsets: np.ndarray, is_new: np.ndarray) -> np.ndarray:
+    """The listing with each cell's new rows before its old ones."""
+    fresh = is_new[rows]
+    if fresh.all():
+        return rows
+    cell = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    return rows[np.lexsort((~fresh, cell))]
+
+
+def _only_ghosts(block: CellBlock) -> np.ndarray:
+    listed = np.zeros(len(block.vectors), bool)
+    listed[block.ghost_rows] = True
+    listed[block.home_rows] = False
+    return np.flatnonzero(listed)
+
+
+class _Worker:
+    """Compares the cells it is given, one after the other."""
+
+    def __init__(self, join: _Join, emit: Callable[[Matches], None]) -> None:
+        self.join, self.emit = join, emit
+        rows, columns = join.tile_rows, join.tile_columns
+        room = max(join.max_matches, columns)
+        self.i, self.j = np.empty(room, np.int32), np.empty(room, np.int32)
+        self.s = np.empty(room, np.float64)
+        self.count = 0
+        self.product = join.low.new_empty(rows * columns)
+        self.columns = join.low.new_zeros(columns, join.low.shape[1])
+
+    def __call__(self, cell: int) -> None:
+        """Compare one cell: new home rows with all, old home rows with new ghosts."""
+        join = self.join
+        block = join.block
+        first, last = int(block.home_offsets[cell]), int(block.home_offsets[cell + 1])
+        ghosts = join.ghosts[block.ghost_offsets[cell] : block.ghost_offsets[cell + 1]]
+        homes = join.homes[first:last]
+        new_homes = int(block.is_new[homes].sum())
+        new_ghosts = int(block.is_new[ghosts].sum())
+        width = join.tile_columns
+        if new_homes:
+            for start in range(0, len(homes), width):
+                stop = min(start + width, len(homes))
+                rows = (first, first + min(new_homes, stop))
+                right = join.low[first + start : first + start + _padded(stop - start, width)]
+                self._rows(rows, right, homes[start:stop], first + start)
+        wanted = ghosts if new_homes else ghosts[:new_ghosts]
+        for start in range(0, len(wanted), width):
+            part = wanted[start : start + width]
+            right = self._gather(part)
+            if new_homes:
+                self._rows((first, first + new_homes), right, part, None)
+            fresh = min(max(new_ghosts - start, 0), len(part))
+            if fresh and new_homes < len(homes):
+                self._rows((first + new_homes, last), right[: _padded(fresh, width)], part[:fresh], None)
+
+    def finish(self) -> None:
+        """Hand over what is left."""
+        self._flush()
+
+    def _gather(self, rows: np.ndarray) -> torch.Tensor:
+        join = self.join
+        padded = _padded(len(rows), join.tile_columns)
+        if self.columns.device.type == "cpu" and self.columns.dtype == torch.bfloat16:
+            out = self.columns.view(torch.int16).numpy()
+            gather(join.low.view(torch.int16).numpy(), join.position, rows, out)
+        else:
+            places = torch.from_numpy(join.position[rows]).to(join.low.device)
+            torch.index_select(join.low, 0, places, out=self.columns[: len(rows)])
+        return self.columns[:padded]
+
+    def _rows(
+        self, rows: tuple[int, int], right: torch.Tensor, columns: np.ndarray, origin: int | None
+    ) -> None:
+        """Home rows at places ``rows`` against the columns, tile by tile.
+
+        ``origin`` is the place of the first column where columns are home rows themselves.
+        """
+        join = self.join
+        for start in range(rows[0], rows[1], join.tile_rows):
+            count = min(join.tile_rows, rows[1] - start)
+            if origin is not None and start >= origin + len(columns) - 1:
+                break
+            left = join.low[start : start + _padded(count, join.tile_rows)]
+            product = self.product[: len(left) * len(right)].view(len(left), len(right))
+            torch.mm(left, right.T, out=product)
+            diagonal = -(1 << 40) if origin is None else start - origin
+            self._decide(product, join.homes[start : start + count], columns, diagonal)
+
+    def _decide(self, product: torch.Tensor, rows: np.ndarray, columns: np.ndarray, diagonal: int) -> None:
+        join = self.join
+        if product.device.type != "cpu":
+            self._decide_on_device(product, rows, columns, diagonal)
+            return
+        bits = bits_of(product)
+        bits = bits if bits.dtype == np.int16 else bits.view(np.int32)
+        if join.bound < LOWEST_BOUND:
+            (order_narrow if bits.dtype == np.int16 else order_wide)(bits)
+        pattern = bits.dtype.type(join.pattern)
+        row = 0
+        while True:
+            self.count, row = join.scan(
+                bits, pattern, rows, columns, diagonal, join.vectors, join.squares, join.floor,
+                row, self.i, self.j, self.s, self.count,
+            )  # fmt: skip
+            if row >= len(rows):
+                return
+            self._flush()
+
+    def _decide_on_device(
+        self, product: torch.Tensor, rows: np.ndarray, columns: np.ndarray, diagonal: int
+    ) -> None:
+        """Compare and compact on the device: only the numbers of proposed pairs leave it."""
+        join = self.join
+        bound = torch.tensor(join.bound, dtype=product.dtype)
+        proposed = torch.nonzero(product[: len(rows), : len(columns)] >= bound.to(product.device))
+        at = proposed[proposed[:, 1] > proposed[:, 0] + diagonal].cpu().numpy()
+        for start in range(0, len(at), join.max_matches):
+            part = at[start : start + join.max_matches]
+            i, j = rows[part[:, 0]], columns[part[:, 1]]
+            similarity = canonical_pairs(join.block.vectors, i, j, squares=join.squares)
+            true = similarity >= join.floor
+            if true.any():
+                self.emit(Matches.of(i[true], j[true], similarity[true]))
+
+    def _flush(self) -> None:
+        for start in range(0, self.count, self.join.max_matches):
+            at = slice(start, min(start + self.join.max_matches, self.count))
+            self.emit(Matches.of(self.i[at], self.j[at], self.s[at]))
+        self.count = 0
+
+
+def _padded(count: int, most: int) -> int:
+    """Tile sides are powers of two from 32 on: a product of a new shape costs 0.5 ms to prepare, once."""
+    return min(most, max(32, 1 << (count - 1).bit_length()))
+
+
+def match_pieces(
+    pieces: Sequence[ShardPiece],
+    first_cell: int,
+    last_cell: int,
+    floor: float,
+    **options: object,
+) -> Iterator[Matches]:
+    """`match_cells` on cells ``first_cell`` to ``last_cell`` of shard pieces, by global keys.
+
+    Options as in `match_cells`. Pairs of rows with one key are left out: they are one text.
+    """
+    block = build_block(pieces, first_cell, last_cell)
+    keys = block.keys
+    assert keys is not None
+    for found in match_cells(block, floor, **options):  # type: ignore[arg-type]
+        i, j = keys[found.i], keys[found.j]
+        apart = i != j
+        if apart.any():
+            yield Matches.of(i[apart], j[apart], found.similarity[apart])
+
+
+def exact_matches(
+    vectors: np.ndarray,
+    floor: float,
+    *,
+    clusters: int | None = None,
+    seed: int = 0,
+    centroids: np.ndarray | None = None,
+    device: str = "cpu",
+    new: np.ndarray | None = None,
+    threads: int = 1,
+    tile_bytes: int | None = None,
+    sketch: int | None = None,
+) -> Matches:
+    """All pairs of rows at or above the floor, i < j, sorted: fit, assign and join in memory.
+
+    Parameters
+    ----------
+    vectors : array (n, d), float16 or float32
+    floor : float
+        Lowest canonical similarity, in [-1, 1].
+    clusters : int, optional
+        Number of cells; `choose_cells` by default.
+    centroids : float array (k, d), optional
+        Any centroids, instead of fitting.
+    new : bool array (n,), optional
+        Only pairs with at least one new row; all rows by default.
+
+    Returns
+    -------
+    Matches
+        The same for any clusters, seed, centroids, threads, tile size, sketch and device.
+    """
+    n = len(vectors)
+    as_bits(vectors[:0])
+    if n < 2:
+        return unique_matches([])
+    if centroids is None:
+        k = clusters or choose_cells(n, floor)
+        chosen = np.sort(np.random.default_rng(seed).choice(n, size=sample_size(n, k), replace=False))
+        centroids = fit_centroids(vectors[chosen], k, seed, device=device) if k > 1 else _one(vectors)
+    cells = assign(vectors, centroids, floor, device, threads=threads)
+    home_rows, home_offsets = cells.home_rows()
+    is_new = np.ones(n, bool) if new is None else np.asarray(new, dtype=bool)
+    block = CellBlock(vectors, home_offsets, home_rows, cells.ghost_offsets, cells.ghost_rows, is_new)
+    return unique_matches(
+        list(match_cells(block, floor, device=device, threads=threads, tile_bytes=tile_bytes, sketch=sketch))
+    )
+
+
+def _one(vectors: np.ndarray) -> np.ndarray:
+    centroid = np.zeros((1, vectors.shape[1]), np.float32)
+    centroid[0, 0] = 1.0
+    return centroid

@@ -1,0 +1,109 @@
+"""What products are taken of: unit rows in low precision, whole or as a sketch that never undershoots.
+
+Knows rows and precisions; nothing of cells or shards.
+
+Sketch
+------
+Let P (d × r) have orthonormal columns and, for a unit vector x, p = Pᵀx and ρ = ‖x - P·p‖. Then for unit x, y
+
+    x·y = p·q + (x - Pp)·(y - Pq) <= p·q + ρ_x·ρ_y,
+
+the inner product of the (r + 1)-vectors (p, ρ_x) and (q, ρ_y), which are unit vectors themselves. A pair
+whose sketch product is below the floor cannot match. With P spanning the leading principal directions the
+excess ρ_x·ρ_y is small. A zero row has a zero sketch.
+
+Rounding. The computed p̃ is within δ = γ_d·√r + 2^-23·√r of p. Taking ρ̃² = 1 - ‖p̃‖² + 2δ + δ² + 2^-20 (or 0)
+makes ρ̃ >= ρ, and p·q <= p̃·q̃ + 2δ + δ². So the sketch undershoots by at most 2δ + δ², which is part of the
+slack; rounding to low precision is bounded from the measured residuals as for any rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dedup_assets.compute.precision import PRECISIONS, native_precision, rounding_residual, unit_rows
+from dedup_assets.compute.similarity import accumulation_error, product_slack
+
+SKETCH_WIDTH = 64
+"""63 principal directions and the residual: two AMX tiles of 32 bfloat16, 128 bytes a row."""
+
+SKETCH_ROWS = 4096
+"""Fewer rows are multiplied whole: the principal directions cost 20 ms. Also the rows they are found on."""
+
+TILE_ROWS = 8192
+"""Rows widened to float32 at a time while sketching: 12 MB at d = 384."""
+
+
+@dataclass(frozen=True)
+class LowRows:
+    """Rows to multiply: ``rows`` (n + padding, w) on their device; products are off by at most ``slack``.
+
+    ``slack`` is meant for a comparison with the rounded bound: see `similarity.product_slack`.
+    """
+
+    rows: torch.Tensor
+    slack: float
+
+
+def principal_directions(vectors: np.ndarray, squares: np.ndarray, width: int) -> np.ndarray:
+    """Leading right singular vectors, float32 (d, width), of evenly spaced unit rows (at most 4,096)."""
+    chosen = np.linspace(0, len(vectors) - 1, min(len(vectors), SKETCH_ROWS)).astype(np.int64)
+    unit = unit_rows(vectors[chosen], squares[chosen]).numpy()
+    moment = (unit.T @ unit).astype(np.float64)
+    _, axes = np.linalg.eigh(moment)
+    return np.ascontiguousarray(axes[:, ::-1][:, :width]).astype(np.float32)
+
+
+def low_rows(
+    vectors: np.ndarray,
+    squares: np.ndarray,
+    order: np.ndarray,
+    *,
+    padding: int,
+    device: str = "cpu",
+    width: int | None = None,
+) -> LowRows:
+    """Rows in the device's native precision, in the given order, sketched where that pays.
+
+    Parameters
+    ----------
+    vectors, squares : array (n, d) and their canonical squared norms (n,)
+    order : integer array (m,)
+        Row of the result at each place.
+    padding : int
+        Zero rows added at the end, so that tiles of fixed shape may run over.
+    width : int, optional
+        Columns of the sketch; 0 for whole rows; by default `SKETCH_WIDTH` for many long rows.
+    """
+    d = vectors.shape[1]
+    precision = native_precision(device)
+    if width is None:
+        width = SKETCH_WIDTH if len(order) >= SKETCH_ROWS and d >= 2 * SKETCH_WIDTH else 0
+    if width >= d:
+        width = 0
+    columns = width or d
+    rows = torch.zeros(len(order) + padding, columns, dtype=PRECISIONS[precision], device=device)
+    axes = torch.from_numpy(principal_directions(vectors, squares, width - 1)) if width else None
+    delta = (accumulation_error(d) + 2.0**-23) * float(np.sqrt(columns)) if width else 0.0
+    residual = 0.0
+    for start in range(0, len(order), TILE_ROWS):
+        at = order[start : start + TILE_ROWS]
+        unit = unit_rows(vectors[at], squares[at])
+        if axes is not None:
+            unit = _sketch(unit, axes, delta)
+            unit[torch.from_numpy(squares[at] == 0)] = 0.0
+        low = unit.to(rows.dtype)
+        residual = max(residual, rounding_residual(unit, low))
+        rows[start : start + len(at)] = low.to(device)
+    # A sketch's norm is within 3δ of 1, hence the factor on what is proportional to it.
+    slack = product_slack(precision, columns, residual) * (1 + 6 * delta) + 2 * delta + delta**2
+    return LowRows(rows, slack)
+
+
+def _sketch(unit: torch.Tensor, axes: torch.Tensor, delta: float) -> torch.Tensor:
+    leading = unit @ axes
+    rest = 1.0 - (leading * leading).sum(dim=1) + (2 * delta + delta**2 + 2.0**-20)
+    return torch.cat([leading, rest.clamp_min(0.0).sqrt()[:, None]], dim=1)
