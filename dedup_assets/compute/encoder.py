@@ -1,0 +1,330 @@
+"""Texts to unit vectors with a transformers model: the vector of a text depends on the text alone.
+
+Knows neither paths nor how a model is found; it is given a loaded model and its tokenizer.
+
+Why batches have fixed shapes
+-----------------------------
+Matrix libraries choose kernels, blockings and splits of the sum from the shape of the operands and from
+the number of threads. Measured with all-MiniLM-L6-v2 (torch 2.13, oneDNN 3.12, MKL 2024.2, a processor
+with AMX), with no padding anywhere: changing the number of texts per batch changed the bits of 25-100 %
+of the bfloat16 vectors, and going from one to two threads changed them too; in float32 the number of
+threads alone changed up to all of them. So a vector that is computed in "whatever batch there is" is not
+a function of the text, and a pair that lies near the threshold could be decided by its neighbours.
+
+Three rules remove every dependence; none of them rests on a property of one kernel:
+
+1. The padded length is a function of the text's own token count (a ladder of lengths), and every batch
+   of one length has the same number of rows. What is missing in the last batch is filled with copies.
+   Hence every operand of every product has a shape that the text alone decides.
+2. A padded length always leaves at least one padded position, except the full window, which is a class
+   of its own without any. transformers drops the attention mask when nothing in the batch is padded, and
+   the kernel without a mask rounds differently; thus that choice, too, follows from the text.
+3. Each batch runs on one thread. The encoder uses the cores by running batches side by side.
+
+What is left to the kernels is that a row's result does not depend on its place among the rows of a
+product of fixed shape. The tests check that, bit by bit, over random companies, orders, batch sizes and
+thread counts. Not promised: the same bits on another processor generation, another torch version, or a GPU
+instead of a CPU. There the vectors differ by rounding, and those that were stored are the truth.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dedup_assets.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+POOLINGS = ("mean", "cls", "last")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+# Token positions per batch.
+CPU_TOKENS = 1024
+GPU_TOKENS = 16384
+# Texts tokenised at a time.
+TOKENIZE_CHUNK = 4096
+# Characters per token of the window that are tokenised at first; see `Encoder._tokenize`.
+CHARACTERS_PER_TOKEN = 16
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """Vectors of n texts, in the order of the texts.
+
+    Attributes
+    ----------
+    vectors : float32 array (n, d)
+        Unit L2 norm.
+    truncated : bool array (n,)
+        True where the text has more tokens than the model's window; the rest of it was not read.
+    tokens : int32 array (n,)
+        Tokens that were read, special tokens included.
+    """
+
+    vectors: npt.NDArray[np.float32]
+    truncated: npt.NDArray[np.bool_]
+    tokens: npt.NDArray[np.int32]
+
+
+def native_bfloat16(device: str) -> bool:
+    """Whether `device` multiplies bfloat16 in hardware.
+
+    On a CPU without AVX512-BF16 or AMX bfloat16 is emulated and slower than float32.
+    """
+    import torch
+
+    if device.startswith("cuda"):
+        # Emulation below compute capability 8.0 is reported as support unless it is excluded.
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device != "cpu":
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def length_ladder(max_length: int) -> npt.NDArray[np.int64]:
+    """Padded lengths in use, rising, the last one is `max_length`.
+
+    Steps of 8 up to 64, then of an eighth to a quarter of the length: on average 10 % of the positions are
+    padding, and there are few enough classes that half-filled last batches do not matter.
+    """
+    steps = [*range(8, 64, 8), *range(64, 128, 16), *range(128, 256, 32)]
+    length = 256
+    while length < max_length:
+        steps += range(length, 2 * length, length // 4)
+        length *= 2
+    return np.array([s for s in steps if s < max_length] + [max_length], dtype=np.int64)
+
+
+class Encoder:
+    """A text encoder whose vectors do not depend on batches, order or threads.
+
+    Safe to call from several threads; they share the model and its worker threads.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        Takes `input_ids` and `attention_mask`, gives `last_hidden_state`. It is taken over: moved to the
+        device, cast to the precision and set to evaluation.
+    tokenizer : transformers.PreTrainedTokenizerFast
+    pooling : {"mean", "cls", "last"}
+        Mean over the text's tokens, its first token, or its last one.
+    max_length : int
+        Window in tokens, special tokens included. Longer texts are cut and reported.
+    batch_size : int, optional
+        Texts per batch at most. It bounds how much is done at a time, never the result; a small number
+        wastes time, because a batch has its full shape all the same. None: as many as fit the shape.
+    device : str
+        "cpu", "cuda", "cuda:1".
+    precision : {"auto", "float32", "bfloat16", "float16"}
+        Of the weights and products; pooling and normalisation are float32 or better. "auto" takes
+        bfloat16 where the hardware has it and float32 elsewhere.
+
+    Attributes
+    ----------
+    dimension : int
+    device, precision : str
+        As resolved.
+
+    Raises
+    ------
+    ModelError
+        An argument is not one of those above, or the model has no window of `max_length`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        pooling: str = "mean",
+        max_length: int = 256,
+        batch_size: int | None = None,
+        device: str = "cpu",
+        precision: str = "auto",
+    ) -> None:
+        import torch
+
+        if pooling not in POOLINGS:
+            raise ModelError(f"pooling is {pooling!r}; expected one of {', '.join(POOLINGS)}")
+        if precision not in PRECISIONS:
+            raise ModelError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
+        special = tokenizer.num_special_tokens_to_add(pair=False)
+        if max_length <= special:
+            raise ModelError(f"max_length is {max_length}; expected more than the {special} special tokens")
+        positions = getattr(model.config, "max_position_embeddings", None)
+        if positions is not None and max_length > positions:
+            raise ModelError(f"max_length is {max_length}, but the model has only {positions} positions")
+        if batch_size is not None and batch_size < 1:
+            raise ModelError(f"batch_size is {batch_size}; expected at least 1")
+        if not getattr(tokenizer, "is_fast", False):
+            raise ModelError("the model's tokenizer has no fast version (tokenizer.json); expected one")
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise ModelError(f"device is {device!r}, but no usable GPU was found; use device 'cpu'")
+
+        if precision == "auto":
+            precision = "bfloat16" if native_bfloat16(device) else "float32"
+        self.pooling = pooling
+        self.max_length = max_length
+        self.batch_size = batch_size
+        self.device = device
+        self.precision = precision
+        self.dimension = int(model.config.hidden_size)
+        self._tokenizer = tokenizer
+        self._tokenizer_lock = threading.Lock()  # padding and truncation are state of the fast tokenizer
+        self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        self._ladder = length_ladder(max_length)
+        self._model = model.to(device=device, dtype=getattr(torch, precision)).eval()
+        self._model.requires_grad_(False)
+        if getattr(self._model, "pooler", None) is not None:
+            self._model.pooler = None  # its output is not used
+        self._tokens = CPU_TOKENS if device == "cpu" else GPU_TOKENS
+        # One kernel stream on a GPU; as many batches side by side as there are cores on a CPU.
+        self._threads = torch.get_num_threads() if device == "cpu" else 1
+        self._pool: ThreadPoolExecutor | None = None
+        self._pool_pid = 0
+        self._pool_lock = threading.Lock()
+
+    def encode(self, texts: Sequence[str]) -> EncodedTexts:
+        """Vectors of `texts`.
+
+        Parameters
+        ----------
+        texts : sequence of n str
+            May be empty, and so may be each text.
+
+        Returns
+        -------
+        EncodedTexts
+        """
+        n = len(texts)
+        vectors = np.zeros((n, self.dimension), dtype=np.float32)
+        truncated = np.zeros(n, dtype=np.bool_)
+        tokens = np.zeros(n, dtype=np.int32)
+        if n == 0:
+            return EncodedTexts(vectors, truncated, tokens)
+        ids, truncated = self._tokenize(texts)
+        tokens[:] = [len(row) for row in ids]
+        pool = self._workers()
+        batches = list(self._batches(tokens))
+        for rows, result in zip(
+            (b[0] for b in batches),
+            pool.map(lambda b: self._forward([ids[i] for i in b[0]], b[1], b[2]), batches),
+            strict=True,
+        ):
+            vectors[rows] = result
+        return EncodedTexts(vectors, truncated, tokens)
+
+    def _tokenize(self, texts: Sequence[str]) -> tuple[list[npt.NDArray[np.int32]], npt.NDArray[np.bool_]]:
+        """Token ids of every text, cut to the window, and whether it was cut.
+
+        A tokenizer reads a whole text before it cuts: 10 MB would take seconds for 256 tokens. So only the
+        head of a very long text is tokenised; if that does not fill two windows (the second one keeps the
+        effects of the cut away from the first), the whole text is.
+        """
+        head = self.max_length * CHARACTERS_PER_TOKEN
+        ids: list[npt.NDArray[np.int32]] = []
+        truncated = np.zeros(len(texts), dtype=np.bool_)
+        with self._tokenizer_lock:
+            for start in range(0, len(texts), TOKENIZE_CHUNK):
+                chunk = texts[start : start + TOKENIZE_CHUNK]
+                for k, (row, rest) in enumerate(self._tokenize_chunk([t[:head] for t in chunk])):
+                    if len(chunk[k]) > head and rest < self.max_length:
+                        row, rest = self._tokenize_chunk([chunk[k]])[0]
+                    ids.append(row)
+                    truncated[start + k] = rest > 0
+        return ids, truncated
+
+    def _tokenize_chunk(self, texts: list[str]) -> list[tuple[npt.NDArray[np.int32], int]]:
+        """Per text: the ids in the window, and how many tokens lie behind it."""
+        encodings = self._tokenizer(
+            texts,
+            add_special_tokens=True,
+            truncation=True,
+            max_length=self.max_length,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        ).encodings
+        return [
+            (np.asarray(e.ids, dtype=np.int32), sum(len(o.ids) for o in e.overflowing)) for e in encodings
+        ]
+
+    def _batches(self, tokens: npt.NDArray[np.int32]) -> Iterator[tuple[npt.NDArray[np.int64], int, int]]:
+        """Row numbers, padded length and row count of each batch; the two last depend on the length alone."""
+        order = np.argsort(-tokens, kind="stable")  # long first: no long batch is left over at the end
+        # The smallest length with room for one padded position; the full window needs none (rule 2).
+        step = np.searchsorted(self._ladder, tokens[order] + 1)
+        for s in np.unique(step)[::-1]:
+            members = order[step == s]
+            length = int(self._ladder[min(s, len(self._ladder) - 1)])
+            height = max(1, self._tokens // length)
+            taken = min(height, self.batch_size or height)
+            for start in range(0, len(members), taken):
+                yield members[start : start + taken], length, height
+
+    def _forward(self, ids: list[npt.NDArray[np.int32]], length: int, height: int) -> npt.NDArray[np.float32]:
+        """Unit vectors (len(ids), d) of one batch, run in the shape (height, length)."""
+        import torch
+
+        counts = np.array([len(row) for row in ids] + [len(ids[0])] * (height - len(ids)))
+        inputs = np.full((height, length), self._pad, dtype=np.int64)
+        for r in range(height):
+            row = ids[r] if r < len(ids) else ids[0]
+            inputs[r, : len(row)] = row
+        with torch.inference_mode():
+            mask = torch.from_numpy(np.arange(length)[None, :] < counts[:, None]).to(self.device)
+            hidden = self._model(
+                input_ids=torch.from_numpy(inputs).to(self.device), attention_mask=mask.long()
+            ).last_hidden_state
+            pooled = self._pool_tokens(hidden, mask)[: len(ids)]
+            # Norms in float64: what is stored is then a unit vector to the last bit of float32.
+            pooled = pooled.double()
+            pooled = pooled / pooled.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+            return pooled.float().cpu().numpy()
+
+    def _pool_tokens(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """One float32 vector per row of `hidden` (rows, length, d); `mask` (rows, length) is True on text."""
+        if self.pooling == "cls":
+            return hidden[:, 0].float()
+        counts = mask.sum(dim=1)
+        if self.pooling == "last":
+            return hidden[range(len(hidden)), counts - 1].float()
+        total = (hidden.float() * mask[..., None]).sum(dim=1)
+        return total / counts[:, None]
+
+    def _workers(self) -> ThreadPoolExecutor:
+        """The threads that run batches, each with one thread of arithmetic (rule 3).
+
+        torch keeps the thread count per calling thread, but what is set last is also what threads that
+        start later begin with: the caller's count is put back once all workers stand. A forked process
+        has the object but not the threads, and makes its own.
+        """
+        import torch
+
+        with self._pool_lock:
+            if self._pool is None or self._pool_pid != os.getpid():
+                before = torch.get_num_threads()
+                started = threading.Barrier(self._threads + 1)
+                pool = ThreadPoolExecutor(self._threads, thread_name_prefix="encoder")
+
+                def start() -> None:
+                    if self.device == "cpu":
+                        torch.set_num_threads(1)
+                    started.wait()
+
+                for _ in range(self._threads):
+                    pool.submit(start)
+                started.wait()
+                torch.set_num_threads(before)
+                self._pool, self._pool_pid = pool, os.getpid()
+            return self._pool
