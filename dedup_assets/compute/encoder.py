@@ -216,11 +216,8 @@ class Encoder:
         tokens[:] = [len(row) for row in ids]
         pool = self._workers()
         batches = list(self._batches(tokens))
-        for rows, result in zip(
-            (b[0] for b in batches),
-            pool.map(lambda b: self._forward([ids[i] for i in b[0]], b[1], b[2]), batches),
-            strict=True,
-        ):
+        results = pool.map(lambda b: self._forward([ids[i] for i in b[0]], b[1], b[2]), batches)
+        for (rows, _, _), result in zip(batches, results, strict=True):
             vectors[rows] = result
         return EncodedTexts(vectors, truncated, tokens)
 
@@ -319,6 +316,9 @@ class Encoder:
 
                 def start() -> None:
                     if self.device == "cpu":
+                        # A thread takes over the global count at its first use of torch; asking for it is
+                        # such a use. Without it the 1 set here would be overwritten by the first batch.
+                        torch.get_num_threads()
                         torch.set_num_threads(1)
                     started.wait()
 

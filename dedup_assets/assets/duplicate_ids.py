@@ -1,0 +1,271 @@
+"""Duplicate ids: one decision for every record, with the keeper and the similarity where it is removed.
+
+Append mode decides one admission at a time and never touches an earlier one. Rebuild mode, and a change of
+the decision settings, make a new generation of decisions beside the old one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import dagster as dg
+import numpy as np
+
+from dedup_assets.assets.pairwise_similarities import STAGE as MATCHING
+from dedup_assets.assets.pairwise_similarities import match_shards, pairwise_similarities
+from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
+from dedup_assets.compute.curation import BatchDecisions, TextDecisions, decide_batch
+from dedup_assets.compute.order import keeper_order, prototype_cosine, random_keys, rebuild_order
+from dedup_assets.resources.dask_cluster import DaskCluster
+from dedup_assets.resources.workspace import WorkspaceResource
+from dedup_assets.storage.cells import ShardCells
+from dedup_assets.storage.decisions import DecidedShard, DecisionStore
+from dedup_assets.storage.ledger import Admission, Entry, Generation
+from dedup_assets.storage.shards import (
+    REJECTED,
+    AdmittedShard,
+    Records,
+    admission_of,
+    read_column,
+    read_records,
+)
+from dedup_assets.storage.tables import read_pairs
+from dedup_assets.storage.workspace import Workspace
+
+STAGE = "duplicate_ids"
+
+
+@shard_asset(
+    deps=[pairwise_similarities],
+    kinds={"numba", "parquet"},
+    description="For every record: kept, or removed by which keeper at what similarity, exact or semantic.",
+)
+def duplicate_ids(context: dg.AssetExecutionContext, workspace: WorkspaceResource, dask: DaskCluster) -> None:
+    """Decide the shards of this run, after every shard admitted before them."""
+    with stage_run(context, workspace) as run:
+        run.upstream("pairwise_similarities")
+        with run.workspace.lock("decisions"):
+            decide_shards(run, dask)
+
+
+def decide_shards(run: StageRun, dask: DaskCluster) -> None:
+    """Bring the decisions up to date for the shards of this run. The caller holds the decision lock."""
+    settings = run.workspace.settings
+    fingerprint = settings.fingerprint("decisions")
+    admissions = run.ledger.admissions()
+    generation = run.ledger.generation()
+    decided = run.ledger.completions(STAGE)
+    wanted = max(a.number for a in admissions if a.shard in set(run.shards))
+    same = generation is not None and generation.fingerprint == fingerprint
+    if settings.mode == "rebuild":
+        targets = admissions
+        current = generation if same and generation and generation.admissions == len(admissions) else None
+    else:
+        # What an earlier generation decided stays decided, so a new one covers at least as much.
+        covered = max((a.number for a in admissions if a.shard in decided), default=0)
+        targets = [a for a in admissions if a.number <= max(wanted, covered)]
+        current = generation if same else None
+    is_new_generation = current is None
+    if current is None:
+        number = 1 if generation is None else generation.number + 1
+        current = Generation(number, fingerprint, settings.mode, len(targets))
+    basis = {a.shard: decision_basis(a, current) for a in targets}
+    pending = [a for a in targets if a.shard not in decided or decided[a.shard].basis != basis[a.shard]]
+    if not pending:
+        return
+    _ensure_matches(run, dask, pending)
+    run.progress.total(sum(a.records for a in pending), "records")
+    batches = [pending] if settings.mode == "rebuild" else [[a] for a in pending]
+    store = DecisionStore(run.workspace, current.number, admissions)
+    entries: list[Entry] = []
+    for batch in batches:
+        started = time.perf_counter()
+        decided_batch = _decide(run.workspace, store, batch)
+        seconds = time.perf_counter() - started
+        total = max(1, sum(a.records for a in batch))
+        for a, facts in zip(batch, decided_batch, strict=True):
+            facts["generation"] = current.number
+            entries.append((a.shard, basis[a.shard], facts, seconds * a.records / total))
+        run.spent.rows += sum(a.records for a in batch)
+        run.progress.advance(sum(a.records for a in batch))
+        if not is_new_generation:
+            run.ledger.complete(STAGE, entries, run.run_id)
+            entries = []
+    if is_new_generation:
+        run.ledger.add_generation(current, entries, STAGE, run.run_id)
+
+
+def decision_basis(admission: Admission, generation: Generation) -> str:
+    """What a shard's decisions rest on: its content, and the generation."""
+    return f"{admission.fingerprint}/{generation.number}-{generation.fingerprint[:16]}"
+
+
+def _ensure_matches(run: StageRun, dask: DaskCluster, admissions: Sequence[Admission]) -> None:
+    """Find the matches of shards that were admitted by a run that did not get further.
+
+    Whoever comes to decide helps: the result is the same whoever computes it, and nobody waits for a run
+    that may be dead.
+    """
+    matched = run.ledger.completions(MATCHING)
+    missing = [
+        a.shard for a in admissions if a.shard not in matched or matched[a.shard].basis != a.fingerprint
+    ]
+    if missing:
+        match_shards(run, dask, missing)
+
+
+def _decide(
+    workspace: Workspace, store: DecisionStore, batch: Sequence[Admission]
+) -> list[dict[str, object]]:
+    """Decide the records of a batch, publish the decisions of its shards, return facts of each."""
+    settings = workspace.settings
+    shards = [_load(workspace, a) for a in batch]
+    record_texts = np.concatenate([s.texts for s in shards])
+    order = (
+        _rebuild_order(workspace, shards)
+        if settings.mode == "rebuild"
+        else _append_order(workspace, shards[0])
+    )
+    columns = [read_pairs(workspace.pairs(a.shard), settings.threshold) for a in batch]
+    pairs = tuple(np.concatenate([part[i] for part in columns]) for i in range(3))
+    numbers = np.array([a.number for a in batch])
+    referred = np.unique(np.concatenate([record_texts, pairs[0], pairs[1]]))
+    outside = referred[~np.isin(admission_of(referred), numbers)]
+    earlier = store.texts(outside) if settings.mode == "append" else TextDecisions.empty()
+    decisions = decide_batch(
+        record_texts, order, (pairs[0], pairs[1], pairs[2]), settings.threshold, earlier, settings.keeper_rule
+    )
+    return _publish(store, shards, decisions)
+
+
+class _LoadedShard:
+    """The accepted records of an admitted shard."""
+
+    def __init__(self, admission: Admission, raw: Records, admitted: AdmittedShard) -> None:
+        accepted = np.flatnonzero(admitted.record_texts != REJECTED)
+        self.admission = admission
+        self.texts = admitted.record_texts[accepted]
+        self.rows = raw.rows[accepted]
+        self.positions = raw.positions[accepted]
+        self.hashes = raw.hashes[accepted]
+        self.characters = raw.characters[accepted]
+        self.ids = raw.ids.take(accepted)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def _load(workspace: Workspace, a: Admission) -> _LoadedShard:
+    raw = read_records(workspace.raw(a.shard, a.fingerprint))
+    return _LoadedShard(a, raw, AdmittedShard.read(workspace.admitted(a)))
+
+
+def _append_order(workspace: Workspace, shard: _LoadedShard) -> np.ndarray:
+    """Curation order of one shard's records: by the keeper rule, ties by row."""
+    settings = workspace.settings
+    values, descending = _preference(workspace, [shard])
+    if values is None:
+        return keeper_order("first", len(shard))
+    if settings.keep == "random":
+        return keeper_order("random", len(shard), ids=shard.ids.to_pylist(), seed=settings.seed)
+    return keeper_order("column", len(shard), column=values, descending=descending)
+
+
+def _rebuild_order(workspace: Workspace, shards: Sequence[_LoadedShard]) -> np.ndarray:
+    """One order over all records: by the keeper rule, ties by content, whatever shard they came in."""
+    values, descending = _preference(workspace, shards)
+    ids = [record_id for shard in shards for record_id in shard.ids.to_pylist()]
+    hashes = np.concatenate([shard.hashes for shard in shards])
+    return rebuild_order(hashes, ids, quality=values, descending=descending)
+
+
+def _preference(workspace: Workspace, shards: Sequence[_LoadedShard]) -> tuple[object, bool]:
+    """The value that orders records under the keeper rule and whether the largest comes first; None for
+    the order in which they stand."""
+    settings = workspace.settings
+    column = settings.keep_column()
+    if column is not None:
+        name, descending = column
+        values: list[object] = []
+        for shard in shards:
+            raw = workspace.raw(shard.admission.shard, shard.admission.fingerprint)
+            values += read_column(raw, name, shard.positions)
+        return values, descending
+    if settings.keep == "longest":
+        return np.concatenate([shard.characters for shard in shards]), True
+    if settings.keep == "random":
+        return random_keys([i for shard in shards for i in shard.ids.to_pylist()], settings.seed), False
+    if settings.keep in ("hard", "easy"):
+        return _likeness(workspace, shards), settings.keep == "easy"
+    return None, False
+
+
+def _likeness(workspace: Workspace, shards: Sequence[_LoadedShard]) -> np.ndarray:
+    """Cosine of each record's text to the mean vector of the batch's new texts.
+
+    A prototype without clusters, so that the number of cells changes no decision. Copies of earlier texts
+    are removed or follow them in any order, so their value does not matter.
+    """
+    keys, vectors = [], []
+    for shard in shards:
+        codebook = workspace.ledger.codebooks()[shard.admission.codebook]
+        cells = ShardCells.read(workspace.cells(codebook, shard.admission))
+        by_row = np.argsort(cells.rows, kind="stable")
+        keys.append(np.sort(AdmittedShard.read(workspace.admitted(shard.admission)).new_keys))
+        vectors.append(np.asarray(cells.vectors)[by_row])
+    known = np.concatenate(keys)
+    texts = np.concatenate([shard.texts for shard in shards])
+    if not len(known):
+        return np.zeros(len(texts))
+    cosine = prototype_cosine(np.concatenate([part for part in vectors if len(part)]))
+    order = np.argsort(known, kind="stable")
+    at = order[np.minimum(np.searchsorted(known[order], texts), len(known) - 1)]
+    return np.where(known[at] == texts, cosine[at], 0.0)
+
+
+def _publish(
+    store: DecisionStore, shards: Sequence[_LoadedShard], decisions: BatchDecisions
+) -> list[dict[str, object]]:
+    """Write the decisions of each shard of a batch; returns facts of each."""
+    rows = np.concatenate([shard.rows for shard in shards])
+    ids = [record_id for shard in shards for record_id in shard.ids.to_pylist()]
+    # Keepers may stand in any shard of the batch: all representatives are known before a shard is written.
+    store.remember(
+        decisions.texts, rows[decisions.representative], [ids[i] for i in decisions.representative]
+    )
+    facts = []
+    start = 0
+    for shard in shards:
+        stop = start + len(shard)
+        part = slice(start, stop)
+        own = admission_of(decisions.texts.keys) == shard.admission.number
+        store.write(
+            DecidedShard(
+                admission=shard.admission,
+                rows=shard.rows,
+                ids=shard.ids,
+                kept=decisions.kept[part],
+                keeper=decisions.keeper[part],
+                similarity=decisions.similarity[part],
+                exact=decisions.exact[part],
+                texts=decisions.texts.keys[own],
+            )
+        )
+        removed = ~decisions.kept[part]
+        exact = decisions.exact[part]
+        earlier = removed & (admission_of(decisions.keeper[part]) != shard.admission.number)
+        facts.append(
+            {
+                "rows": len(shard),
+                "kept": int(decisions.kept[part].sum()),
+                "removed": int(removed.sum()),
+                "removed_exact": int(exact.sum()),
+                "removed_semantic": int((removed & ~exact).sum()),
+                "removed_for_other_shards": int(earlier.sum()),
+                "duplicate_ratio": round(float(removed.mean()), 4) if len(shard) else 0.0,
+                "threshold": store.threshold,
+            }
+        )
+        start = stop
+    return facts

@@ -1,0 +1,219 @@
+"""Embeddings: one unit vector per distinct text, in LanceDB; no text is embedded twice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import dagster as dg
+import numpy as np
+import pyarrow as pa
+
+from dedup_assets.assets.raw_shards import ingest_spec, raw_shards
+from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
+from dedup_assets.compute.hashes import HashIndex, first_occurrences
+from dedup_assets.errors import ModelError, WorkspaceError
+from dedup_assets.resources.dask_cluster import DaskCluster
+from dedup_assets.resources.worker_tasks import encode_texts
+from dedup_assets.resources.workspace import WorkspaceResource
+from dedup_assets.storage.embeddings import EmbeddingTable
+from dedup_assets.storage.ingest import read_texts
+from dedup_assets.storage.models import ModelLocation, load_encoder, locate_model
+from dedup_assets.storage.shards import Records, read_records
+from dedup_assets.storage.workspace import Workspace
+
+GROUP_TEXTS = 50_000
+"""Texts embedded between two commits: about a minute or two on a laptop is what a crash can cost, and
+sorting by length over that many makes padding negligible. 50,000 x 384 float16 are 38 MB in memory."""
+
+BATCH_TEXTS = 512
+"""Texts sent to a worker at once: about a second of work on one core, so two cores end together."""
+
+
+@shard_asset(
+    deps=[raw_shards],
+    kinds={"torch", "lancedb"},
+    description="A unit vector for every distinct text, in the LanceDB table `embeddings`. A text that was "
+    "embedded before is never embedded again.",
+)
+def embeddings(context: dg.AssetExecutionContext, workspace: WorkspaceResource, dask: DaskCluster) -> None:
+    """Embed the texts that have no vector yet, in groups of shards; each group is one transaction."""
+    with stage_run(context, workspace) as run:
+        bases = {shard: done.basis for shard, done in run.upstream("raw_shards").items()}
+        pending = run.unfinished(bases)
+        if not pending:
+            return
+        encoder = None if run.workspace.settings.embedding_column else settle_encoder(run.workspace)
+        if settled_dimension(run.workspace) is None:
+            # Vectors come with the data, and no valid record has come yet: there is nothing to store.
+            for shard in pending:
+                run.complete(shard, bases[shard], {"rows": 0, "embedded": 0, "reused": 0}, 0.0)
+            return
+        table = open_table(run.workspace)
+        known = table.known()
+        shards = {key: read_records(run.workspace.raw(key, bases[key])) for key in pending}
+        run.progress.total(sum(len(records) for records in shards.values()), "records")
+        for group in _groups(shards):
+            known = _embed_group(run, dask, table, known, group, bases, encoder)
+
+
+@dataclass(frozen=True)
+class _ShardTexts:
+    """One shard of a group: its records and which of them bring a text that has no vector yet."""
+
+    key: str
+    records: Records
+    new: np.ndarray  # indexes among the records
+
+
+def _groups(shards: dict[str, Records]) -> Iterator[dict[str, Records]]:
+    group: dict[str, Records] = {}
+    size = 0
+    for key, records in shards.items():
+        if group and size + len(records) > GROUP_TEXTS:
+            yield group
+            group, size = {}, 0
+        group[key] = records
+        size += len(records)
+    if group:
+        yield group
+
+
+def _embed_group(
+    run: StageRun,
+    dask: DaskCluster,
+    table: EmbeddingTable,
+    known: HashIndex,
+    group: dict[str, Records],
+    bases: dict[str, str],
+    encoder: ModelLocation | None,
+) -> HashIndex:
+    started = time.perf_counter()
+    shards = _new_texts(group, known)
+    if encoder is None:
+        vectors, truncated = _given_vectors(run.workspace, shards, bases, table.dimension)
+    else:
+        vectors, truncated = _encode(run, dask, shards, bases, encoder, table.dimension)
+    ids = pa.concat_arrays([s.records.ids.take(pa.array(s.new)) for s in shards])
+    hashes = np.concatenate([s.records.hashes[s.new] for s in shards])
+    owners = [s.key for s in shards for _ in range(len(s.new))]
+    table.replace(list(group), table.rows(ids, owners, hashes, vectors))
+    seconds = time.perf_counter() - started
+    start, total = 0, max(1, sum(len(s.records) for s in shards))
+    entries = []
+    for s in shards:
+        stop = start + len(s.new)
+        facts = {
+            "rows": len(s.records),
+            "embedded": len(s.new),
+            "reused": len(s.records) - len(s.new),
+            "texts_over_window": int(truncated[start:stop].sum()),
+            "dimension": table.dimension,
+            "dtype": str(table.dtype),
+            "model": run.workspace.settings.model if encoder else "given with the data",
+            "model_fingerprint": encoder.fingerprint if encoder else "",
+            "table_folder": str(run.workspace.lancedb),
+        }
+        # Shards of a group are embedded together: each is given its share of the time.
+        entries.append((s.key, bases[s.key], facts, seconds * len(s.records) / total))
+        start = stop
+        run.spent.rows += len(s.records)
+        run.progress.advance(len(s.records) - (len(s.new) if encoder else 0))
+    run.ledger.complete(run.stage, entries, run.run_id)
+    return known.extended(hashes, np.zeros(len(hashes), np.int64))
+
+
+def _new_texts(group: dict[str, Records], known: HashIndex) -> list[_ShardTexts]:
+    """Which records bring a text without a vector: unknown to the table, first in the group."""
+    hashes = np.concatenate([records.hashes for records in group.values()])
+    new = (known.find(hashes) < 0) & (first_occurrences(hashes) == np.arange(len(hashes)))
+    shards, start = [], 0
+    for key, records in group.items():
+        mine = np.flatnonzero(new[start : start + len(records)])
+        shards.append(_ShardTexts(key, records, mine))
+        start += len(records)
+    return shards
+
+
+def _encode(
+    run: StageRun,
+    dask: DaskCluster,
+    shards: list[_ShardTexts],
+    bases: dict[str, str],
+    encoder: ModelLocation,
+    dimension: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors (n, d) of the new texts in order, and whether each was over the window."""
+    settings = run.workspace.settings
+    spec = ingest_spec(settings)
+    texts: list[str] = []
+    for s in shards:
+        texts += read_texts(run.workspace.raw(s.key, bases[s.key]), spec, s.records.positions[s.new])
+    characters = np.concatenate([s.records.characters[s.new] for s in shards])
+    # Longest first: batches hold texts of like length, and no long batch is left for the end.
+    order = np.argsort(-characters, kind="stable")
+    batches = [order[start : start + BATCH_TEXTS] for start in range(0, len(order), BATCH_TEXTS)]
+    vectors = np.empty((len(texts), dimension), dtype=settings.vector_dtype)
+    truncated = np.zeros(len(texts), dtype=bool)
+    arguments = (
+        ([texts[i] for i in batch], settings, encoder.fingerprint, dask.resolved_device())
+        for batch in batches
+    )
+    for index, (batch_vectors, batch_truncated) in dask.map(encode_texts, arguments) if batches else ():
+        vectors[batches[index]] = batch_vectors
+        truncated[batches[index]] = batch_truncated
+        run.progress.advance(len(batches[index]))
+    return vectors, truncated
+
+
+def _given_vectors(
+    workspace: Workspace, shards: list[_ShardTexts], bases: dict[str, str], dimension: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The vectors that came with the data, already checked and of unit norm."""
+    vectors = np.empty((sum(len(s.new) for s in shards), dimension), dtype=workspace.settings.vector_dtype)
+    start = 0
+    for s in shards:
+        if len(s.new):
+            given = np.load(workspace.raw(s.key, bases[s.key]) / "vectors.npy", mmap_mode="r")
+            vectors[start : start + len(s.new)] = given[s.new]
+            start += len(s.new)
+    return vectors, np.zeros(len(vectors), dtype=bool)
+
+
+def settle_encoder(workspace: Workspace) -> ModelLocation:
+    """Find the model and hold it to the one the workspace was made with. Raises ModelError."""
+    location = locate_model(workspace.settings.model)
+    settled = workspace.ledger.settle_meta("model_fingerprint", location.fingerprint)
+    if settled != location.fingerprint:
+        raise ModelError(
+            f"Model {workspace.settings.model} found in {location.folder} has fingerprint "
+            f"{location.fingerprint}, but {workspace.root} was made with {settled}: vectors of different "
+            "models cannot be compared. Install the same model files, or curate into a new workspace."
+        )
+    if workspace.ledger.meta("dimension") is None:
+        settings = workspace.settings
+        encoder = load_encoder(
+            location,
+            pooling=None if settings.pooling == "auto" else settings.pooling,
+            max_length=settings.max_length or None,
+            batch_size=settings.batch_size or None,
+            device="cpu",
+            precision="auto",
+        )
+        workspace.ledger.settle_meta("dimension", str(encoder.dimension))
+    return location
+
+
+def settled_dimension(workspace: Workspace) -> int | None:
+    """Dimension of the workspace's vectors; None while no valid record with a vector has come."""
+    dimension = workspace.ledger.meta("dimension")
+    return None if dimension is None else int(dimension)
+
+
+def open_table(workspace: Workspace) -> EmbeddingTable:
+    """The workspace's table of embeddings. Raises WorkspaceError before there is a vector."""
+    dimension = settled_dimension(workspace)
+    if dimension is None:
+        raise WorkspaceError(f"{workspace.root} has no vectors yet: materialise the asset `embeddings`.")
+    return EmbeddingTable(workspace.lancedb, dimension, workspace.settings.vector_dtype)

@@ -1,0 +1,160 @@
+"""Pairwise similarities: every match of a shard with itself and with all shards admitted before it, down
+to the floor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import dagster as dg
+import numpy as np
+import pyarrow as pa
+
+from dedup_assets.assets.cluster_partitions import cluster_partitions
+from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
+from dedup_assets.compute.join import plan_groups, unique_matches
+from dedup_assets.resources.dask_cluster import DaskCluster
+from dedup_assets.resources.worker_tasks import match_cells_of_shards
+from dedup_assets.resources.workspace import WorkspaceResource
+from dedup_assets.storage.cells import ShardCells
+from dedup_assets.storage.ledger import Admission, Codebook
+from dedup_assets.storage.shards import admission_of, read_ids, row_of
+from dedup_assets.storage.tables import pairs_table, write_parquet
+from dedup_assets.storage.workspace import Workspace
+
+STAGE = "pairwise_similarities"
+
+GROUP_BYTES = 256 * 2**20
+"""Vectors a task gathers at once. With two or three tasks in flight this stays far below a laptop's
+memory, and a group is long enough that starting it does not show."""
+
+MIN_GROUPS = 8
+"""Groups of cells at least, so that workers end together and progress shows."""
+
+
+@shard_asset(
+    deps=[cluster_partitions],
+    kinds={"torch", "dask", "parquet"},
+    description="Every match between this shard and the corpus admitted before it, down to the floor: the "
+    "same set that comparing every pair gives.",
+)
+def pairwise_similarities(
+    context: dg.AssetExecutionContext, workspace: WorkspaceResource, dask: DaskCluster
+) -> None:
+    """Join the shards of this run with themselves and with what was admitted before them."""
+    with stage_run(context, workspace) as run:
+        bases = {shard: done.basis for shard, done in run.upstream("cluster_partitions").items()}
+        pending = run.unfinished(bases)
+        if pending:
+            match_shards(run, dask, pending)
+
+
+def match_shards(run: StageRun, dask: DaskCluster, pending: Sequence[str]) -> None:
+    """Find, publish and record the matches of admitted shards; one join per codebook they stand under."""
+    admissions = run.ledger.admissions()
+    codebooks = run.ledger.codebooks()
+    wanted = [a for a in admissions if a.shard in set(pending)]
+    plans = []
+    for number in sorted({a.codebook for a in wanted}):
+        new = [a for a in wanted if a.codebook == number]
+        visible = [a for a in admissions if a.number <= new[-1].number]
+        plans.append((codebooks[number], new, visible))
+    run.progress.total(sum(codebook.cells for codebook, _, _ in plans), "cells")
+    for codebook, new, visible in plans:
+        _match_under(run, dask, codebook, new, visible)
+
+
+def _match_under(
+    run: StageRun, dask: DaskCluster, codebook: Codebook, new: list[Admission], visible: list[Admission]
+) -> None:
+    """Join `new` shards with `visible` ones under one codebook."""
+    started = time.perf_counter()
+    workspace = run.workspace
+    new_numbers = np.array([a.number for a in new])
+    folders = [(str(workspace.cells(codebook, a)), a.number, bool(a.number in new_numbers)) for a in visible]
+    groups = _plan(workspace, codebook, visible)
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = [
+        (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+    ]
+    arguments = (
+        (folders, first, last, workspace.settings.floor, dask.resolved_device()) for first, last in groups
+    )
+    for index, (keys_a, keys_b, similarity) in dask.map(match_cells_of_shards, arguments) if groups else ():
+        # The later shard of a match owns it; matches owned by a shard of another run are that run's.
+        mine = np.isin(admission_of(keys_b), new_numbers)
+        parts.append((keys_a[mine], keys_b[mine], similarity[mine]))
+        run.progress.advance(groups[index][1] - groups[index][0])
+    keys_a, keys_b, similarity = unique_matches(
+        *(np.concatenate([part[column] for part in parts]) for column in range(3))
+    )
+    owner = admission_of(keys_b)
+    by_owner = np.argsort(owner, kind="stable")
+    keys_a, keys_b, similarity, owner = (
+        keys_a[by_owner],
+        keys_b[by_owner],
+        similarity[by_owner],
+        owner[by_owner],
+    )
+    ids_a, ids_b = _ids(workspace, visible, keys_a), _ids(workspace, visible, keys_b)
+    seconds = time.perf_counter() - started
+    total = max(1, sum(a.records for a in new))
+    entries = []
+    for a in new:
+        start, stop = np.searchsorted(owner, [a.number, a.number + 1])
+        part = slice(start, stop)
+        length = int(stop - start)
+        table = pairs_table(
+            keys_a[part],
+            keys_b[part],
+            ids_a.slice(start, length),
+            ids_b.slice(start, length),
+            similarity[part],
+        )
+        write_parquet(workspace.pairs(a.shard), table)
+        facts = {
+            "rows": a.records,
+            "matches": length,
+            "matches_at_threshold": int((similarity[part] >= workspace.settings.threshold).sum()),
+            "with_earlier_shards": int((admission_of(keys_a[part]) != a.number).sum()),
+            "floor": workspace.settings.floor,
+            "compared_with_admissions": a.number,
+            "codebook": codebook.number,
+            "pairs_file": str(workspace.pairs(a.shard)),
+        }
+        entries.append((a.shard, a.fingerprint, facts, seconds * a.records / total))
+    run.ledger.complete(STAGE, entries, run.run_id)
+    run.spent.rows += sum(a.records for a in new)
+
+
+def _plan(workspace: Workspace, codebook: Codebook, visible: list[Admission]) -> list[tuple[int, int]]:
+    """Contiguous groups of cells, balanced by predicted cost and bounded in bytes."""
+    homes = np.zeros(codebook.cells, np.int64)
+    ghosts = np.zeros(codebook.cells, np.int64)
+    row_bytes = 1
+    for a in visible:
+        cells = ShardCells.read(workspace.cells(codebook, a))
+        if len(cells.rows):
+            homes += cells.home_counts
+            ghosts += cells.ghost_counts
+            row_bytes = cells.vectors.shape[1] * cells.vectors.dtype.itemsize
+    if not homes.any():
+        return []
+    return plan_groups(homes, homes + ghosts, row_bytes, GROUP_BYTES, MIN_GROUPS)
+
+
+def _ids(workspace: Workspace, visible: list[Admission], keys: np.ndarray) -> pa.Array:
+    """Ids of the records that texts are named by, aligned with `keys`."""
+    if not len(keys):
+        return pa.array([], pa.string())
+    admission = {a.number: a for a in visible}
+    numbers = admission_of(keys)
+    order = np.argsort(numbers, kind="stable")
+    present, starts = np.unique(numbers[order], return_index=True)
+    parts = []
+    for number, chosen in zip(present, np.split(order, starts[1:]), strict=True):
+        a = admission[int(number)]
+        rows, ids = read_ids(workspace.raw(a.shard, a.fingerprint))
+        parts.append(ids.take(pa.array(np.searchsorted(rows, row_of(keys[chosen])))))
+    back = np.empty(len(keys), np.int64)
+    back[order] = np.arange(len(keys))
+    return pa.concat_arrays(parts).take(pa.array(back))

@@ -1,0 +1,94 @@
+"""Raw shards: parsed rows, valid records with ids and text hashes, and what had to be quarantined."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import dagster as dg
+
+from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
+from dedup_assets.errors import DedupError, ShardError
+from dedup_assets.resources.workspace import WorkspaceResource
+from dedup_assets.settings import Settings
+from dedup_assets.storage.ingest import IngestSpec, ingest_shard
+from dedup_assets.storage.ledger import Completion, Shard
+from dedup_assets.storage.publish import publish_folder
+from dedup_assets.storage.sources import SourceFile, content_fingerprint
+
+
+@shard_asset(
+    deps=[],
+    kinds={"parquet"},
+    description="One input file as validated records: row numbers, ids, text hashes. Rows that cannot be "
+    "records go to quarantine with their reason.",
+)
+def raw_shards(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> None:
+    """Read, validate and publish each shard; a shard that cannot be read does not stop the others."""
+    with stage_run(context, workspace) as run:
+        registered = {shard.key: shard for shard in run.ledger.shards()}
+        done = run.ledger.completions(run.stage)
+        run.progress.total(len(run.shards), "shards")
+        for key in run.shards:
+            try:
+                run.spent.rows += _ingest(run, key, registered.get(key), done.get(key))
+            except DedupError as problem:
+                run.fail(key, problem)
+            run.progress.advance(1)
+
+
+def _ingest(run: StageRun, key: str, shard: Shard | None, done: Completion | None) -> int:
+    """Bring one shard in; returns the rows read, 0 if it was in already."""
+    if shard is None:
+        raise ShardError(
+            f"Shard {key!r} is a partition but no source is registered for it in {run.workspace.root}: "
+            "register its file with `dedup-assets register SOURCE`, or delete the partition."
+        )
+    source = SourceFile(shard.key, shard.uri, shard.format, shard.compression)
+    started = time.perf_counter()
+    fingerprint = content_fingerprint(source)
+    if done is not None:
+        if done.basis != fingerprint:
+            raise ShardError(
+                f"Shard {key}: the content of {shard.uri} changed since it was curated (fingerprint "
+                f"{done.basis[:16]} then, {fingerprint[:16]} now). Published decisions rest on the old "
+                "content. Restore the file, or add the new content as a new file."
+            )
+        return 0
+    settings = run.workspace.settings
+    dimension = run.ledger.meta("dimension") if settings.embedding_column else None
+    spec = dataclasses.replace(ingest_spec(settings), dimension=int(dimension) if dimension else None)
+    target = run.workspace.raw(key, fingerprint)
+    with publish_folder(target) as temporary:
+        report = ingest_shard(source, temporary, spec)
+    if report.dimension is not None:
+        run.ledger.settle_meta("dimension", str(report.dimension))
+    facts = {
+        "rows": report.rows,
+        "records": report.records,
+        "quarantined": sum(report.quarantined.values()),
+        "quarantined_by_reason": report.quarantined,
+        "bytes": report.bytes,
+        "schema": report.schema,
+        "source_file": shard.uri,
+        "content_fingerprint": fingerprint,
+    }
+    run.complete(key, fingerprint, facts, time.perf_counter() - started)
+    return report.rows
+
+
+def ingest_spec(settings: Settings) -> IngestSpec:
+    """What the settings mean for reading a shard."""
+    keep_column = settings.keep_column()
+    return IngestSpec(
+        text_columns=settings.text_columns,
+        id_column=settings.id_column,
+        # Only the default name may be absent: whoever named a column wants it to be there.
+        id_column_required=settings.id_column != Settings.id_column,
+        embedding_column=settings.embedding_column or None,
+        embedding_dtype=settings.vector_dtype,
+        order_column=keep_column[0] if keep_column else None,
+        unicode_form=settings.unicode_form,
+        keep_empty=settings.keep_empty,
+        duplicate_ids=settings.duplicate_ids,
+    )

@@ -1,0 +1,118 @@
+"""What every shard asset does alike: which shards are meant, which are still to do, and the record of
+what was done, in the ledger and in Dagster's metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import dagster as dg
+
+from dedup_assets.automation.partitions import shard_partitions
+from dedup_assets.errors import DedupError, ShardError, WorkspaceError
+from dedup_assets.report.metadata import materialisation_metadata
+from dedup_assets.report.progress import Progress, StageTime, stage_progress
+from dedup_assets.resources.workspace import WorkspaceResource
+from dedup_assets.storage.ledger import Completion, Ledger
+from dedup_assets.storage.workspace import Workspace
+
+GROUP = "deduplication"
+
+STAGES = (
+    "raw_shards",
+    "embeddings",
+    "kmeans_centroids",
+    "cluster_partitions",
+    "pairwise_similarities",
+    "duplicate_ids",
+    "deduplicated_dataset",
+)
+"""The seven assets in pipeline order."""
+
+
+def shard_asset(*, deps: Sequence[Any], kinds: set[str], description: str) -> Any:
+    """Declare a shard asset: one partition a shard, one or many in a run, identity mappings upstream."""
+    return dg.asset(
+        deps=list(deps),
+        partitions_def=shard_partitions,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        group_name=GROUP,
+        kinds=kinds,
+        description=description,
+    )
+
+
+class StageRun:
+    """One run of one asset over one or many shards."""
+
+    def __init__(self, stage: str, shards: Sequence[str], workspace: Workspace, run_id: str) -> None:
+        self.stage = stage
+        self.shards = list(shards)
+        self.workspace = workspace
+        self.run_id = run_id
+        self.progress: Progress = Progress(stage)
+        self.spent: StageTime = StageTime()
+        self.failed: dict[str, str] = {}
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.workspace.ledger
+
+    def upstream(self, stage: str) -> dict[str, Completion]:
+        """Completions of an earlier stage for the shards of this run. Raises if one is not there."""
+        done = self.ledger.completions(stage)
+        missing = [shard for shard in self.shards if shard not in done]
+        if missing:
+            raise WorkspaceError(
+                f"{self.stage}: {stage} is not finished for {_listed(missing)}: materialise {stage} for these "
+                "partitions first, or all seven assets together."
+            )
+        return {shard: done[shard] for shard in self.shards}
+
+    def unfinished(self, bases: Mapping[str, str]) -> list[str]:
+        """Shards of this run whose completion is not on record for the given basis."""
+        done = self.ledger.completions(self.stage)
+        return [s for s in self.shards if s not in done or done[s].basis != bases[s]]
+
+    def complete(self, shard: str, basis: str, facts: Mapping[str, Any], seconds: float) -> None:
+        """Record that a shard is finished; its files are on disk."""
+        self.ledger.complete(self.stage, [(shard, basis, facts, seconds)], self.run_id)
+
+    def fail(self, shard: str, problem: DedupError) -> None:
+        """Record that a shard cannot be processed, and go on with the others."""
+        self.failed[shard] = str(problem)
+        self.ledger.fail(shard, self.stage, str(problem), self.run_id)
+
+    def raise_failures(self) -> None:
+        """End the step as failed if any shard failed; what finished stays finished."""
+        if self.failed:
+            others = len(self.shards) - len(self.failed)
+            reasons = "\n".join(f"  {shard}: {message}" for shard, message in self.failed.items())
+            raise ShardError(
+                f"{len(self.failed)} of {len(self.shards)} shards failed in {self.stage}:\n{reasons}\n"
+                f"The other {others} are finished at this stage; run them without the failed ones, or "
+                "correct the files and run again."
+            )
+
+
+@contextmanager
+def stage_run(context: dg.AssetExecutionContext, resource: WorkspaceResource) -> Iterator[StageRun]:
+    """Open a run of the asset being materialised; at its end, attach each shard's facts as metadata."""
+    stage = context.asset_key.path[-1]
+    workspace = resource.open()
+    run = StageRun(stage, context.partition_keys, workspace, context.run_id)
+    with stage_progress(stage) as (progress, spent):
+        run.progress, run.spent = progress, spent
+        yield run
+        run.raise_failures()
+    done = run.ledger.completions(stage)
+    for shard in run.shards:
+        if shard in done:
+            metadata = materialisation_metadata(workspace, done[shard])
+            context.add_asset_metadata(metadata, partition_key=shard)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

@@ -1,0 +1,23 @@
+"""Jobs, named for what people do."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from dedup_assets.assets import SHARD_ASSETS
+
+# In process: the chain of seven is short and the parallel work is done by Dask, so a process per step
+# would only add its start, about four seconds each.
+curate_new_shards = dg.define_asset_job(
+    "curate_new_shards",
+    selection=dg.AssetSelection.assets(*SHARD_ASSETS),
+    executor_def=dg.in_process_executor,
+    description="All seven assets for some shards: from files to the deduplicated dataset.",
+)
+
+redecide = dg.define_asset_job(
+    "redecide",
+    selection=dg.AssetSelection.assets("duplicate_ids", "deduplicated_dataset"),
+    executor_def=dg.in_process_executor,
+    description="New decisions from stored matches: no model, no join. For a new threshold or keeper rule.",
+)

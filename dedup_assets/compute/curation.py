@@ -1,0 +1,167 @@
+"""From matches between texts to a decision for every record. Arrays in, arrays out.
+
+A *batch* is decided at once: one shard in append mode, the whole corpus in rebuild mode. Records with
+one text share that text's fate: the record that comes first in the curation order stands for the text;
+where the text is kept, its other records are removed as exact copies of that one; where it is removed,
+all its records name the same keeper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dedup_assets.compute.decisions import leader_cover, semdedup
+
+NONE = -1
+
+
+@dataclass(frozen=True)
+class TextDecisions:
+    """Decided texts, sorted by key.
+
+    Attributes
+    ----------
+    keys : (m,) int64
+    kept : (m,) bool
+    keeper : (m,) int64
+        Key of the keeper's text, or -1 where the text is kept.
+    similarity : (m,) float64
+        Canonical similarity to the keeper; NaN where the text is kept.
+    """
+
+    keys: np.ndarray
+    kept: np.ndarray
+    keeper: np.ndarray
+    similarity: np.ndarray
+
+    @classmethod
+    def empty(cls) -> TextDecisions:
+        """No texts."""
+        return cls(np.empty(0, np.int64), np.empty(0, bool), np.empty(0, np.int64), np.empty(0))
+
+    @classmethod
+    def joined(cls, parts: list[TextDecisions]) -> TextDecisions:
+        """Several disjoint sets as one."""
+        keys = np.concatenate([np.empty(0, np.int64), *(p.keys for p in parts)])
+        order = np.argsort(keys, kind="stable")
+        return cls(
+            keys[order],
+            np.concatenate([np.empty(0, bool), *(p.kept for p in parts)])[order],
+            np.concatenate([np.empty(0, np.int64), *(p.keeper for p in parts)])[order],
+            np.concatenate([np.empty(0), *(p.similarity for p in parts)])[order],
+        )
+
+    def place(self, keys: np.ndarray) -> np.ndarray:
+        """Index of each key, or -1."""
+        if not len(self.keys):
+            return np.full(len(keys), NONE, np.int64)
+        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return np.where(self.keys[at] == keys, at, NONE)
+
+
+@dataclass(frozen=True)
+class BatchDecisions:
+    """Decisions of a batch, per record and per text that is new with it.
+
+    Attributes
+    ----------
+    kept : (n,) bool
+    keeper : (n,) int64
+        Key of the keeper's text; -1 where the record is kept.
+    similarity : (n,) float64
+        To the keeper; 1 for an exact copy, NaN where the record is kept.
+    exact : (n,) bool
+        Removed, and of the keeper's own text.
+    texts : TextDecisions
+    representative : (m,) int64
+        For each of `texts`, the index of the record that stands for it.
+    """
+
+    kept: np.ndarray
+    keeper: np.ndarray
+    similarity: np.ndarray
+    exact: np.ndarray
+    texts: TextDecisions
+    representative: np.ndarray
+
+
+def decide_batch(
+    record_texts: np.ndarray,
+    order: np.ndarray,
+    pairs: tuple[np.ndarray, np.ndarray, np.ndarray],
+    threshold: float,
+    earlier: TextDecisions,
+    rule: str = "leader",
+) -> BatchDecisions:
+    """Decide every record of a batch.
+
+    Parameters
+    ----------
+    record_texts : (n,) int64
+        Text key of each record.
+    order : (n,) int64
+        Record indexes in curation order (a permutation).
+    pairs : (m,) int64, (m,) int64, (m,) float64
+        Matches among the batch's texts and between them and earlier ones; any others are passed over.
+    threshold : float
+    earlier : TextDecisions
+        Every text decided before this batch that a record or a pair of it refers to.
+    rule : {"leader", "semdedup"}
+    """
+    n = len(record_texts)
+    ordered_texts = record_texts[order]
+    earlier_of_record = earlier.place(record_texts)
+    # The first record of each new text in curation order stands for it; texts are nodes in that order.
+    new_positions = np.flatnonzero(earlier_of_record[order] == NONE)
+    unique, first = np.unique(ordered_texts[new_positions], return_index=True)
+    by_rank = np.argsort(first, kind="stable")
+    rank_of_text = np.empty(len(unique), np.int64)
+    rank_of_text[by_rank] = np.arange(len(unique))
+    representative = order[new_positions[first]]
+
+    nodes_before = len(earlier.keys)
+
+    def node_of(keys: np.ndarray) -> np.ndarray:
+        nodes = earlier.place(keys)
+        if len(unique):
+            at = np.minimum(np.searchsorted(unique, keys), len(unique) - 1)
+            own = unique[at] == keys
+            nodes = np.where(own, nodes_before + rank_of_text[at], nodes)
+        return nodes
+
+    node_a, node_b = node_of(pairs[0]), node_of(pairs[1])
+    low, high = np.minimum(node_a, node_b), np.maximum(node_a, node_b)
+    useful = (low >= 0) & (high >= nodes_before)
+    decided = np.full(nodes_before + len(unique), -1, np.int8)
+    decided[:nodes_before] = earlier.kept
+    cover = {"leader": leader_cover, "semdedup": semdedup}[rule]
+    nodes = cover(low[useful], high[useful], pairs[2][useful], len(decided), threshold, decided=decided)
+
+    key_of_node = np.concatenate([earlier.keys, unique[by_rank]])
+    own_nodes = nodes_before + rank_of_text
+    text_kept = nodes.kept[own_nodes]
+    keeper_of = nodes.keeper[own_nodes]
+    texts = TextDecisions(
+        keys=unique,
+        kept=text_kept,
+        keeper=np.where(text_kept, NONE, key_of_node[np.maximum(keeper_of, 0)]),
+        similarity=np.where(text_kept, np.nan, nodes.similarity[own_nodes]),
+    )
+
+    everything = TextDecisions.joined([earlier, texts])
+    at = everything.place(record_texts)
+    text_is_kept, text_keeper = everything.kept[at], everything.keeper[at]
+    stands = np.zeros(n, bool)
+    stands[representative] = True
+    kept = stands & text_is_kept
+    exact = text_is_kept & ~kept
+    return BatchDecisions(
+        kept=kept,
+        keeper=np.where(kept, NONE, np.where(exact, record_texts, text_keeper)),
+        similarity=np.where(kept, np.nan, np.where(exact, 1.0, everything.similarity[at])),
+        exact=exact,
+        texts=texts,
+        representative=representative,
+    )

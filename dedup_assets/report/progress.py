@@ -1,0 +1,103 @@
+"""How far a stage is, told to whoever listens. Stages report; the command line draws; nobody waits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class Listener(Protocol):
+    """Hears what stages report."""
+
+    def stage_started(self, stage: str) -> None:
+        """A stage begins."""
+
+    def stage_total(self, stage: str, total: int, unit: str) -> None:
+        """The stage now knows how much there is to do."""
+
+    def stage_advanced(self, stage: str, amount: int) -> None:
+        """Some of it is done."""
+
+    def stage_finished(self, stage: str) -> None:
+        """A stage ends, well or not."""
+
+
+@dataclass
+class StageTime:
+    """Time and rows of one stage, summed over the runs of a call."""
+
+    seconds: float = 0.0
+    rows: int = 0
+
+
+@dataclass
+class StageClock:
+    """Collects the compute time of stages. Orchestration is what the wall clock shows beyond it."""
+
+    stages: dict[str, StageTime] = field(default_factory=dict)
+
+    def add(self, stage: str, seconds: float, rows: int) -> None:
+        """Add a finished stage."""
+        entry = self.stages.setdefault(stage, StageTime())
+        entry.seconds += seconds
+        entry.rows += rows
+
+    @property
+    def seconds(self) -> float:
+        """Compute time of all stages."""
+        return sum(entry.seconds for entry in self.stages.values())
+
+
+class Progress:
+    """One stage's reports."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+
+    def total(self, total: int, unit: str) -> None:
+        """Announce how many units (`records`, `texts`, `cells`, `shards`) there are to do."""
+        for listener in _listeners:
+            listener.stage_total(self.stage, total, unit)
+
+    def advance(self, amount: int) -> None:
+        """Report units done."""
+        for listener in _listeners:
+            listener.stage_advanced(self.stage, amount)
+
+
+_listeners: list[Listener] = []
+_clocks: list[StageClock] = []
+
+
+@contextmanager
+def listening(listener: Listener | None, clock: StageClock) -> Iterator[None]:
+    """Hear the stages that run in this process while the block lasts."""
+    if listener is not None:
+        _listeners.append(listener)
+    _clocks.append(clock)
+    try:
+        yield
+    finally:
+        _clocks.remove(clock)
+        if listener is not None:
+            _listeners.remove(listener)
+
+
+@contextmanager
+def stage_progress(stage: str) -> Iterator[tuple[Progress, StageTime]]:
+    """Time a stage and report it. Set `rows` on the yielded time to the rows it worked on."""
+    spent = StageTime()
+    for listener in _listeners:
+        listener.stage_started(stage)
+    started = time.perf_counter()
+    try:
+        yield Progress(stage), spent
+    finally:
+        spent.seconds = time.perf_counter() - started
+        for clock in _clocks:
+            clock.add(stage, spent.seconds, spent.rows)
+        for listener in _listeners:
+            listener.stage_finished(stage)

@@ -1,0 +1,129 @@
+"""What runs on a Dask worker: read from the workspace, call compute, return arrays or publish files.
+
+Arguments are small (paths, numbers, a batch of texts); the large arrays lie in the workspace, which every
+worker sees under the same path. Each task may run twice: what it publishes is the same both times.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from dedup_assets.compute.cells import assign
+from dedup_assets.compute.join import ShardPiece, match_pieces
+from dedup_assets.errors import ModelError
+from dedup_assets.settings import Settings
+from dedup_assets.storage.cells import ShardCells, read_centroids
+from dedup_assets.storage.embeddings import EmbeddingTable
+from dedup_assets.storage.models import load_encoder, locate_model
+from dedup_assets.storage.shards import text_keys
+
+
+def worker_device(device: str) -> str:
+    """`auto` on a worker means its GPU if it has one."""
+    if device != "auto":
+        return device
+    from dedup_assets.resources.dask_cluster import cuda_available
+
+    return "cuda" if cuda_available() else "cpu"
+
+
+def encode_texts(
+    texts: list[str], settings: Settings, fingerprint: str, device: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors (n, d) in the stored dtype, and whether each text was longer than the window (n,) bool."""
+    location = locate_model(settings.model)
+    if location.fingerprint != fingerprint:
+        raise ModelError(
+            f"Model {settings.model} on this worker ({location.folder}) has fingerprint "
+            f"{location.fingerprint}, the workspace was made with {fingerprint}: install the same model files."
+        )
+    encoder = load_encoder(
+        location,
+        pooling=None if settings.pooling == "auto" else settings.pooling,
+        max_length=settings.max_length or None,
+        batch_size=settings.batch_size or None,
+        device=worker_device(device),
+        precision="auto",
+    )
+    encoded = encoder.encode(texts)
+    return encoded.vectors.astype(settings.vector_dtype), encoded.truncated
+
+
+def assign_shard(
+    table: tuple[str, int, str],
+    shard: str,
+    hashes: np.ndarray,
+    rows: np.ndarray,
+    centroids: str,
+    floor: float,
+    target: str,
+    device: str,
+) -> dict[str, int]:
+    """Lay a shard's new texts out by home cell and publish them to `target`; returns counts.
+
+    `table` opens the embeddings: folder, dimension, dtype. `hashes` (n, 2) and `rows` (n,) are the texts.
+    """
+    folder, dimension, dtype = table
+    vectors = EmbeddingTable(Path(folder), dimension, dtype).vectors(shard, hashes)
+    cells = lay_out(vectors, rows, read_centroids(Path(centroids)), floor, worker_device(device))
+    cells.write(Path(target))
+    return {"texts": len(rows), "ghosts": len(cells.ghost_rows)}
+
+
+def reassign_shard(source: str, centroids: str, floor: float, target: str, device: str) -> dict[str, int]:
+    """Lay a shard's texts out anew under other centroids; `source` holds them under the old ones."""
+    old = ShardCells.read(Path(source))
+    by_row = np.argsort(old.rows, kind="stable")
+    cells = lay_out(
+        np.asarray(old.vectors)[by_row],
+        np.asarray(old.rows)[by_row],
+        read_centroids(Path(centroids)),
+        floor,
+        worker_device(device),
+    )
+    cells.write(Path(target))
+    return {"texts": len(cells.rows), "ghosts": len(cells.ghost_rows)}
+
+
+def lay_out(
+    vectors: np.ndarray, rows: np.ndarray, centroids: np.ndarray, floor: float, device: str
+) -> ShardCells:
+    """Sort texts by home cell; ghosts refer to the sorted order."""
+    assigned = assign(vectors, centroids, floor, device=device)
+    order = np.argsort(assigned.home, kind="stable")
+    place = np.empty(len(order), np.int32)
+    place[order] = np.arange(len(order), dtype=np.int32)
+    home_counts = np.bincount(assigned.home, minlength=len(centroids))
+    return ShardCells(
+        vectors=vectors[order],
+        rows=rows[order],
+        home_offsets=np.concatenate([[0], np.cumsum(home_counts)]).astype(np.int64),
+        ghost_rows=place[assigned.ghost_rows],
+        ghost_offsets=assigned.ghost_offsets.astype(np.int64),
+    )
+
+
+def match_cells_of_shards(
+    shards: list[tuple[str, int, bool]], first: int, last: int, floor: float, device: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Matches met in cells [first, last) with at least one text of a new shard.
+
+    `shards` lists (cells folder, admission number, is new). Returns text keys a < b and similarities; a
+    match met in two cells appears twice over all groups of cells.
+    """
+    pieces = []
+    for folder, admission, is_new in shards:
+        cells = ShardCells.read(Path(folder))
+        pieces.append(
+            ShardPiece(
+                vectors=cells.vectors,
+                home_offsets=cells.home_offsets,
+                ghost_rows=cells.ghost_rows,
+                ghost_offsets=cells.ghost_offsets,
+                keys=text_keys(admission, np.asarray(cells.rows)),
+                is_new=is_new,
+            )
+        )
+    return match_pieces(pieces, first, last, floor, device=worker_device(device))

@@ -1,0 +1,242 @@
+"""One typed settings object, its file `curation.toml`, and its fingerprints.
+
+The settings fall into layers, from the most expensive to redo to the cheapest: what makes the vectors,
+what is stored of the similarities, what is decided, and what only changes the cost. A workspace keeps
+what it was made with; a later call may change a layer only where nothing made under it is spoilt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from dedup_assets.errors import SettingsError
+
+KEEP_CHOICES = ("first", "longest", "hard", "easy", "random")
+_KEEP_COLUMN = re.compile(r"^column:(?P<name>.+?)(?::(?P<direction>asc|desc))?$", re.DOTALL)
+
+
+def _setting(default: Any, layer: str, comment: str, choices: tuple[str, ...] = ()) -> Any:
+    """A field of `Settings`: `layer` says what a change spoils, `comment` goes into curation.toml."""
+    metadata = {"layer": layer, "comment": comment, "choices": choices}
+    if isinstance(default, list | tuple):
+        return field(default=tuple(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+LAYERS = {
+    "vectors": "what a record is and how its vector is made; fixed for the life of a workspace",
+    "matches": "which similarities are stored; fixed for the life of a workspace",
+    "decisions": "what is removed; `dedup-assets threshold` moves it without model or join",
+    "cost": "how the work is done; changes no result",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that shapes a curation. Immutable; `fingerprint()` names it."""
+
+    # -- vectors ------------------------------------------------------------------------------------
+    text_columns: tuple[str, ...] = _setting(
+        ("text",), "vectors", "Columns that make the text; several are joined by one empty line."
+    )
+    id_column: str = _setting(
+        "id", "vectors", "Column of the record id. If it is the default and absent, ids are SHARD:ROW."
+    )
+    embedding_column: str = _setting(
+        "", "vectors", "Column with ready vectors; empty: the model below makes them."
+    )
+    model: str = _setting(
+        "sentence-transformers/all-MiniLM-L6-v2", "vectors", "Local folder or hub id of the encoder."
+    )
+    pooling: str = _setting(
+        "auto", "vectors", "auto reads the model's own files.", ("auto", "mean", "cls", "last")
+    )
+    max_length: int = _setting(
+        0, "vectors", "Tokens read of each text; 0: the model's own window. Longer texts are counted."
+    )
+    vector_dtype: str = _setting(
+        "float16",
+        "vectors",
+        "Stored vectors. float16 makes the similarity exact in float64, whatever the order of summation.",
+        ("float16", "float32"),
+    )
+    unicode_form: str = _setting(
+        "none", "vectors", "Normal form applied before a text is compared.", ("none", "NFC", "NFKC")
+    )
+    keep_empty: bool = _setting(
+        False, "vectors", "true: empty texts are records like any other; false: they go to quarantine."
+    )
+    duplicate_ids: str = _setting(
+        "quarantine",
+        "vectors",
+        "A second record with the same id: quarantine it, or refuse its shard.",
+        ("quarantine", "refuse"),
+    )
+    # -- matches ------------------------------------------------------------------------------------
+    floor: float = _setting(
+        0.90, "matches", "Similarity down to which matches are stored; the threshold can move above it."
+    )
+    # -- decisions ----------------------------------------------------------------------------------
+    threshold: float = _setting(
+        0.95, "decisions", "Two records match when the cosine of their stored vectors is at least this."
+    )
+    keep: str = _setting(
+        "first",
+        "decisions",
+        "Which record of a shard comes first and so is kept: first, longest, hard (least like the "
+        "shard's mean vector), easy (most like it), random, or column:NAME[:asc|desc].",
+    )
+    seed: int = _setting(0, "decisions", "Seed of keep = random; the centroids use it too.")
+    mode: str = _setting(
+        "append",
+        "decisions",
+        "append: shards in the order of their admission, nothing decided ever changes. "
+        "rebuild: one order over all records, independent of the shards; earlier decisions may change.",
+        ("append", "rebuild"),
+    )
+    keeper_rule: str = _setting(
+        "leader",
+        "decisions",
+        "leader: removed only for a record that is itself kept. semdedup: removed when close to any "
+        "earlier record, even a removed one (for comparison with SemDeDup and NeMo Curator).",
+        ("leader", "semdedup"),
+    )
+    # -- cost ---------------------------------------------------------------------------------------
+    clusters: int = _setting(0, "cost", "Number of k-means cells; 0: chosen from the corpus size.")
+    batch_size: int = _setting(0, "cost", "Texts per batch of the encoder at most; 0: by token count.")
+    device: str = _setting("auto", "cost", "Where to compute.", ("auto", "cpu", "cuda"))
+    scheduler: str = _setting("", "cost", "Address of a running Dask scheduler; empty: a local cluster.")
+    workers: int = _setting(0, "cost", "Workers of the local cluster; 0: one per GPU, or one on the CPU.")
+    output: str = _setting("output", "cost", "Where the result is published; relative to the workspace.")
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value, choices = getattr(self, item.name), item.metadata["choices"]
+            if choices and value not in choices:
+                raise SettingsError(f"{item.name} = {value!r}: expected one of {', '.join(choices)}.")
+        for name in ("threshold", "floor"):
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and math.isfinite(value) and 0.0 < value <= 1.0):
+                raise SettingsError(
+                    f"{name} = {value!r}: expected a cosine similarity above 0 and at most 1, such as 0.95."
+                )
+        if self.floor > self.threshold:
+            raise SettingsError(
+                f"floor = {self.floor} lies above threshold = {self.threshold}: matches between them would "
+                "be missing. Give a floor at or below the threshold, or leave it out."
+            )
+        if not self.text_columns or any(not name for name in self.text_columns):
+            raise SettingsError("text_columns is empty: name at least one column that holds the text.")
+        if len(set(self.text_columns)) != len(self.text_columns):
+            raise SettingsError(f"text_columns names a column twice: {', '.join(self.text_columns)}.")
+        for name in ("clusters", "batch_size", "max_length", "workers"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"{name} = {getattr(self, name)}: expected 0 (automatic) or more.")
+        self.keep_column()
+
+    def keep_column(self) -> tuple[str, bool] | None:
+        """The column that orders keepers and whether it descends, or None for the built-in orders."""
+        if self.keep in KEEP_CHOICES:
+            return None
+        found = _KEEP_COLUMN.match(self.keep)
+        if found is None:
+            raise SettingsError(
+                f"keep = {self.keep!r}: expected {', '.join(KEEP_CHOICES)} or column:NAME[:asc|desc]."
+            )
+        # A quality score is the usual case, so the highest value is kept unless told otherwise.
+        return found["name"], found["direction"] != "asc"
+
+    def fingerprint(self, *layers: str) -> str:
+        """32 hex digits naming the settings of the given layers (default: all that shape a result)."""
+        wanted = layers or ("vectors", "matches", "decisions")
+        shaping = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["layer"] in wanted}
+        text = json.dumps(shaping, sort_keys=True, ensure_ascii=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    def to_toml(self) -> str:
+        """The text of curation.toml: every setting with its comment, grouped by layer."""
+        lines = [
+            "# Settings of this curation. Written by the first call, read by every later one.",
+            "# Change decisions with the commands; settings of the first two groups are fixed.",
+        ]
+        for layer, meaning in LAYERS.items():
+            lines += ["", f"# -- {layer}: {meaning}"]
+            for item in fields(self):
+                if item.metadata["layer"] == layer:
+                    lines += ["", f"# {item.metadata['comment']}"]
+                    lines.append(f"{item.name} = {_toml_value(getattr(self, item.name))}")
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def from_toml(cls, text: str, where: str) -> Settings:
+        """Read curation.toml. Raises SettingsError for broken TOML, unknown names and wrong types."""
+        try:
+            values = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as problem:
+            raise SettingsError(f"{where} is not valid TOML: {problem}.") from problem
+        return cls.from_mapping(values, where)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], where: str = "settings") -> Settings:
+        """Build settings from plain values; names and types are checked."""
+        return replace(cls(), **_checked(values, where))
+
+    def changed(self, values: Mapping[str, Any], where: str = "options") -> Settings:
+        """A copy with some values replaced; names and types are checked."""
+        return replace(self, **_checked(values, where))
+
+    def differences(self, other: Settings, *layers: str) -> dict[str, tuple[Any, Any]]:
+        """Names whose values differ in the given layers, with both values (mine, the other's)."""
+        return {
+            f.name: (getattr(self, f.name), getattr(other, f.name))
+            for f in fields(self)
+            if f.metadata["layer"] in layers and getattr(self, f.name) != getattr(other, f.name)
+        }
+
+
+def _checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    known = {f.name: f for f in fields(Settings)}
+    checked: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in known:
+            raise SettingsError(f"{where}: unknown setting {name!r}. Known: {', '.join(sorted(known))}.")
+        default = known[name].default
+        if isinstance(default, tuple) and isinstance(value, list | tuple):
+            if not all(isinstance(part, str) for part in value):
+                raise SettingsError(f"{where}: {name} = {value!r}: expected a list of column names.")
+            value = tuple(value)
+        elif isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not type(default):
+            expected = {tuple: "a list of strings", str: "text", bool: "true or false"}.get(
+                type(default), f"a {type(default).__name__}"
+            )
+            raise SettingsError(f"{where}: {name} = {value!r}: expected {expected}.")
+        checked[name] = value
+    return checked
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml_value(part) for part in value) + "]"
+    if isinstance(value, str):
+        # JSON strings are TOML basic strings once DEL is escaped too.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)
+
+
+def default_floor(threshold: float) -> float:
+    """The threshold minus 0.05: room to lower the threshold by half again without a new join.
+
+    At 0.95 this stores matches down to 0.90, which costs about twice the ghosts of the bare threshold.
+    """
+    return max(round(threshold - 0.05, 6), 1e-6)

@@ -1,0 +1,79 @@
+"""The texts of a shard laid out by home cell, as memory-mapped arrays: one cell over many shards is a
+slice of each. Ghosts are entries (row, cell), never copies of vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dedup_assets.storage.publish import publish_file, publish_folder
+
+_ARRAYS = ("vectors", "rows", "home_offsets", "ghost_rows", "ghost_offsets")
+
+
+@dataclass(frozen=True)
+class ShardCells:
+    """Texts that are new with one shard, sorted by home cell.
+
+    Attributes
+    ----------
+    vectors : (n, d) float16 or float32, unit norm
+    rows : (n,) int64
+        Row in the source of each text's first record.
+    home_offsets : (k + 1,) int64
+        Cell c is at home in `vectors[home_offsets[c]:home_offsets[c + 1]]`.
+    ghost_rows : (g,) int32
+        Indexes into `vectors`, sorted by the cell they are listed in.
+    ghost_offsets : (k + 1,) int64
+    """
+
+    vectors: np.ndarray
+    rows: np.ndarray
+    home_offsets: np.ndarray
+    ghost_rows: np.ndarray
+    ghost_offsets: np.ndarray
+
+    def write(self, folder: Path) -> None:
+        """Publish to a folder."""
+        with publish_folder(folder) as temporary:
+            for name in _ARRAYS:
+                np.save(temporary / f"{name}.npy", getattr(self, name))
+
+    @classmethod
+    def read(cls, folder: Path) -> ShardCells:
+        """Map what `write` published; nothing is read until it is touched."""
+        return cls(**{name: _map(folder / f"{name}.npy") for name in _ARRAYS})
+
+    @property
+    def home_counts(self) -> np.ndarray:
+        """Texts at home per cell: (k,) int64."""
+        return np.diff(self.home_offsets)
+
+    @property
+    def ghost_counts(self) -> np.ndarray:
+        """Ghosts per cell: (k,) int64."""
+        return np.diff(self.ghost_offsets)
+
+
+def _map(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r")
+    except ValueError:  # an array without elements cannot be mapped
+        return np.load(path)
+
+
+def write_centroids(path: Path, centroids: np.ndarray) -> None:
+    """Publish centroids, shape (k, d) float32."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.save(file, centroids)
+
+    publish_file(path, write)
+
+
+def read_centroids(path: Path) -> np.ndarray:
+    """Read centroids, shape (k, d) float32."""
+    return np.load(path)

@@ -1,0 +1,175 @@
+"""The LanceDB table of embeddings: one row per distinct text, replaced shard by shard.
+
+Knows the table and nothing of how vectors are made. A shard's rows are replaced in one transaction, so
+a crash leaves the old rows or the new ones. Only validated shard keys and hexadecimal hashes go into
+predicates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from dedup_assets.compute.hashes import HashIndex, empty_hashes
+from dedup_assets.compute.text import hash_to_hex
+from dedup_assets.errors import WorkspaceError
+from dedup_assets.storage.sources import validate_shard_key
+
+TABLE = "embeddings"
+
+# A predicate with 2,000 hashes is about 70 KB of SQL and is answered in some 20 ms.
+_HASHES_PER_PREDICATE = 2_000
+
+
+class EmbeddingTable:
+    """Vectors of distinct texts: columns `id, shard, text_hash, vector`.
+
+    `id` and `shard` are those of the record that brought the text first; `vector` is of unit norm.
+    """
+
+    def __init__(self, folder: Path, dimension: int, dtype: str) -> None:
+        import lancedb  # here, because the import takes half a second that a `--help` need not pay
+
+        self.dimension = dimension
+        self.dtype = np.dtype(dtype)
+        self._schema = pa.schema(
+            [
+                ("id", pa.string()),
+                ("shard", pa.string()),
+                ("text_hash", pa.string()),
+                ("vector", pa.list_(pa.from_numpy_dtype(self.dtype), dimension)),
+            ]
+        )
+        self._table = lancedb.connect(folder).create_table(TABLE, schema=self._schema, exist_ok=True)
+        found = self._table.schema.field("vector").type
+        if found != self._schema.field("vector").type:
+            raise WorkspaceError(
+                f"Table {TABLE} in {folder} holds vectors of type {found}, these settings make "
+                f"{self._schema.field('vector').type}: vectors of two kinds cannot be compared. Use the "
+                "settings the workspace was made with, or curate into a new workspace."
+            )
+
+    def __len__(self) -> int:
+        return self._table.count_rows()
+
+    def known(self) -> HashIndex:
+        """Hashes of all texts that have a vector, each with its row number in this answer."""
+        column = self._table.search().select(["text_hash"]).to_arrow().column("text_hash")
+        hashes = _hex_to_hashes(column)
+        return HashIndex(hashes, np.arange(len(hashes)))
+
+    def replace(self, shards: Sequence[str], rows: pa.Table) -> None:
+        """Make `rows` the only rows of `shards`, in one transaction.
+
+        Columns `id, shard, text_hash, vector`; every row's shard is one of `shards`.
+        """
+        if not shards:
+            return
+        listed = ", ".join(f"'{validate_shard_key(shard)}'" for shard in shards)
+        (
+            self._table.merge_insert(["shard", "text_hash"])
+            .when_matched_update_all()
+            .when_not_matched_insert_all()
+            .when_not_matched_by_source_delete(f"shard IN ({listed})")
+            .execute(rows.cast(self._schema))
+        )
+
+    def rows(
+        self, ids: Sequence[str], shards: Sequence[str], hashes: np.ndarray, vectors: np.ndarray
+    ) -> pa.Table:
+        """Arrange columns for `replace`: hashes (n, 2) uint64, vectors (n, dimension)."""
+        flat = pa.array(np.ascontiguousarray(vectors, dtype=self.dtype).ravel())
+        return pa.table(
+            [
+                pa.array(ids, pa.string()),
+                pa.array(shards, pa.string()),
+                pa.array(hash_to_hex(hashes), pa.string()),
+                pa.FixedSizeListArray.from_arrays(flat, self.dimension),
+            ],
+            schema=self._schema,
+        )
+
+    def vectors(self, shard: str, hashes: np.ndarray) -> np.ndarray:
+        """Stored vectors of the given texts, shape (n, dimension), in the order of `hashes`.
+
+        Most texts of a shard were embedded with it; those that another shard embedded first are looked
+        up by hash. Raises WorkspaceError if a text has no vector.
+        """
+        result = np.empty((len(hashes), self.dimension), dtype=self.dtype)
+        if not len(hashes):
+            return result
+        missing = self._fill(result, hashes, np.arange(len(hashes)), f"shard = '{validate_shard_key(shard)}'")
+        for start in range(0, len(missing), _HASHES_PER_PREDICATE):
+            part = missing[start : start + _HASHES_PER_PREDICATE]
+            listed = ", ".join(f"'{text_hash}'" for text_hash in hash_to_hex(hashes[part]))
+            left = self._fill(result, hashes, part, f"text_hash IN ({listed})")
+            if len(left):
+                raise WorkspaceError(
+                    f"{len(left)} texts of shard {shard} have no vector in table {TABLE}: materialise the "
+                    "asset `embeddings` of this shard again."
+                )
+        return result
+
+    def first_vectors(self, shard: str, count: int) -> np.ndarray:
+        """Up to `count` stored vectors that came with a shard, shape (n, dimension)."""
+        query = self._table.search().where(f"shard = '{validate_shard_key(shard)}'").limit(count)
+        column = query.select(["vector"]).to_arrow().column("vector")
+        if not len(column):
+            return np.empty((0, self.dimension), dtype=self.dtype)
+        return _vectors_of(column, self.dimension)
+
+    def _fill(self, result: np.ndarray, hashes: np.ndarray, wanted: np.ndarray, predicate: str) -> np.ndarray:
+        """Fill the wanted rows of `result` from the rows under a predicate; returns those not found."""
+        answer = self._table.search().where(predicate).select(["text_hash", "vector"]).to_arrow()
+        index = HashIndex(_hex_to_hashes(answer.column("text_hash")), np.arange(answer.num_rows))
+        found = index.find(hashes[wanted])
+        have = found >= 0
+        if have.any():
+            vectors = _vectors_of(answer.column("vector"), self.dimension)
+            result[wanted[have]] = vectors[found[have]]
+        return wanted[~have]
+
+    def sample(self, count: int, seed: int) -> np.ndarray:
+        """Up to `count` vectors drawn without replacement, in a fixed order for a seed and a corpus.
+
+        The draw is over texts sorted by hash, so the order in which shards were written is no matter.
+        """
+        column = self._table.search().select(["text_hash"]).with_row_id(True).to_arrow()
+        hashes = _hex_to_hashes(column.column("text_hash"))
+        order = np.lexsort((hashes[:, 1], hashes[:, 0]))
+        if len(order) > count:
+            order = np.sort(np.random.default_rng(seed).choice(len(order), count, replace=False))
+            order = np.lexsort((hashes[:, 1], hashes[:, 0]))[order]
+        row_ids = column.column("_rowid").to_numpy()[order]
+        if not len(row_ids):
+            return np.empty((0, self.dimension), dtype=self.dtype)
+        answer = (
+            self._table.take_row_ids([int(r) for r in row_ids]).select(["text_hash", "vector"]).to_arrow()
+        )
+        place = HashIndex(_hex_to_hashes(answer.column("text_hash")), np.arange(answer.num_rows))
+        return _vectors_of(answer.column("vector"), self.dimension)[place.find(hashes[order])]
+
+    def nearest(self, vector: np.ndarray, count: int) -> list[dict[str, object]]:
+        """The texts nearest a vector by cosine: `id, shard, text_hash, _distance` (1 - cosine)."""
+        query = self._table.search(vector.astype(np.float32)).metric("cosine").limit(count)
+        return query.select(["id", "shard", "text_hash", "_distance"]).to_arrow().to_pylist()
+
+    def compact(self) -> None:
+        """Merge small fragments and drop superseded versions older than an hour."""
+        self._table.optimize(cleanup_older_than=timedelta(hours=1))
+
+
+def _hex_to_hashes(column: pa.ChunkedArray) -> np.ndarray:
+    if not len(column):
+        return empty_hashes()
+    digits = "".join(column.to_pylist())
+    return np.frombuffer(bytes.fromhex(digits), dtype=">u8").reshape(-1, 2).astype(np.uint64)
+
+
+def _vectors_of(column: pa.ChunkedArray, dimension: int) -> np.ndarray:
+    parts = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    return np.concatenate(parts).reshape(-1, dimension)

@@ -1,0 +1,157 @@
+"""Atomic publication: write beside, sync, rename. Readers see the old or the new, never a half.
+
+Knows nothing of what is written. Temporary names begin with a dot, so that every reader of a folder
+(pyarrow, fsspec, shells) passes them over, and carry the process id, so that what a killed process left
+can be told from what a living one is writing.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+import socket
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dedup_assets.errors import WorkspaceError
+
+_TEMPORARY = re.compile(
+    r"^\.tmp-(?P<host>[0-9A-Za-z_-]+)-(?P<pid>\d+)-[0-9a-f]{8}(?P<ending>-.*)?$", re.DOTALL
+)
+_HOST = re.sub(r"[^0-9A-Za-z_]", "_", socket.gethostname())
+
+
+@contextmanager
+def storage_errors(where: Path | str) -> Iterator[None]:
+    """Turn the operating system's refusals (full disk, no permission) into errors that say what to do."""
+    try:
+        yield
+    except OSError as problem:
+        advice = {
+            errno.ENOSPC: "the disk is full: free space or choose another workspace or output, and run "
+            "the same command again; nothing half-written was published",
+            errno.EDQUOT: "the disk quota is used up: free space and run the same command again",
+            errno.EACCES: "no permission to write there: choose another folder or change its permissions",
+            errno.EPERM: "no permission to write there: choose another folder or change its permissions",
+            errno.EROFS: "the file system is read-only: choose another folder",
+        }.get(problem.errno or 0)
+        if advice is None:
+            raise
+        raise WorkspaceError(f"Cannot write {problem.filename or where}: {advice}.") from problem
+
+
+def temporary_beside(target: Path) -> Path:
+    """A fresh temporary name in the folder of `target`, so that the rename stays on one file system."""
+    return target.parent / f".tmp-{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
+def sync_file(path: Path) -> None:
+    """Flush a file's content to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+sync_folder = sync_file  # a folder's entries are synced through a descriptor of the folder
+
+
+def publish_file(target: Path, write: Callable[[Path], Any]) -> None:
+    """Call `write` with a temporary path, then sync it and rename it to `target`."""
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_beside(target)
+        try:
+            write(temporary)
+            sync_file(temporary)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(target.parent)
+
+
+def publish_text(target: Path, text: str) -> None:
+    """Publish a small UTF-8 text file."""
+    publish_file(target, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def publish_json(target: Path, value: Any) -> None:
+    """Publish a value as JSON: sorted keys, so that equal values give equal bytes."""
+    publish_text(target, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def publish_folder(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder; when the block ends well, sync all of it and rename it to `target`.
+
+    A folder cannot be replaced in one step, so published folders never change: where `target` is
+    already there, an equal undertaking was quicker and this copy is dropped.
+    """
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_beside(target)
+        temporary.mkdir()
+        try:
+            yield temporary
+            for path in temporary.iterdir():
+                sync_file(path)
+            sync_folder(temporary)
+            try:
+                temporary.rename(target)
+            except OSError as problem:
+                if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            sync_folder(target.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sweep_temporary(folder: Path) -> int:
+    """Remove what killed processes of this host left under `folder`; returns how many entries went.
+
+    A process id may have been given to another process since: then the leftover waits for a later sweep.
+    """
+    swept = 0
+    if not folder.is_dir():
+        return swept
+    for path in folder.rglob(".tmp-*"):
+        found = _TEMPORARY.match(path.name)
+        if found is None or found["host"] != _HOST or _alive(int(found["pid"])):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        swept += 1
+    return swept
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextmanager
+def exclusive_lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock among processes and threads. The kernel frees it when its holder dies."""
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,149 @@
+"""What is stored of one shard before it is joined: its valid records, and its place in the corpus.
+
+A text is named by a 64-bit key: the admission number of the shard that brought it, then the row of its
+first record there. Keys sort in the order of admission and never change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dedup_assets.compute.hashes import HashIndex, empty_hashes
+from dedup_assets.errors import ShardError
+from dedup_assets.storage.publish import publish_folder
+
+ROW_BITS = 40
+"""A shard has fewer than 2^40 rows, a corpus fewer than 2^23 shards."""
+
+REJECTED = -1
+"""Text key of a record whose id was taken by a shard admitted earlier; it goes to quarantine."""
+
+
+def text_keys(admission: int, rows: np.ndarray) -> np.ndarray:
+    """Keys (n,) int64 of texts whose first record stands in `rows` of an admitted shard."""
+    return (np.int64(admission) << np.int64(ROW_BITS)) | rows.astype(np.int64)
+
+
+def admission_of(keys: np.ndarray) -> np.ndarray:
+    """Admission numbers (n,) int64 of text keys."""
+    return keys >> np.int64(ROW_BITS)
+
+
+def row_of(keys: np.ndarray) -> np.ndarray:
+    """Row numbers (n,) int64 of text keys."""
+    return keys & np.int64((1 << ROW_BITS) - 1)
+
+
+@dataclass(frozen=True)
+class Records:
+    """The valid records of a shard, in row order."""
+
+    rows: np.ndarray  # (n,) int64, row in the source
+    positions: np.ndarray  # (n,) int64, row in table.parquet
+    ids: pa.Array  # (n,) string
+    hashes: np.ndarray  # (n, 2) uint64
+    characters: np.ndarray  # (n,) int32
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def read_records(raw: Path) -> Records:
+    """Read the valid records of a shard from its `raw` folder."""
+    table = pq.read_table(
+        raw / "records.parquet", columns=["row", "position", "id", "text_hash", "characters"]
+    )
+    table = table.combine_chunks()
+    hashes = empty_hashes()
+    if table.num_rows:
+        column = table.column("text_hash").chunk(0)
+        start = column.offset * 16
+        data = column.buffers()[1].to_pybytes()[start : start + len(column) * 16]
+        hashes = np.frombuffer(data, dtype=">u8").reshape(-1, 2).astype(np.uint64)
+    ids = table.column("id").chunk(0) if table.num_rows else pa.array([], pa.string())
+    return Records(
+        rows=table.column("row").to_numpy(),
+        positions=table.column("position").to_numpy(),
+        ids=ids,
+        hashes=hashes,
+        characters=table.column("characters").to_numpy(),
+    )
+
+
+@lru_cache(maxsize=512)
+def read_ids(raw: Path) -> tuple[np.ndarray, pa.Array]:
+    """Rows (n,) int64 and ids (n,) of a shard's valid records. Raw folders never change, so it is cached."""
+    table = pq.read_table(raw / "records.parquet", columns=["row", "id"]).combine_chunks()
+    ids = table.column("id").chunk(0) if table.num_rows else pa.array([], pa.string())
+    return table.column("row").to_numpy(), ids
+
+
+@dataclass(frozen=True)
+class AdmittedShard:
+    """What admission settled for a shard: which text each record has, and which texts are new.
+
+    Attributes
+    ----------
+    record_texts : (n,) int64
+        Text key of each valid record, or `REJECTED`.
+    new_records : (m,) int64
+        Index among the records of the first record of each text that is new with this shard.
+    new_hashes : (m, 2) uint64
+    id_hashes : (n_accepted, 2) uint64
+        Hashes of the ids that are taken from now on.
+    """
+
+    record_texts: np.ndarray
+    new_records: np.ndarray
+    new_hashes: np.ndarray
+    id_hashes: np.ndarray
+
+    def write(self, folder: Path) -> None:
+        """Publish to the `admitted` folder of the shard."""
+        with publish_folder(folder) as temporary:
+            for name in ("record_texts", "new_records", "new_hashes", "id_hashes"):
+                np.save(temporary / f"{name}.npy", getattr(self, name))
+
+    @classmethod
+    def read(cls, folder: Path) -> AdmittedShard:
+        """Read what `write` published."""
+        names = ("record_texts", "new_records", "new_hashes", "id_hashes")
+        return cls(**{name: np.load(folder / f"{name}.npy") for name in names})
+
+    @property
+    def new_keys(self) -> np.ndarray:
+        """Keys (m,) int64 of the texts that are new with this shard, in row order."""
+        return self.record_texts[self.new_records]
+
+
+def corpus_index(folders: list[Path]) -> tuple[HashIndex, HashIndex]:
+    """Indexes over admitted shards: text hash to text key, and id hash to 0."""
+    shards = [AdmittedShard.read(folder) for folder in folders]
+    texts = np.concatenate([empty_hashes(), *(shard.new_hashes for shard in shards)])
+    keys = np.concatenate([np.empty(0, np.int64), *(shard.new_keys for shard in shards)])
+    ids = np.concatenate([empty_hashes(), *(shard.id_hashes for shard in shards)])
+    return HashIndex(texts, keys), HashIndex(ids, np.zeros(len(ids), np.int64))
+
+
+def read_column(raw: Path, name: str, positions: np.ndarray) -> list[object]:
+    """Values of one input column at some positions of table.parquet. Raises ShardError if it is not there."""
+    there = pq.read_schema(raw / "table.parquet").names
+    if name not in there:
+        raise ShardError(
+            f"Shard {raw.name.partition('@')[0]} has no column {name!r}; its columns are {', '.join(there)}. "
+            "Name one of these with --keep column:NAME."
+        )
+    return (
+        pq.read_table(raw / "table.parquet", columns=[name]).column(0).take(pa.array(positions)).to_pylist()
+    )
+
+
+def read_rejected(raw: Path) -> pa.Table:
+    """Rows quarantined while the shard was read: `row, reason, record`."""
+    return pq.read_table(raw / "quarantine.parquet")

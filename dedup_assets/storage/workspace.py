@@ -1,0 +1,165 @@
+"""A workspace on disk: where everything lies, its settings, its ledger and its locks.
+
+curation.toml            settings, with comments
+ledger.sqlite            shards, admissions, completion records
+raw/SHARD@CONTENT/       parsed rows, valid records, quarantine
+lancedb/                 table `embeddings`: one row per distinct text
+codebooks/NUMBER.npy     centroids
+admitted/SHARD@CONTENT/  which text each record has, which texts are new with this shard
+cells/NUMBER/SHARD@CONTENT/   the new texts by home cell, and their ghosts, under one codebook
+pairs/SHARD.parquet      every match of the shard with itself and with shards admitted before it
+decisions/GENERATION/    decisions per record and per text
+output/                  what is published
+dagster/                 the embedded Dagster instance
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dedup_assets.errors import SettingsError, WorkspaceError
+from dedup_assets.settings import Settings, default_floor
+from dedup_assets.storage.ledger import Admission, Codebook, Ledger
+from dedup_assets.storage.publish import exclusive_lock, publish_text, storage_errors, sweep_temporary
+
+SETTINGS_FILE = "curation.toml"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One workspace: `root` is absolute."""
+
+    root: Path
+    settings: Settings
+
+    # -- opening ------------------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, root: Path | str) -> Workspace:
+        """Open an existing workspace. Raises WorkspaceError where there is none."""
+        path = Path(root).expanduser().absolute()
+        file = path / SETTINGS_FILE
+        if not file.is_file():
+            raise WorkspaceError(
+                f"{path} is not a workspace: it has no {SETTINGS_FILE}. Make one with "
+                "`dedup-assets curate SOURCE --workspace DIR`, or name the right folder."
+            )
+        workspace = cls(path, Settings.from_toml(file.read_text(encoding="utf-8"), str(file)))
+        workspace.ledger.create()
+        return workspace
+
+    @classmethod
+    def create_or_open(cls, root: Path | str, options: Mapping[str, Any]) -> Workspace:
+        """Open a workspace, making it on first use, with the options a caller gave.
+
+        Options of a new workspace become its settings. In an existing one an option that differs must
+        be one that can be honoured without redoing work, or it is refused; decisions that change are
+        kept in curation.toml, matters of cost hold for this call alone.
+        """
+        path = Path(root).expanduser().absolute()
+        file = path / SETTINGS_FILE
+        with storage_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+        if not file.is_file():
+            values = dict(options)
+            values.setdefault("floor", default_floor(values.get("threshold", Settings.threshold)))
+            settings = Settings.from_mapping(values)
+            workspace = cls(path, settings)
+            workspace.ledger.create()
+            publish_text(file, settings.to_toml())
+            return workspace
+        workspace = cls.open(path)
+        return workspace.with_options(options)
+
+    def with_options(self, options: Mapping[str, Any]) -> Workspace:
+        """This workspace under a caller's options; see `create_or_open`."""
+        stored = self.settings
+        file = self.root / SETTINGS_FILE
+        threshold = options.get("threshold", stored.threshold)
+        if "floor" not in options and threshold < stored.floor:
+            raise SettingsError(
+                f"threshold {threshold} lies below the floor {stored.floor} of {self.root}: matches under "
+                f"the floor were never stored. Choose one of at least {stored.floor}, or curate into a new "
+                f"workspace with --threshold {threshold}."
+            )
+        wanted = stored.changed(options)
+        spoilt = stored.differences(wanted, "vectors", "matches")
+        if spoilt:
+            listed = "; ".join(f"{name} is {old!r}, asked for {new!r}" for name, (old, new) in spoilt.items())
+            raise SettingsError(
+                f"{self.root} was made under other settings: {listed}. What is stored there fits only the "
+                f"settings in {file}. Leave the option out, or curate into a new workspace."
+            )
+        lasting = {name: new for name, (_, new) in stored.differences(wanted, "decisions").items()}
+        if wanted.output != stored.output:
+            lasting["output"] = wanted.output
+        if lasting:
+            publish_text(file, stored.changed(lasting).to_toml())
+        return replace(self, settings=wanted)
+
+    # -- places -------------------------------------------------------------------------------------
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.root / "ledger.sqlite")
+
+    @property
+    def dagster_home(self) -> Path:
+        return self.root / "dagster"
+
+    @property
+    def output(self) -> Path:
+        return self.root / self.settings.output  # an absolute output stands for itself
+
+    @property
+    def lancedb(self) -> Path:
+        return self.root / "lancedb"
+
+    def raw(self, shard: str, fingerprint: str) -> Path:
+        return self.root / "raw" / version_name(shard, fingerprint)
+
+    def admitted(self, admission: Admission) -> Path:
+        return self.root / "admitted" / admission_name(admission)
+
+    def codebook(self, codebook: Codebook) -> Path:
+        return self.root / "codebooks" / f"{codebook.name}.npy"
+
+    def cells(self, codebook: Codebook, admission: Admission) -> Path:
+        return self.root / "cells" / codebook.name / admission_name(admission)
+
+    def pairs(self, shard: str) -> Path:
+        return self.root / "pairs" / f"{shard}.parquet"
+
+    def decisions(self, generation: int, level: str, shard: str) -> Path:
+        return self.root / "decisions" / f"{generation:04d}" / level / f"{shard}.parquet"
+
+    # -- order among processes ----------------------------------------------------------------------
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Serialise one kind of step (`admission`, `decisions`) among all processes of this workspace."""
+        with exclusive_lock(self.root / "locks" / name):
+            yield
+
+    def sweep(self) -> int:
+        """Remove what killed processes left half-written, in the workspace and in the output."""
+        swept = sum(
+            sweep_temporary(self.root / part)
+            for part in ("raw", "admitted", "codebooks", "cells", "pairs", "decisions")
+        )
+        return swept + sweep_temporary(self.output)
+
+
+def admission_name(admission: Admission) -> str:
+    """Folder name of one admission. What lies there follows from the shards admitted before, so the
+    number is part of the name: what a killed run left under another number is never taken for it."""
+    return f"{admission.number:06d}-{version_name(admission.shard, admission.fingerprint)}"
+
+
+def version_name(shard: str, fingerprint: str) -> str:
+    """Folder name of one content of one shard; '@' cannot occur in a shard key."""
+    return f"{shard}@{fingerprint[:16]}"
