@@ -123,7 +123,7 @@ def test_errors_say_what_was_looked_for(tmp_path: Path) -> None:
         discover([str(tmp_path / "*.csv")])
     with pytest.raises(SourceError, match="no source"):
         discover([])
-    with pytest.raises(SourceError, match="cannot be listed|not installed"):
+    with pytest.raises(SourceError, match=r"cannot be listed|not installed"):
         discover(["nosuchprotocol://x"])
 
 
