@@ -103,9 +103,7 @@ def normalised_texts(joined: pa.ChunkedArray, form: str) -> list[str]:
 
 def identify_vectors(vectors: np.ndarray) -> Texts:
     """Identity of records without any text: the hash of the stored vector's bytes, and no characters."""
-    digests = b"".join(
-        hashlib.blake2b(row.tobytes(), digest_size=TEXT_HASH_BYTES).digest() for row in vectors
-    )
+    digests = b"".join(hashlib.blake2b(row.tobytes(), digest_size=TEXT_HASH_BYTES).digest() for row in vectors)
     hashes = np.frombuffer(digests, dtype=">u8").reshape(-1, 2).astype(np.uint64)
     return Texts(hashes, np.zeros(len(vectors), dtype=np.int32))
 
@@ -224,9 +222,7 @@ def _as_lists(column: pa.ChunkedArray) -> pa.Array:
         or pa.types.is_large_list_view(kind)
     )
     item = kind.value_type if is_list else None
-    if item is None or not (
-        pa.types.is_floating(item) or pa.types.is_integer(item) or pa.types.is_null(item)
-    ):
+    if item is None or not (pa.types.is_floating(item) or pa.types.is_integer(item) or pa.types.is_null(item)):
         raise TypeError(str(kind))
     lists = column.cast(pa.large_list(item))
     return lists.combine_chunks() if lists.num_chunks != 1 else lists.chunk(0)

@@ -98,9 +98,7 @@ def ingest_shard(source: SourceFile, destination: Path, spec: IngestSpec) -> Ing
         schema=content.schema.to_string(show_schema_metadata=False, show_field_metadata=False),
     )
     quarantined_rows = {item.row for item in shard.quarantine}
-    if report.rows != report.records + len(quarantined_rows) or len(quarantined_rows) != len(
-        shard.quarantine
-    ):
+    if report.rows != report.records + len(quarantined_rows) or len(quarantined_rows) != len(shard.quarantine):
         raise AssertionError(f"{source.uri!r}: rows were lost or counted twice: {report}")
     return report
 
@@ -197,9 +195,7 @@ class _Shard:
         for index in np.flatnonzero(~good):
             record = render_row(table, int(index))
             reason = reasons[index]
-            self.quarantine.append(
-                Rejected(int(batch.rows[index]), columns.reason_kind(reason), reason, record)
-            )
+            self.quarantine.append(Rejected(int(batch.rows[index]), columns.reason_kind(reason), reason, record))
         if not good.any():
             return
         kept = table.filter(pa.array(good))
@@ -237,9 +233,7 @@ class _Shard:
         self.dimension = vectors.dimension
         self.embeddings += int((vectors.reasons != "embedding is null").sum())
         self.wrong_dimension += [
-            reason
-            for reason in vectors.reasons
-            if columns.reason_kind(reason) == "embedding has another dimension"
+            reason for reason in vectors.reasons if columns.reason_kind(reason) == "embedding has another dimension"
         ]
         return vectors.unit, vectors.reasons
 
@@ -309,9 +303,7 @@ class _Shard:
         self.quarantine.sort(key=lambda item: item.row)
         records = pa.concat_tables([self._no_records(), *self.records])
         pq.write_table(records, destination / RECORDS, compression=_COMPRESSION)
-        with pq.ParquetWriter(
-            destination / QUARANTINE, _QUARANTINE_COLUMNS, compression=_COMPRESSION
-        ) as writer:
+        with pq.ParquetWriter(destination / QUARANTINE, _QUARANTINE_COLUMNS, compression=_COMPRESSION) as writer:
             for first in range(0, len(self.quarantine), _QUARANTINE_ROWS):
                 part = self.quarantine[first : first + _QUARANTINE_ROWS]
                 rows = [{"row": item.row, "reason": item.reason, "record": item.record} for item in part]
@@ -329,11 +321,7 @@ class _Shard:
         ]
         if self.spec.order_column:
             names = self.content.schema.names
-            kind = (
-                self.content.schema.field(self.spec.order_column).type
-                if self.spec.order_column in names
-                else None
-            )
+            kind = self.content.schema.field(self.spec.order_column).type if self.spec.order_column in names else None
             if kind is not None and pa.types.is_dictionary(kind):
                 kind = kind.value_type
             fields.append(("order_value", kind if kind is not None else pa.null()))

@@ -68,9 +68,7 @@ def check_columns(source: SourceFile, spec: IngestSpec, content: ShardContent) -
         (spec.order_column, "--keep column:NAME"),
     ):
         if name is not None and name not in schema.names:
-            raise ShardError(
-                f"{where} has no column {name!r}; its columns are {there}. Change {option}, or the file."
-            )
+            raise ShardError(f"{where} has no column {name!r}; its columns are {there}. Change {option}, or the file.")
     for name in text_columns:
         if not columns.is_text(schema.field(name).type):
             raise ShardError(

@@ -37,9 +37,7 @@ _ENDINGS: dict[str, tuple[str, str | None]] = {
         for ending, compression in _COMPRESSIONS.items()
     },
 }
-_EXPECTED = (
-    ".parquet, .jsonl, .json (one JSON object a line), .csv, the last three also with .gz, .zst or .bz2"
-)
+_EXPECTED = ".parquet, .jsonl, .json (one JSON object a line), .csv, the last three also with .gz, .zst or .bz2"
 
 
 @dataclass(frozen=True)

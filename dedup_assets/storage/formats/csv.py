@@ -56,9 +56,7 @@ def read(source: SourceFile, text_columns: Sequence[str], id_column: str) -> Sha
         refuse_repeated_names(source, header)
         fixed = {*text_columns, id_column}
         candidates = {
-            index: [kind for kind, _ in _CONVERSIONS]
-            for index, name in enumerate(header)
-            if name not in fixed
+            index: [kind for kind, _ in _CONVERSIONS] for index, name in enumerate(header) if name not in fixed
         }
         filled: set[int] = set()
         has_rows = False
@@ -75,9 +73,7 @@ def read(source: SourceFile, text_columns: Sequence[str], id_column: str) -> Sha
 def _batches(source: SourceFile, header: list[str], schema: pa.Schema) -> Iterator[Batch]:
     with reading(source):
         for records in _record_batches(source, header):
-            columns = [
-                _convert(column, kind) for column, kind in zip(records.columns, schema.types, strict=True)
-            ]
+            columns = [_convert(column, kind) for column, kind in zip(records.columns, schema.types, strict=True)]
             rows = np.array(records.rows, dtype=np.int64)
             yield Batch(pa.Table.from_arrays(columns, schema=schema), rows, records.rejected)
 
@@ -188,9 +184,7 @@ def _raw(lines: _Lines) -> str:
     return render_unparsed(text if rest <= 0 else f"{text}… [{rest} more characters]")
 
 
-def _as_columns(
-    records: list[list[str]], rows: list[int], rejected: list[Rejected], header: list[str]
-) -> _Records:
+def _as_columns(records: list[list[str]], rows: list[int], rejected: list[Rejected], header: list[str]) -> _Records:
     def columns() -> list[pa.Array]:
         if not records:
             return [pa.array([], type=pa.string()) for _ in header]

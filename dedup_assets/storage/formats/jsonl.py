@@ -257,9 +257,7 @@ class _Plan:
     ) -> tuple[list[dict[str, Any]], list[int], list[Rejected]]:
         """Move rows whose text is not a string to the rejected ones, in row order."""
         columns = [
-            name
-            for name in self.text_columns
-            if name in schema.names and schema.field(name).type == pa.string()
+            name for name in self.text_columns if name in schema.names and schema.field(name).type == pa.string()
         ]
         wrong = {
             index: value[name]
