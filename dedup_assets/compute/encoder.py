@@ -252,9 +252,7 @@ class Encoder:
             return_attention_mask=False,
             return_token_type_ids=False,
         ).encodings
-        return [
-            (np.asarray(e.ids, dtype=np.int32), sum(len(o.ids) for o in e.overflowing)) for e in encodings
-        ]
+        return [(np.asarray(e.ids, dtype=np.int32), sum(len(o.ids) for o in e.overflowing)) for e in encodings]
 
     def _batches(self, tokens: npt.NDArray[np.int32]) -> Iterator[tuple[npt.NDArray[np.int64], int, int]]:
         """Row numbers, padded length and row count of each batch; the two last depend on the length alone."""
