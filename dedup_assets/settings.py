@@ -19,7 +19,7 @@ from typing import Any
 from dedup_assets.errors import SettingsError
 
 KEEP_CHOICES = ("first", "longest", "hard", "easy", "random")
-_KEEP_COLUMN = re.compile(r"^column:(?P<name>.+?)(?::(?P<direction>asc|desc))?$", re.DOTALL)
+_KEEP_COLUMN = re.compile(r"column:(?P<name>.+?)(?::(?P<direction>asc|desc))?", re.DOTALL)
 
 
 def _setting(default: Any, layer: str, comment: str, choices: tuple[str, ...] = ()) -> Any:
@@ -49,15 +49,9 @@ class Settings:
     id_column: str = _setting(
         "id", "vectors", "Column of the record id. If it is the default and absent, ids are SHARD:ROW."
     )
-    embedding_column: str = _setting(
-        "", "vectors", "Column with ready vectors; empty: the model below makes them."
-    )
-    model: str = _setting(
-        "sentence-transformers/all-MiniLM-L6-v2", "vectors", "Local folder or hub id of the encoder."
-    )
-    pooling: str = _setting(
-        "auto", "vectors", "auto reads the model's own files.", ("auto", "mean", "cls", "last")
-    )
+    embedding_column: str = _setting("", "vectors", "Column with ready vectors; empty: the model below makes them.")
+    model: str = _setting("sentence-transformers/all-MiniLM-L6-v2", "vectors", "Local folder or hub id of the encoder.")
+    pooling: str = _setting("auto", "vectors", "auto reads the model's own files.", ("auto", "mean", "cls", "last"))
     max_length: int = _setting(
         0, "vectors", "Tokens read of each text; 0: the model's own window. Longer texts are counted."
     )
@@ -139,17 +133,17 @@ class Settings:
         for name in ("clusters", "batch_size", "max_length", "workers"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"{name} = {getattr(self, name)}: expected 0 (automatic) or more.")
+        if not 0 <= self.seed < 2**32:  # what every random generator in use takes
+            raise SettingsError(f"seed = {self.seed}: expected a whole number from 0 to {2**32 - 1}.")
         self.keep_column()
 
     def keep_column(self) -> tuple[str, bool] | None:
         """The column that orders keepers and whether it descends, or None for the built-in orders."""
         if self.keep in KEEP_CHOICES:
             return None
-        found = _KEEP_COLUMN.match(self.keep)
+        found = _KEEP_COLUMN.fullmatch(self.keep)
         if found is None:
-            raise SettingsError(
-                f"keep = {self.keep!r}: expected {', '.join(KEEP_CHOICES)} or column:NAME[:asc|desc]."
-            )
+            raise SettingsError(f"keep = {self.keep!r}: expected {', '.join(KEEP_CHOICES)} or column:NAME[:asc|desc].")
         # A quality score is the usual case, so the highest value is kept unless told otherwise.
         return found["name"], found["direction"] != "asc"
 
@@ -192,6 +186,10 @@ class Settings:
         """A copy with some values replaced; names and types are checked."""
         return replace(self, **_checked(values, where))
 
+    def layer(self, name: str) -> dict[str, Any]:
+        """The settings of one layer by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["layer"] == name}
+
     def differences(self, other: Settings, *layers: str) -> dict[str, tuple[Any, Any]]:
         """Names whose values differ in the given layers, with both values (mine, the other's)."""
         return {
@@ -215,12 +213,24 @@ def _checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         elif isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if type(value) is not type(default):
-            expected = {tuple: "a list of strings", str: "text", bool: "true or false"}.get(
-                type(default), f"a {type(default).__name__}"
-            )
+            expected = {
+                tuple: "a list of strings",
+                str: "text",
+                bool: "true or false",
+                int: "a whole number",
+                float: "a number",
+            }[type(default)]
             raise SettingsError(f"{where}: {name} = {value!r}: expected {expected}.")
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, str) and _has_surrogates(part):
+                raise SettingsError(f"{where}: {name} = {value!r}: expected valid Unicode, found bytes that are not.")
         checked[name] = value
     return checked
+
+
+def _has_surrogates(text: str) -> bool:
+    """Whether the text cannot be written as UTF-8, as a file name of raw bytes cannot."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _toml_value(value: Any) -> str:

@@ -4,8 +4,6 @@ Admission gives the shard its number in the curation order. Its cells are on dis
 and its matches are looked for after, so of two shards at least one sees the other.
 """
 
-from __future__ import annotations
-
 import time
 
 import dagster as dg
@@ -35,9 +33,7 @@ from dedup_assets.storage.shards import (
     kinds={"numpy", "dask"},
     description="The shard's place in the curation order, and its new texts by home cell with their ghosts.",
 )
-def cluster_partitions(
-    context: dg.AssetExecutionContext, workspace: WorkspaceResource, dask: DaskCluster
-) -> None:
+def cluster_partitions(context: dg.AssetExecutionContext, workspace: WorkspaceResource, dask: DaskCluster) -> None:
     """Admit shards in order: settle which texts are new, lay them out by cell, then record the admission."""
     with stage_run(context, workspace) as run:
         bases = {shard: done.basis for shard, done in run.upstream("kmeans_centroids").items()}
@@ -77,9 +73,7 @@ def _admit(run: StageRun, dask: DaskCluster, codebook: Codebook, shards: dict[st
             )
             continue
         number += 1
-        admission = Admission(
-            number, shard, raw.basis, codebook.number, len(settled.new_records), len(records) - taken
-        )
+        admission = Admission(number, shard, raw.basis, codebook.number, len(settled.new_records), len(records) - taken)
         settled.write(workspace.admitted(admission))
         texts = texts.extended(settled.new_hashes, settled.new_keys)
         ids = ids.extended(settled.id_hashes, np.zeros(len(settled.id_hashes), np.int64))
@@ -115,8 +109,7 @@ def _admit(run: StageRun, dask: DaskCluster, codebook: Codebook, shards: dict[st
     seconds = time.perf_counter() - started
     total = max(1, sum(a.records for a in admissions))
     entries = [
-        (a.shard, a.fingerprint, fact, seconds * a.records / total)
-        for a, fact in zip(admissions, facts, strict=True)
+        (a.shard, a.fingerprint, fact, seconds * a.records / total) for a, fact in zip(admissions, facts, strict=True)
     ]
     run.ledger.admit(admissions, entries, run.stage, run.run_id)
     run.spent.rows += sum(a.records for a in admissions)

@@ -1,7 +1,5 @@
 """The deduplicated dataset: kept records in the input's own schema, duplicates, quarantine, manifest."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -14,7 +12,13 @@ from dedup_assets.assets.duplicate_ids import duplicate_ids
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.ledger import Admission, Generation
-from dedup_assets.storage.output import PublishedShard, publish_changes, publish_manifest, publish_shard
+from dedup_assets.storage.output import (
+    PublishedShard,
+    publication_basis,
+    publish_changes,
+    publish_manifest,
+    publish_shard,
+)
 
 STAGE = "deduplicated_dataset"
 
@@ -43,21 +47,15 @@ def publish_decided(run: StageRun) -> None:
     published = run.ledger.completions(STAGE)
     wanted = set(run.shards)
     # Shards of this run, and those that are published under decisions no longer in force.
-    targets = [
-        a
-        for a in run.ledger.admissions()
-        if a.shard in decided and (a.shard in wanted or a.shard in published)
-    ]
-    basis = {a.shard: f"{decided[a.shard].basis} {workspace.output}" for a in targets}
+    targets = [a for a in run.ledger.admissions() if a.shard in decided and (a.shard in wanted or a.shard in published)]
+    basis = {a.shard: publication_basis(workspace, decided[a.shard].basis) for a in targets}
     pending = [a for a in targets if a.shard not in published or published[a.shard].basis != basis[a.shard]]
     run.progress.total(sum(a.records for a in pending), "records")
     for a in pending:
         started = time.perf_counter()
         facts = raw[a.shard].facts
         result = publish_shard(workspace, a, generation, facts["rows"], facts["quarantined_by_reason"])
-        run.complete(
-            a.shard, basis[a.shard], _facts(run, a, generation, result), time.perf_counter() - started
-        )
+        run.complete(a.shard, basis[a.shard], _facts(run, a, generation, result), time.perf_counter() - started)
         run.spent.rows += result.rows
         run.progress.advance(a.records)
     if pending and generation.number > 1:
@@ -83,10 +81,7 @@ def _publish_changes(run: StageRun, generation: Generation, targets: list[Admiss
     both = [
         a.shard
         for a in targets
-        if all(
-            run.workspace.decisions(number, "records", a.shard).is_file()
-            for number in (before, generation.number)
-        )
+        if all(run.workspace.decisions(number, "records", a.shard).is_file() for number in (before, generation.number))
     ]
     publish_changes(run.workspace, before, generation.number, both)
 

@@ -4,10 +4,9 @@ Append mode decides one admission at a time and never touches an earlier one. Re
 the decision settings, make a new generation of decisions beside the old one.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -108,25 +107,17 @@ def _ensure_matches(run: StageRun, dask: DaskCluster, admissions: Sequence[Admis
     that may be dead.
     """
     matched = run.ledger.completions(MATCHING)
-    missing = [
-        a.shard for a in admissions if a.shard not in matched or matched[a.shard].basis != a.fingerprint
-    ]
+    missing = [a.shard for a in admissions if a.shard not in matched or matched[a.shard].basis != a.fingerprint]
     if missing:
         match_shards(run, dask, missing)
 
 
-def _decide(
-    workspace: Workspace, store: DecisionStore, batch: Sequence[Admission]
-) -> list[dict[str, object]]:
+def _decide(workspace: Workspace, store: DecisionStore, batch: Sequence[Admission]) -> list[dict[str, Any]]:
     """Decide the records of a batch, publish the decisions of its shards, return facts of each."""
     settings = workspace.settings
     shards = [_load(workspace, a) for a in batch]
     record_texts = np.concatenate([s.texts for s in shards])
-    order = (
-        _rebuild_order(workspace, shards)
-        if settings.mode == "rebuild"
-        else _append_order(workspace, shards[0])
-    )
+    order = _rebuild_order(workspace, shards) if settings.mode == "rebuild" else _append_order(workspace, shards[0])
     columns = [read_pairs(workspace.pairs(a.shard), settings.threshold) for a in batch]
     pairs = tuple(np.concatenate([part[i] for part in columns]) for i in range(3))
     numbers = np.array([a.number for a in batch])
@@ -180,14 +171,14 @@ def _rebuild_order(workspace: Workspace, shards: Sequence[_LoadedShard]) -> np.n
     return rebuild_order(hashes, ids, quality=values, descending=descending)
 
 
-def _preference(workspace: Workspace, shards: Sequence[_LoadedShard]) -> tuple[object, bool]:
+def _preference(workspace: Workspace, shards: Sequence[_LoadedShard]) -> tuple[Any, bool]:
     """The value that orders records under the keeper rule and whether the largest comes first; None for
     the order in which they stand."""
     settings = workspace.settings
     column = settings.keep_column()
     if column is not None:
         name, descending = column
-        values: list[object] = []
+        values: list[Any] = []
         for shard in shards:
             raw = workspace.raw(shard.admission.shard, shard.admission.fingerprint)
             values += read_column(raw, name, shard.positions)
@@ -224,17 +215,13 @@ def _likeness(workspace: Workspace, shards: Sequence[_LoadedShard]) -> np.ndarra
     return np.where(known[at] == texts, cosine[at], 0.0)
 
 
-def _publish(
-    store: DecisionStore, shards: Sequence[_LoadedShard], decisions: BatchDecisions
-) -> list[dict[str, object]]:
+def _publish(store: DecisionStore, shards: Sequence[_LoadedShard], decisions: BatchDecisions) -> list[dict[str, Any]]:
     """Write the decisions of each shard of a batch; returns facts of each."""
     rows = np.concatenate([shard.rows for shard in shards])
     ids = [record_id for shard in shards for record_id in shard.ids.to_pylist()]
     # Keepers may stand in any shard of the batch: all representatives are known before a shard is written.
-    store.remember(
-        decisions.texts, rows[decisions.representative], [ids[i] for i in decisions.representative]
-    )
-    facts = []
+    store.remember(decisions.texts, rows[decisions.representative], [ids[i] for i in decisions.representative])
+    facts: list[dict[str, Any]] = []
     start = 0
     for shard in shards:
         stop = start + len(shard)

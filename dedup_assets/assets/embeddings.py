@@ -1,7 +1,5 @@
 """Embeddings: one unit vector per distinct text, in LanceDB; no text is embedded twice."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -157,8 +155,7 @@ def _encode(
     vectors = np.empty((len(texts), dimension), dtype=settings.vector_dtype)
     truncated = np.zeros(len(texts), dtype=bool)
     arguments = (
-        ([texts[i] for i in batch], settings, encoder.fingerprint, dask.resolved_device())
-        for batch in batches
+        ([texts[i] for i in batch], settings, encoder.fingerprint, dask.resolved_device()) for batch in batches
     )
     for index, (batch_vectors, batch_truncated) in dask.map(encode_texts, arguments) if batches else ():
         vectors[batches[index]] = batch_vectors

@@ -3,8 +3,6 @@
 Centroids decide what a join costs and never what it finds, so a refit makes no shard stale.
 """
 
-from __future__ import annotations
-
 import hashlib
 import time
 
@@ -34,12 +32,9 @@ FIT_ROWS = 2_000
 @shard_asset(
     deps=[embeddings],
     kinds={"torch", "cuml"},
-    description="The codebook in force for this shard. Stale or badly trained centroids cost time, never "
-    "a match.",
+    description="The codebook in force for this shard. Stale or badly trained centroids cost time, never a match.",
 )
-def kmeans_centroids(
-    context: dg.AssetExecutionContext, workspace: WorkspaceResource, dask: DaskCluster
-) -> None:
+def kmeans_centroids(context: dg.AssetExecutionContext, workspace: WorkspaceResource, dask: DaskCluster) -> None:
     """Fit a codebook if there is none or the corpus outgrew it, and report how well it fits each shard."""
     with stage_run(context, workspace) as run:
         embedded = run.upstream("embeddings")
@@ -93,9 +88,7 @@ def codebook_in_force(run: StageRun, dask: DaskCluster) -> Codebook:
     return codebook
 
 
-def _fitted(
-    workspace: Workspace, dask: DaskCluster, texts: int, cells: int
-) -> tuple[np.ndarray, dict[str, object]]:
+def _fitted(workspace: Workspace, dask: DaskCluster, texts: int, cells: int) -> tuple[np.ndarray, dict[str, object]]:
     if texts == 0:
         # Empty shards can be admitted before any vector is known; the first text brings a refit.
         dimension = settled_dimension(workspace) or 1

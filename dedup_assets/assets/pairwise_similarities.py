@@ -1,8 +1,6 @@
 """Pairwise similarities: every match of a shard with itself and with all shards admitted before it, down
 to the floor."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 
@@ -12,7 +10,8 @@ import pyarrow as pa
 
 from dedup_assets.assets.cluster_partitions import cluster_partitions
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
-from dedup_assets.compute.join import plan_groups, unique_matches
+from dedup_assets.compute.blocks import plan_groups
+from dedup_assets.compute.join import Matches, unique_matches
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.worker_tasks import match_cells_of_shards
 from dedup_assets.resources.workspace import WorkspaceResource
@@ -38,9 +37,7 @@ MIN_GROUPS = 8
     description="Every match between this shard and the corpus admitted before it, down to the floor: the "
     "same set that comparing every pair gives.",
 )
-def pairwise_similarities(
-    context: dg.AssetExecutionContext, workspace: WorkspaceResource, dask: DaskCluster
-) -> None:
+def pairwise_similarities(context: dg.AssetExecutionContext, workspace: WorkspaceResource, dask: DaskCluster) -> None:
     """Join the shards of this run with themselves and with what was admitted before them."""
     with stage_run(context, workspace) as run:
         bases = {shard: done.basis for shard, done in run.upstream("cluster_partitions").items()}
@@ -73,28 +70,17 @@ def _match_under(
     new_numbers = np.array([a.number for a in new])
     folders = [(str(workspace.cells(codebook, a)), a.number, bool(a.number in new_numbers)) for a in visible]
     groups = _plan(workspace, codebook, visible)
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = [
-        (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
-    ]
-    arguments = (
-        (folders, first, last, workspace.settings.floor, dask.resolved_device()) for first, last in groups
-    )
-    for index, (keys_a, keys_b, similarity) in dask.map(match_cells_of_shards, arguments) if groups else ():
+    parts: list[Matches] = []
+    arguments = ((folders, first, last, workspace.settings.floor, dask.resolved_device()) for first, last in groups)
+    for index, found in dask.map(match_cells_of_shards, arguments) if groups else ():
         # The later shard of a match owns it; matches owned by a shard of another run are that run's.
-        mine = np.isin(admission_of(keys_b), new_numbers)
-        parts.append((keys_a[mine], keys_b[mine], similarity[mine]))
+        mine = np.isin(admission_of(found.j), new_numbers)
+        parts.append(Matches(found.i[mine], found.j[mine], found.similarity[mine]))
         run.progress.advance(groups[index][1] - groups[index][0])
-    keys_a, keys_b, similarity = unique_matches(
-        *(np.concatenate([part[column] for part in parts]) for column in range(3))
-    )
+    matches = unique_matches(parts)
+    by_owner = np.argsort(admission_of(matches.j), kind="stable")
+    keys_a, keys_b, similarity = matches.i[by_owner], matches.j[by_owner], matches.similarity[by_owner]
     owner = admission_of(keys_b)
-    by_owner = np.argsort(owner, kind="stable")
-    keys_a, keys_b, similarity, owner = (
-        keys_a[by_owner],
-        keys_b[by_owner],
-        similarity[by_owner],
-        owner[by_owner],
-    )
     ids_a, ids_b = _ids(workspace, visible, keys_a), _ids(workspace, visible, keys_b)
     seconds = time.perf_counter() - started
     total = max(1, sum(a.records for a in new))

@@ -1,7 +1,5 @@
 """Raw shards: parsed rows, valid records with ids and text hashes, and what had to be quarantined."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 
@@ -11,10 +9,11 @@ from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.errors import DedupError, ShardError
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.settings import Settings
+from dedup_assets.storage.changes import refuse_changed_content, source_file, source_state
 from dedup_assets.storage.ingest import IngestSpec, ingest_shard
 from dedup_assets.storage.ledger import Completion, Shard
 from dedup_assets.storage.publish import publish_folder
-from dedup_assets.storage.sources import SourceFile, content_fingerprint
+from dedup_assets.storage.sources import content_fingerprint
 
 
 @shard_asset(
@@ -44,17 +43,13 @@ def _ingest(run: StageRun, key: str, shard: Shard | None, done: Completion | Non
             f"Shard {key!r} is a partition but no source is registered for it in {run.workspace.root}: "
             "register its file with `dedup-assets register SOURCE`, or delete the partition."
         )
-    source = SourceFile(shard.key, shard.uri, shard.format, shard.compression)
+    source = source_file(shard)
     started = time.perf_counter()
-    fingerprint = content_fingerprint(source)
     if done is not None:
-        if done.basis != fingerprint:
-            raise ShardError(
-                f"Shard {key}: the content of {shard.uri} changed since it was curated (fingerprint "
-                f"{done.basis[:16]} then, {fingerprint[:16]} now). Published decisions rest on the old "
-                "content. Restore the file, or add the new content as a new file."
-            )
+        refuse_changed_content(shard, done)
         return 0
+    state = source_state(shard)
+    fingerprint = content_fingerprint(source)
     settings = run.workspace.settings
     dimension = run.ledger.meta("dimension") if settings.embedding_column else None
     spec = dataclasses.replace(ingest_spec(settings), dimension=int(dimension) if dimension else None)
@@ -72,6 +67,7 @@ def _ingest(run: StageRun, key: str, shard: Shard | None, done: Completion | Non
         "schema": report.schema,
         "source_file": shard.uri,
         "content_fingerprint": fingerprint,
+        "source_state": state,
     }
     run.complete(key, fingerprint, facts, time.perf_counter() - started)
     return report.rows

@@ -82,15 +82,11 @@ def build_block(pieces: Sequence[ShardPiece], first_cell: int, last_cell: int) -
     if not pieces:
         raise ValueError("a block needs at least one shard piece")
     cells = last_cell - first_cell
-    shapes = {
-        (len(p.home_offsets), len(p.ghost_offsets), p.vectors.shape[1], str(p.vectors.dtype)) for p in pieces
-    }
+    shapes = {(len(p.home_offsets), len(p.ghost_offsets), p.vectors.shape[1], str(p.vectors.dtype)) for p in pieces}
     if len(shapes) != 1:
         raise ValueError(f"pieces differ in cells, dimension or dtype: {sorted(shapes)}")
     if not 0 <= first_cell <= last_cell < len(pieces[0].home_offsets):
-        raise ValueError(
-            f"cells {first_cell} to {last_cell} are outside 0 to {len(pieces[0].home_offsets) - 1}"
-        )
+        raise ValueError(f"cells {first_cell} to {last_cell} are outside 0 to {len(pieces[0].home_offsets) - 1}")
     vectors, keys, fresh, homes, ghosts = [], [], [], [], []
     base = 0
     for piece in pieces:
@@ -99,9 +95,7 @@ def build_block(pieces: Sequence[ShardPiece], first_cell: int, last_cell: int) -
         listed = np.asarray(piece.ghost_rows[at])
         foreign = _distinct(listed[(listed < low) | (listed >= high)], len(piece.vectors))
         inside = high - low
-        local = np.where(
-            (listed >= low) & (listed < high), listed - low, inside + np.searchsorted(foreign, listed)
-        )
+        local = np.where((listed >= low) & (listed < high), listed - low, inside + np.searchsorted(foreign, listed))
         vectors += [np.asarray(piece.vectors[low:high]), np.asarray(piece.vectors[foreign])]
         keys += [piece.keys[low:high], piece.keys[foreign]]
         fresh.append(np.full(inside + len(foreign), piece.is_new))

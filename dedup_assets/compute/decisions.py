@@ -101,9 +101,7 @@ def _earlier_matches(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Matches grouped by their later node: offsets int64 (n + 1,), earlier node, similarity."""
     if not len(order_i) == len(order_j) == len(similarity):
-        raise ValueError(
-            f"edges must have one length, found {len(order_i)}, {len(order_j)} and {len(similarity)}"
-        )
+        raise ValueError(f"edges must have one length, found {len(order_i)}, {len(order_j)} and {len(similarity)}")
     first = np.ascontiguousarray(order_i, dtype=np.int64)
     second = np.ascontiguousarray(order_j, dtype=np.int64)
     if len(first):

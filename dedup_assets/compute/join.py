@@ -15,7 +15,7 @@ import torch
 from dedup_assets.compute.blocks import CellBlock, ShardPiece, build_block, plan_groups
 from dedup_assets.compute.cells import assign
 from dedup_assets.compute.kmeans import choose_cells, fit_centroids, sample_size
-from dedup_assets.compute.precision import bits_of
+from dedup_assets.compute.precision import PRECISIONS, bits_of, native_precision
 from dedup_assets.compute.scan import (
     LOWEST_BOUND,
     bound_pattern,
@@ -68,9 +68,7 @@ class Matches:
     @staticmethod
     def of(i: np.ndarray, j: np.ndarray, similarity: np.ndarray) -> Matches:
         """Copy pairs, each put the smaller number first."""
-        return Matches(
-            np.minimum(i, j).astype(np.int64), np.maximum(i, j).astype(np.int64), np.array(similarity)
-        )
+        return Matches(np.minimum(i, j).astype(np.int64), np.maximum(i, j).astype(np.int64), np.array(similarity))
 
 
 def unique_matches(matches: Matches | Sequence[Matches]) -> Matches:
@@ -161,7 +159,7 @@ class _Join:
         self.position = np.zeros(len(block.vectors), np.int32)
         self.position[order] = np.arange(len(order), dtype=np.int32)
         self.tile_rows = TILE_ROWS if device == "cpu" else 4096
-        itemsize = 2 if device != "cpu" else 4
+        itemsize = PRECISIONS[native_precision(device)].itemsize
         self.tile_columns = max(64, tile_bytes // (itemsize * self.tile_rows) // 64 * 64)
         low = low_rows(
             block.vectors,
@@ -251,9 +249,7 @@ class _Worker:
             torch.index_select(join.low, 0, places, out=self.columns[: len(rows)])
         return self.columns[:padded]
 
-    def _rows(
-        self, rows: tuple[int, int], right: torch.Tensor, columns: np.ndarray, origin: int | None
-    ) -> None:
+    def _rows(self, rows: tuple[int, int], right: torch.Tensor, columns: np.ndarray, origin: int | None) -> None:
         """Home rows at places ``rows`` against the columns, tile by tile.
 
         ``origin`` is the place of the first column where columns are home rows themselves.
@@ -271,7 +267,7 @@ class _Worker:
 
     def _decide(self, product: torch.Tensor, rows: np.ndarray, columns: np.ndarray, diagonal: int) -> None:
         join = self.join
-        if product.device.type != "cpu":
+        if join.device != "cpu":
             self._decide_on_device(product, rows, columns, diagonal)
             return
         bits = bits_of(product)
@@ -289,9 +285,7 @@ class _Worker:
                 return
             self._flush()
 
-    def _decide_on_device(
-        self, product: torch.Tensor, rows: np.ndarray, columns: np.ndarray, diagonal: int
-    ) -> None:
+    def _decide_on_device(self, product: torch.Tensor, rows: np.ndarray, columns: np.ndarray, diagonal: int) -> None:
         """Compare and compact on the device: only the numbers of proposed pairs leave it."""
         join = self.join
         bound = torch.tensor(join.bound, dtype=product.dtype)

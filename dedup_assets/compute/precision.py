@@ -23,8 +23,7 @@ def native_precision(device: str = "cpu") -> str:
     if torch.device(device).type == "cuda":
         return "fp16"
     able = any(
-        getattr(torch.cpu, name, lambda: False)()
-        for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+        getattr(torch.cpu, name, lambda: False)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     )
     return "bf16" if able else "fp32"
 

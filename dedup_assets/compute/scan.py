@@ -67,9 +67,7 @@ def gather(source, position, rows, out):
 
 def _make_scan(dot):
     @njit(cache=True, nogil=True, error_model="numpy")
-    def scan(
-        product, bound, row_ids, col_ids, diagonal, vectors, squares, floor, first, out_i, out_j, out_s, count
-    ):
+    def scan(product, bound, row_ids, col_ids, diagonal, vectors, squares, floor, first, out_i, out_j, out_s, count):
         """Scan rows ``first`` on of a tile; return the matches written so far and the next row.
 
         Column c of row r is skipped where ``c <= r + diagonal`` (the other half of a symmetric product).

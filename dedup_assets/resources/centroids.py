@@ -22,9 +22,7 @@ def fit_on_gpus(client: Client, sample: np.ndarray, cells: int, seed: int) -> tu
     unfit = {worker: text for worker, text in reports.items() if text not in ("cuml", "torch")}
     if unfit:
         listed = "; ".join(f"{worker}: {text}" for worker, text in unfit.items())
-        raise DedupError(
-            f"Workers cannot fit centroids on a GPU: {listed}. Give them a GPU, or use --device cpu."
-        )
+        raise DedupError(f"Workers cannot fit centroids on a GPU: {listed}. Give them a GPU, or use --device cpu.")
     if len(sample) >= 2 * cells and all(text == "cuml" for text in reports.values()):
         return _fit_with_cuml(client, sample, cells, seed), "cuml"
     centroids = client.submit(fit_centroids, sample, cells, seed=seed, device="cuda", pure=False).result()
@@ -55,9 +53,7 @@ def _fit_with_cuml(client: Client, sample: np.ndarray, cells: int, seed: int) ->
     try:
         # Euclidean k-means of unit vectors orders neighbours as cosine does; the means are put back on
         # the sphere below. scalable-k-means++ keeps the seeding on the GPUs.
-        model = KMeans(
-            client=client, n_clusters=cells, random_state=seed, init="scalable-k-means++", max_iter=20
-        )
+        model = KMeans(client=client, n_clusters=cells, random_state=seed, init="scalable-k-means++", max_iter=20)
         model.fit(sharded)
         centroids = np.asarray(_to_cpu(model.cluster_centers_), dtype=np.float32)
     finally:

@@ -172,7 +172,7 @@ class DaskCluster(dg.ConfigurableResource):
         client = self.client()
         window = WINDOW_PER_THREAD * max(1, sum(client.nthreads().values()))
         remaining = enumerate(batches)
-        index_of: dict[str, int] = {}
+        index_of: dict[Any, int] = {}
         finished = as_completed()
 
         def submit_next() -> bool:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dedup_assets.compute.blocks import ShardPiece
 from dedup_assets.compute.cells import assign
-from dedup_assets.compute.join import ShardPiece, match_pieces
+from dedup_assets.compute.join import Matches, match_pieces, unique_matches
 from dedup_assets.errors import ModelError
 from dedup_assets.settings import Settings
 from dedup_assets.storage.cells import ShardCells, read_centroids
@@ -29,9 +30,7 @@ def worker_device(device: str) -> str:
     return "cuda" if cuda_available() else "cpu"
 
 
-def encode_texts(
-    texts: list[str], settings: Settings, fingerprint: str, device: str
-) -> tuple[np.ndarray, np.ndarray]:
+def encode_texts(texts: list[str], settings: Settings, fingerprint: str, device: str) -> tuple[np.ndarray, np.ndarray]:
     """Vectors (n, d) in the stored dtype, and whether each text was longer than the window (n,) bool."""
     location = locate_model(settings.model)
     if location.fingerprint != fingerprint:
@@ -87,9 +86,7 @@ def reassign_shard(source: str, centroids: str, floor: float, target: str, devic
     return {"texts": len(cells.rows), "ghosts": len(cells.ghost_rows)}
 
 
-def lay_out(
-    vectors: np.ndarray, rows: np.ndarray, centroids: np.ndarray, floor: float, device: str
-) -> ShardCells:
+def lay_out(vectors: np.ndarray, rows: np.ndarray, centroids: np.ndarray, floor: float, device: str) -> ShardCells:
     """Sort texts by home cell; ghosts refer to the sorted order."""
     assigned = assign(vectors, centroids, floor, device=device)
     order = np.argsort(assigned.home, kind="stable")
@@ -107,11 +104,11 @@ def lay_out(
 
 def match_cells_of_shards(
     shards: list[tuple[str, int, bool]], first: int, last: int, floor: float, device: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> Matches:
     """Matches met in cells [first, last) with at least one text of a new shard.
 
-    `shards` lists (cells folder, admission number, is new). Returns text keys a < b and similarities; a
-    match met in two cells appears twice over all groups of cells.
+    `shards` lists (cells folder, admission number, is new). Matches are between text keys, the earlier
+    first; one that is met in two groups of cells is in the answer of both.
     """
     pieces = []
     for folder, admission, is_new in shards:
@@ -126,4 +123,4 @@ def match_cells_of_shards(
                 is_new=is_new,
             )
         )
-    return match_pieces(pieces, first, last, floor, device=worker_device(device))
+    return unique_matches(list(match_pieces(pieces, first, last, floor, device=worker_device(device))))

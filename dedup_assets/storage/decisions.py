@@ -56,9 +56,7 @@ class DecisionStore:
         for number in np.unique(numbers):
             known = self._of(int(number)).decisions
             at = known.place(keys[numbers == number])
-            parts.append(
-                TextDecisions(known.keys[at], known.kept[at], known.keeper[at], known.similarity[at])
-            )
+            parts.append(TextDecisions(known.keys[at], known.kept[at], known.keeper[at], known.similarity[at]))
         return TextDecisions.joined(parts)
 
     def remember(self, texts: TextDecisions, rows: np.ndarray, ids: Sequence[str]) -> None:
@@ -76,9 +74,7 @@ class DecisionStore:
     def _of(self, number: int) -> _Texts:
         if number not in self._seen:
             a = self._admissions[number]
-            table = pq.read_table(
-                self._workspace.decisions(self._generation, "texts", a.shard)
-            ).combine_chunks()
+            table = pq.read_table(self._workspace.decisions(self._generation, "texts", a.shard)).combine_chunks()
             ids = table.column("record_id")
             self._seen[number] = _Texts(
                 TextDecisions(
@@ -149,9 +145,7 @@ class DecisionStore:
             at = known.decisions.place(keys[mine])
             names[mine] = known.ids.take(pa.array(at)).to_pylist()
             owners[mine] = self._admissions[int(number)].shard
-        groups = [
-            f"{number}:{row}" for number, row in zip(numbers.tolist(), row_of(keys).tolist(), strict=True)
-        ]
+        groups = [f"{number}:{row}" for number, row in zip(numbers.tolist(), row_of(keys).tolist(), strict=True)]
         return pa.array(names, pa.string()), pa.array(owners, pa.string()), pa.array(groups, pa.string())
 
 

@@ -44,7 +44,11 @@ class EmbeddingTable:
                 ("vector", pa.list_(pa.from_numpy_dtype(self.dtype), dimension)),
             ]
         )
-        self._table = lancedb.connect(folder).create_table(TABLE, schema=self._schema, exist_ok=True)
+        database = lancedb.connect(folder)
+        try:
+            self._table = database.create_table(TABLE, schema=self._schema, exist_ok=True)
+        except ValueError:  # a table of another schema is there; what differs is said below
+            self._table = database.open_table(TABLE)
         found = self._table.schema.field("vector").type
         if found != self._schema.field("vector").type:
             raise WorkspaceError(
@@ -78,9 +82,7 @@ class EmbeddingTable:
             .execute(rows.cast(self._schema))
         )
 
-    def rows(
-        self, ids: Sequence[str], shards: Sequence[str], hashes: np.ndarray, vectors: np.ndarray
-    ) -> pa.Table:
+    def rows(self, ids: Sequence[str], shards: Sequence[str], hashes: np.ndarray, vectors: np.ndarray) -> pa.Table:
         """Arrange columns for `replace`: hashes (n, 2) uint64, vectors (n, dimension)."""
         flat = pa.array(np.ascontiguousarray(vectors, dtype=self.dtype).ravel())
         return pa.table(
@@ -147,15 +149,13 @@ class EmbeddingTable:
         row_ids = column.column("_rowid").to_numpy()[order]
         if not len(row_ids):
             return np.empty((0, self.dimension), dtype=self.dtype)
-        answer = (
-            self._table.take_row_ids([int(r) for r in row_ids]).select(["text_hash", "vector"]).to_arrow()
-        )
+        answer = self._table.take_row_ids([int(r) for r in row_ids]).select(["text_hash", "vector"]).to_arrow()
         place = HashIndex(_hex_to_hashes(answer.column("text_hash")), np.arange(answer.num_rows))
         return _vectors_of(answer.column("vector"), self.dimension)[place.find(hashes[order])]
 
     def nearest(self, vector: np.ndarray, count: int) -> list[dict[str, object]]:
         """The texts nearest a vector by cosine: `id, shard, text_hash, _distance` (1 - cosine)."""
-        query = self._table.search(vector.astype(np.float32)).metric("cosine").limit(count)
+        query = self._table.search(vector.astype(np.float32)).limit(count).distance_type("cosine")  # type: ignore[attr-defined]
         return query.select(["id", "shard", "text_hash", "_distance"]).to_arrow().to_pylist()
 
     def compact(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from dedup_assets.errors import ShardError
 from dedup_assets.storage import columns
@@ -42,11 +41,11 @@ class IngestSpec:
     id_column: str = "id"
     id_column_required: bool = False
     embedding_column: str | None = None
-    embedding_dtype: Literal["float16", "float32"] = "float16"
+    embedding_dtype: str = "float16"
     order_column: str | None = None
-    unicode_form: Literal["none", "NFC", "NFKC"] = "none"
+    unicode_form: str = "none"
     keep_empty: bool = False
-    duplicate_ids: Literal["quarantine", "refuse"] = "quarantine"
+    duplicate_ids: str = "quarantine"
     dimension: int | None = None
 
 

@@ -131,7 +131,8 @@ class Ledger:
             try:
                 yield connection
             except BaseException:
-                connection.execute("ROLLBACK")
+                if connection.in_transaction:  # SQLite has rolled back by itself when the disk is full
+                    connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
         except sqlite3.OperationalError as problem:
@@ -189,9 +190,7 @@ class Ledger:
         new: list[str] = []
         with self._transaction(write=True) as connection:
             for key, uri, form, compression in shards:
-                known = connection.execute(
-                    "SELECT key, uri FROM shard WHERE key = ? OR uri = ?", (key, uri)
-                ).fetchone()
+                known = connection.execute("SELECT key, uri FROM shard WHERE key = ? OR uri = ?", (key, uri)).fetchone()
                 if known is not None and (known["key"], known["uri"]) != (key, uri):
                     raise WorkspaceError(
                         f"Shard key {key!r} for {uri} collides with shard {known['key']!r} registered for "
@@ -235,15 +234,13 @@ class Ledger:
     def fail(self, shard: str, stage: str, message: str, run_id: str) -> None:
         """Record why a shard could not be processed; a later completion clears it."""
         with self._transaction(write=True) as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO failure VALUES (?, ?, ?, ?)", (shard, stage, message, run_id)
-            )
+            connection.execute("INSERT OR REPLACE INTO failure VALUES (?, ?, ?, ?)", (shard, stage, message, run_id))
 
-    def failures(self) -> dict[str, tuple[str, str]]:
-        """Shards that could not be processed, with (stage, message)."""
+    def failures(self) -> dict[str, tuple[str, str, str]]:
+        """Shards that could not be processed, with (stage, message, run id)."""
         with self._transaction(write=False) as connection:
             rows = connection.execute("SELECT * FROM failure").fetchall()
-        return {row["shard"]: (row["stage"], row["message"]) for row in rows}
+        return {row["shard"]: (row["stage"], row["message"], row["run_id"]) for row in rows}
 
     # -- codebooks and admissions -------------------------------------------------------------------
 
@@ -278,9 +275,7 @@ class Ledger:
         with self._transaction(write=False) as connection:
             return [Admission(**row) for row in connection.execute("SELECT * FROM admission ORDER BY number")]
 
-    def admit(
-        self, admissions: Sequence[Admission], entries: Sequence[Entry], stage: str, run_id: str
-    ) -> None:
+    def admit(self, admissions: Sequence[Admission], entries: Sequence[Entry], stage: str, run_id: str) -> None:
         """Admit shards and record the completion of the admitting stage, in one transaction."""
         with self._transaction(write=True) as connection:
             for a in admissions:
@@ -298,9 +293,7 @@ class Ledger:
             row = connection.execute("SELECT * FROM generation ORDER BY number DESC LIMIT 1").fetchone()
         return None if row is None else Generation(**row)
 
-    def add_generation(
-        self, generation: Generation, entries: Sequence[Entry], stage: str, run_id: str
-    ) -> None:
+    def add_generation(self, generation: Generation, entries: Sequence[Entry], stage: str, run_id: str) -> None:
         """Put a generation in force together with the completion of its shards, in one transaction."""
         with self._transaction(write=True) as connection:
             connection.execute(
@@ -313,7 +306,7 @@ class Ledger:
 def _record(connection: sqlite3.Connection, stage: str, entries: Sequence[Entry], run_id: str) -> None:
     for shard, basis, facts, seconds in entries:
         connection.execute(
-            "INSERT OR REPLACE INTO stage VALUES (?, ?, ?, ?, ?, ?, strftime('%FT%TZ', 'now'))",
+            "INSERT OR REPLACE INTO stage VALUES (?, ?, ?, ?, ?, ?, strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))",
             (shard, stage, basis, json.dumps(facts, sort_keys=True), run_id, seconds),
         )
         connection.execute("DELETE FROM failure WHERE shard = ? AND stage = ?", (shard, stage))

@@ -218,9 +218,7 @@ def _read_pooling_mode(root: Path) -> str:
 
 
 def _read_max_length(root: Path) -> int:
-    transformer = [
-        m.get("path", "") for m in _modules(root) if str(m.get("type", "")).endswith("Transformer")
-    ]
+    transformer = [m.get("path", "") for m in _modules(root) if str(m.get("type", "")).endswith("Transformer")]
     limits = []
     path = root / (transformer[0] if transformer else "") / "sentence_bert_config.json"
     if path.is_file() and _read_json(path).get("max_seq_length"):
@@ -317,10 +315,8 @@ def load_parts(folder: str) -> tuple[Any, Any]:
     logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model = AutoModel.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32
-        )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        model = AutoModel.from_pretrained(folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32)
+    except Exception as error:  # each weight format and model family raises types of its own
         raise ModelError(
             f"the model in {folder} cannot be loaded: {type(error).__name__}: {error}. "
             "Expected a model that transformers knows, without code of its own"

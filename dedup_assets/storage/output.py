@@ -50,6 +50,11 @@ class PublishedShard:
         return self.removed_exact + self.removed_semantic
 
 
+def publication_basis(workspace: Workspace, decision_basis: str) -> str:
+    """What a shard's published files rest on: its decisions, and where they are published."""
+    return f"{decision_basis} in {workspace.output}"
+
+
 def publish_shard(
     workspace: Workspace, admission: Admission, generation: Generation, rows: int, reasons: Mapping[str, int]
 ) -> PublishedShard:

@@ -22,9 +22,8 @@ from typing import Any
 
 from dedup_assets.errors import WorkspaceError
 
-_TEMPORARY = re.compile(
-    r"^\.tmp-(?P<host>[0-9A-Za-z_-]+)-(?P<pid>\d+)-[0-9a-f]{8}(?P<ending>-.*)?$", re.DOTALL
-)
+_TEMPORARY = re.compile(r"^\.tmp-(?P<host>[0-9A-Za-z_-]+)-(?P<pid>\d+)-[0-9a-f]{8}(?P<ending>-.*)?$", re.DOTALL)
+_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 _HOST = re.sub(r"[^0-9A-Za-z_]", "_", socket.gethostname())
 
 
@@ -41,10 +40,19 @@ def storage_errors(where: Path | str) -> Iterator[None]:
             errno.EACCES: "no permission to write there: choose another folder or change its permissions",
             errno.EPERM: "no permission to write there: choose another folder or change its permissions",
             errno.EROFS: "the file system is read-only: choose another folder",
-        }.get(problem.errno or 0)
+            errno.ENOTDIR: "a part of this path is a file, not a folder: choose another folder",
+            errno.EEXIST: "a file is in the way where a folder is needed: choose another folder",
+        }.get(_reason(problem))
         if advice is None:
             raise
         raise WorkspaceError(f"Cannot write {problem.filename or where}: {advice}.") from problem
+
+
+def _reason(problem: OSError) -> int:
+    """The error number; numpy reports a write cut short by a full disk without one."""
+    if problem.errno is None and _SHORT_WRITE.match(str(problem)):
+        return errno.ENOSPC
+    return problem.errno or 0
 
 
 def temporary_beside(target: Path) -> Path:
@@ -114,23 +122,26 @@ def publish_folder(target: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def sweep_temporary(folder: Path) -> int:
-    """Remove what killed processes of this host left under `folder`; returns how many entries went.
+def sweep_temporary(folder: Path, *, deep: bool = True) -> int:
+    """Remove what killed processes of this host left in `folder` and, if `deep`, in the folders below it.
 
-    A process id may have been given to another process since: then the leftover waits for a later sweep.
+    Returns how many entries went. A process id may have been given to another process since: then the
+    leftover waits for a later sweep.
     """
     swept = 0
-    if not folder.is_dir():
-        return swept
-    for path in folder.rglob(".tmp-*"):
-        found = _TEMPORARY.match(path.name)
-        if found is None or found["host"] != _HOST or _alive(int(found["pid"])):
-            continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-        swept += 1
+    # Others publish meanwhile, so folders vanish under the walk: os.walk passes over them, Path.rglob fails.
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            found = _TEMPORARY.match(name)
+            if found is None or found["host"] != _HOST or _alive(int(found["pid"])):
+                continue
+            path = Path(parent, name)
+            if name in folders:
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+            swept += 1
+        folders[:] = [name for name in folders if deep and _TEMPORARY.match(name) is None]
     return swept
 
 

@@ -56,9 +56,7 @@ class Records:
 
 def read_records(raw: Path) -> Records:
     """Read the valid records of a shard from its `raw` folder."""
-    table = pq.read_table(
-        raw / "records.parquet", columns=["row", "position", "id", "text_hash", "characters"]
-    )
+    table = pq.read_table(raw / "records.parquet", columns=["row", "position", "id", "text_hash", "characters"])
     table = table.combine_chunks()
     hashes = empty_hashes()
     if table.num_rows:
@@ -139,9 +137,7 @@ def read_column(raw: Path, name: str, positions: np.ndarray) -> list[object]:
             f"Shard {raw.name.partition('@')[0]} has no column {name!r}; its columns are {', '.join(there)}. "
             "Name one of these with --keep column:NAME."
         )
-    return (
-        pq.read_table(raw / "table.parquet", columns=[name]).column(0).take(pa.array(positions)).to_pylist()
-    )
+    return pq.read_table(raw / "table.parquet", columns=[name]).column(0).take(pa.array(positions)).to_pylist()
 
 
 def read_rejected(raw: Path) -> pa.Table:

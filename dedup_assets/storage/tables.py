@@ -91,9 +91,7 @@ def pairs_table(
 
 def read_pairs(path: Path, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Text keys (m,), (m,) and similarities (m,) of the matches at or above a threshold."""
-    table = pq.read_table(
-        path, columns=["text_a", "text_b", "similarity"], filters=[("similarity", ">=", threshold)]
-    )
+    table = pq.read_table(path, columns=["text_a", "text_b", "similarity"], filters=[("similarity", ">=", threshold)])
     return (
         table.column("text_a").to_numpy(),
         table.column("text_b").to_numpy(),

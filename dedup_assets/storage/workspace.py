@@ -64,22 +64,25 @@ class Workspace:
         file = path / SETTINGS_FILE
         with storage_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-        if not file.is_file():
-            values = dict(options)
-            values.setdefault("floor", default_floor(values.get("threshold", Settings.threshold)))
-            settings = Settings.from_mapping(values)
-            workspace = cls(path, settings)
-            workspace.ledger.create()
-            publish_text(file, settings.to_toml())
-            return workspace
-        workspace = cls.open(path)
-        return workspace.with_options(options)
+        with exclusive_lock(path / "locks" / "settings"):  # of two that make it at once, one finds it made
+            if not file.is_file():
+                values = dict(options)
+                if "floor" not in values:
+                    threshold = Settings().changed({"floor": 1e-6, **options}).threshold  # checked
+                    values["floor"] = default_floor(threshold)
+                settings = Settings.from_mapping(values)
+                workspace = cls(path, settings)
+                workspace.ledger.create()
+                publish_text(file, settings.to_toml())
+                return workspace
+            return cls.open(path).with_options(options)
 
     def with_options(self, options: Mapping[str, Any]) -> Workspace:
         """This workspace under a caller's options; see `create_or_open`."""
         stored = self.settings
         file = self.root / SETTINGS_FILE
-        threshold = options.get("threshold", stored.threshold)
+        # Checked apart from the floor, so that a threshold below it gets the advice that fits.
+        threshold = stored.changed({**options, "floor": 1e-6}).threshold
         if "floor" not in options and threshold < stored.floor:
             raise SettingsError(
                 f"threshold {threshold} lies below the floor {stored.floor} of {self.root}: matches under "
@@ -147,7 +150,7 @@ class Workspace:
 
     def sweep(self) -> int:
         """Remove what killed processes left half-written, in the workspace and in the output."""
-        swept = sum(
+        swept = sweep_temporary(self.root, deep=False) + sum(
             sweep_temporary(self.root / part)
             for part in ("raw", "admitted", "codebooks", "cells", "pairs", "decisions")
         )

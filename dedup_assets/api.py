@@ -1,0 +1,188 @@
+"""Curation from Python: the functions that the command line calls too. They run the Dagster assets.
+
+import dedup_assets as da
+result = da.curate("shards/", workspace="ws", threshold=0.9)
+result.kept.to_pandas()
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dedup_assets.errors import DedupError, SettingsError, WorkspaceError
+from dedup_assets.report.progress import Listener, StageClock, listening
+from dedup_assets.report.tables import LazyTable
+from dedup_assets.storage.output import read_manifest
+from dedup_assets.storage.sources import discover
+from dedup_assets.storage.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Curation:
+    """The published result of a workspace, and what the last call did to it.
+
+    `kept`, `removed`, `quarantined` and `pairs` are read when they are asked for.
+    """
+
+    workspace: Path
+    output: Path
+    summary: Mapping[str, Any]
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> LazyTable:
+        """The kept records, in the input's own columns."""
+        return LazyTable.of_folder(self.output / "deduplicated")
+
+    @property
+    def removed(self) -> LazyTable:
+        """The removed records: `id, shard, keeper_id, keeper_shard, similarity, kind, group_id`."""
+        return LazyTable.of_folder(self.output / "duplicates")
+
+    @property
+    def quarantined(self) -> LazyTable:
+        """Rows that could not be records: `row, reason, record`."""
+        return LazyTable.of_folder(self.output / "quarantine")
+
+    @property
+    def pairs(self) -> LazyTable:
+        """All matches down to the floor, one row for each pair of distinct texts."""
+        return LazyTable.of_folder(self.workspace / "pairs")
+
+    @property
+    def duplicate_ratio(self) -> float:
+        """Removed records as a share of all rows."""
+        rows = self.summary["rows_in"]
+        return (self.summary["removed_exact"] + self.summary["removed_semantic"]) / rows if rows else 0.0
+
+    @property
+    def exact_ratio(self) -> float:
+        """Records removed as exact copies, as a share of all rows."""
+        rows = self.summary["rows_in"]
+        return self.summary["removed_exact"] / rows if rows else 0.0
+
+
+def curate(
+    *sources: str | Path,
+    workspace: str | Path,
+    listener: Listener | None = None,
+    check: bool = True,
+    **options: Any,
+) -> Curation:
+    """Bring shard files into a workspace and deduplicate them against everything that is there.
+
+    Parameters
+    ----------
+    *sources
+        Files, folders, globs or fsspec URLs of Parquet, JSON lines or CSV; one file is one shard. Without
+        any, what is registered and unfinished is finished.
+    workspace
+        Folder of the workspace; made on first use.
+    listener
+        Hears how far each stage is.
+    check
+        Raise at the end if a shard failed; the others are finished either way.
+    **options
+        Settings by name (`Settings`), and `eps` for 1 - threshold. In an existing workspace an option that
+        would spoil stored work is refused.
+
+    Raises
+    ------
+    DedupError
+        With what was found, where, what was expected, and what to do.
+    """
+    started = time.perf_counter()
+    files = discover([str(source) for source in sources]) if sources else []
+    space = Workspace.create_or_open(workspace, resolve_options(options))
+    space.sweep()
+    space.ledger.register([(file.key, file.uri, file.format, file.compression) for file in files])
+    named = [file.key for file in files]
+    return _run_and_report(space, named, listener, started, check)
+
+
+def register(*sources: str | Path, workspace: str | Path, **options: Any) -> list[str]:
+    """Register shards as Dagster partitions without running anything; returns the keys that are new."""
+    from dedup_assets.automation.runs import EmbeddedDagster
+
+    files = discover([str(source) for source in sources])
+    space = Workspace.create_or_open(workspace, resolve_options(options))
+    new = space.ledger.register([(file.key, file.uri, file.format, file.compression) for file in files])
+    with EmbeddedDagster(space) as dagster:
+        dagster.register([shard.key for shard in space.ledger.shards()])
+    return new
+
+
+def rethreshold(threshold: float, *, workspace: str | Path, listener: Listener | None = None) -> Curation:
+    """New decisions under another threshold, from stored matches: no model, no join.
+
+    Raises SettingsError if the threshold lies below the floor of the stored matches.
+    """
+    started = time.perf_counter()
+    space = Workspace.open(workspace).with_options(resolve_options({"threshold": threshold}))
+    space.sweep()
+    return _run_and_report(space, [], listener, started, check=True)
+
+
+def open_curation(workspace: str | Path) -> Curation:
+    """The published result of an existing workspace."""
+    space = Workspace.open(workspace)
+    return Curation(space.root, space.output, _totals(space))
+
+
+def resolve_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings from a caller's options: `eps` becomes a threshold, None means not given."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if "eps" in given:
+        if "threshold" in given:
+            raise SettingsError("threshold and eps say the same thing (threshold = 1 - eps): give one of them.")
+        eps = given.pop("eps")
+        if not isinstance(eps, int | float) or isinstance(eps, bool) or not 0.0 <= eps < 1.0:
+            raise SettingsError(f"eps = {eps!r}: expected a number from 0 to below 1, such as 0.05.")
+        given["threshold"] = round(1.0 - eps, 12)
+    if isinstance(given.get("text_columns"), str):
+        given["text_columns"] = (given["text_columns"],)
+    return given
+
+
+def _run_and_report(
+    space: Workspace, named: Sequence[str], listener: Listener | None, started: float, check: bool
+) -> Curation:
+    from dedup_assets.automation.runs import EmbeddedDagster
+
+    clock = StageClock()
+    with listening(listener, clock), EmbeddedDagster(space) as dagster:
+        outcome = dagster.curate(named)
+    curation = Curation(space.root, space.output, _summary(space, clock, outcome.run_ids, started), outcome.failures)
+    if check and outcome.failures:
+        listed = "\n".join(f"  {shard}: {message}" for shard, message in outcome.failures.items())
+        raise DedupError(f"{len(outcome.failures)} shards failed; all others are finished.\n{listed}")
+    return curation
+
+
+def _summary(space: Workspace, clock: StageClock, run_ids: Sequence[str], started: float) -> dict[str, Any]:
+    stages = {name: {"seconds": round(entry.seconds, 4), "rows": entry.rows} for name, entry in clock.stages.items()}
+    return {
+        **_totals(space),
+        "stages": stages,
+        "overhead_seconds": round(max(0.0, time.perf_counter() - started - clock.seconds), 4),
+        "run_ids": list(run_ids),
+    }
+
+
+def _totals(space: Workspace) -> dict[str, Any]:
+    try:
+        manifest = read_manifest(space)
+    except WorkspaceError:
+        manifest = {"shards": [], "totals": {}}
+    names = ("rows_in", "kept", "removed_exact", "removed_semantic", "quarantined")
+    return {
+        "shards": len(manifest["shards"]),
+        **{name: manifest["totals"].get(name, 0) for name in names},
+        "threshold": space.settings.threshold,
+        "output": str(space.output),
+        "workspace": str(space.root),
+    }

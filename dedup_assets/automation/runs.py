@@ -1,0 +1,203 @@
+"""Running the jobs on the Dagster instance that lives inside a workspace.
+
+The command line and the Python API come through here: the same assets that the UI shows and runs, in this
+process, recorded in the instance that `dedup-assets ui` opens.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import dagster as dg
+
+from dedup_assets.assets.stage import STAGES
+from dedup_assets.automation.jobs import curate_new_shards, redecide
+from dedup_assets.automation.partitions import register_partitions
+from dedup_assets.errors import DedupError, ShardError
+from dedup_assets.storage.changes import refuse_changed_content
+from dedup_assets.storage.output import publication_basis
+from dedup_assets.storage.publish import publish_text, storage_errors
+from dedup_assets.storage.workspace import Workspace
+
+INSTANCE_SETTINGS = """\
+# Dagster instance of this workspace: SQLite beside it, nothing leaves the machine.
+telemetry:
+  enabled: false
+nux:
+  enabled: false
+"""
+
+
+@dataclass
+class Outcome:
+    """What a series of runs came to: shards that failed, with their reasons, and the runs' ids."""
+
+    failures: dict[str, str] = field(default_factory=dict)
+    run_ids: list[str] = field(default_factory=list)
+
+
+class EmbeddedDagster:
+    """The Dagster instance that belongs to a workspace; a context manager.
+
+    It is the one in the workspace, unless DAGSTER_HOME names another: whoever sets that runs Dagster as a
+    service and wants to see these runs there.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+
+    def __enter__(self) -> EmbeddedDagster:
+        home = prepare_home(self._workspace)
+        with storage_errors(home):
+            self._instance = dg.DagsterInstance.from_config(str(home))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._instance.dispose()
+
+    def register(self, keys: Sequence[str]) -> list[str]:
+        """Add shards as partitions; returns those that are new."""
+        return register_partitions(self._instance, keys)
+
+    def curate(self, named: Sequence[str]) -> Outcome:
+        """Finish every registered shard that is not finished, and bring all decisions up to date.
+
+        Named shards that are finished are checked: a file that changed since is refused. A shard that fails
+        fails its run; the others run again without it, which is cheap, because what was finished is on
+        record.
+        """
+        ledger = self._workspace.ledger
+        keys = [shard.key for shard in ledger.shards()]
+        self.register(keys)
+        outcome = Outcome(failures=changed_shards(self._workspace, named))
+        before = ledger.completions(STAGES[-1])
+        for span in _spans(keys, [key for key in keys if key not in before]):
+            self._run(curate_new_shards.name, keys, span, outcome)
+        # Shards that were finished before, and whose decisions or files moved with this call or have to.
+        after = ledger.completions(STAGES[-1])
+        due = decisions_due(self._workspace)
+        moved = [key for key in keys if key in before and (key in due or before[key].basis != after[key].basis)]
+        for span in _spans(keys, moved):
+            self._run(redecide.name, keys, span, outcome)
+        return outcome
+
+    def _run(self, job_name: str, keys: Sequence[str], span: list[str], outcome: Outcome) -> None:
+        """Run a job over neighbouring partitions; without the failed ones again if some failed."""
+        failed_before = set(outcome.failures)
+        try:
+            result = _resolved(job_name).execute_in_process(
+                instance=self._instance,
+                tags={
+                    "dagster/asset_partition_range_start": span[0],
+                    "dagster/asset_partition_range_end": span[-1],
+                },
+                run_config=self._run_config(),
+            )
+            outcome.run_ids.append(result.run_id)
+        except ShardError:
+            failures = {
+                shard: (message, run_id)
+                for shard, (_, message, run_id) in self._workspace.ledger.failures().items()
+                if shard in span
+            }
+            outcome.failures.update({shard: message for shard, (message, _) in failures.items()})
+            outcome.run_ids += sorted({run_id for _, run_id in failures.values()})
+            rest = [key for key in span if key not in failures]
+            if not failures or set(failures) <= failed_before:
+                raise
+            for part in _spans(keys, rest):
+                self._run(job_name, keys, part, outcome)
+
+    def _run_config(self) -> dict[str, object]:
+        settings = self._workspace.settings
+        return {
+            # The command line says what happened; Dagster's own log stays in the instance.
+            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+            "resources": {
+                "workspace": {
+                    "config": {
+                        "path": str(self._workspace.root),
+                        "options": json.dumps(settings.layer("cost"), sort_keys=True),
+                    }
+                },
+                "dask": {
+                    "config": {
+                        "scheduler": settings.scheduler,
+                        "device": settings.device,
+                        "workers": settings.workers,
+                    }
+                },
+            },
+        }
+
+
+def prepare_home(workspace: Workspace) -> Path:
+    """The folder of the instance; the workspace's own is made ready on first use."""
+    named = os.environ.get("DAGSTER_HOME")
+    if named:
+        return Path(named)
+    home = workspace.dagster_home
+    if not (home / "dagster.yaml").is_file():
+        publish_text(home / "dagster.yaml", INSTANCE_SETTINGS)
+    return home
+
+
+def decisions_due(workspace: Workspace) -> set[str]:
+    """Decided shards whose decisions, or whose published files, are not those the settings ask for."""
+    ledger, settings = workspace.ledger, workspace.settings
+    generation = ledger.generation()
+    decided = ledger.completions("duplicate_ids")
+    if generation is None:
+        return set()
+    outdated = generation.fingerprint != settings.fingerprint("decisions") or (
+        settings.mode == "rebuild" and generation.admissions != len(ledger.admissions())
+    )
+    if outdated:
+        return set(decided)
+    published = ledger.completions("deduplicated_dataset")
+    return {
+        shard
+        for shard, done in decided.items()
+        if shard in published and published[shard].basis != publication_basis(workspace, done.basis)
+    }
+
+
+def changed_shards(workspace: Workspace, named: Sequence[str]) -> dict[str, str]:
+    """Named shards that were read before and whose file has other content now, each with the error."""
+    registered = {shard.key: shard for shard in workspace.ledger.shards()}
+    done = workspace.ledger.completions("raw_shards")
+    changed = {}
+    for key in named:
+        if key in done:
+            try:
+                refuse_changed_content(registered[key], done[key])
+            except DedupError as problem:
+                changed[key] = str(problem)
+    return changed
+
+
+def _resolved(name: str) -> dg.JobDefinition:
+    from dedup_assets.definitions import defs
+
+    return defs.resolve_job_def(name)
+
+
+def _spans(keys: Sequence[str], wanted: Sequence[str]) -> Iterator[list[str]]:
+    """Cut the wanted keys into runs of neighbours: a run covers one range of partitions."""
+    chosen = set(wanted)
+    span: list[str] = []
+    for key in keys:
+        if key in chosen:
+            span.append(key)
+        elif span:
+            yield span
+            span = []
+    if span:
+        yield span

@@ -1,0 +1,43 @@
+"""Whether a source file is still the one that was read."""
+
+from __future__ import annotations
+
+import fsspec
+
+from dedup_assets.errors import ShardError, SourceError
+from dedup_assets.storage.ledger import Completion, Shard
+from dedup_assets.storage.sources import SourceFile, content_fingerprint
+
+
+def source_file(shard: Shard) -> SourceFile:
+    """The file of a registered shard."""
+    return SourceFile(shard.key, shard.uri, shard.format, shard.compression)
+
+
+def source_state(shard: Shard) -> str:
+    """Size and time of change as the file system tells them, without reading the file.
+
+    Equal states mean an unread file; they are a short cut, the content fingerprint is the truth.
+    """
+    try:
+        filesystem, path = fsspec.core.url_to_fs(shard.uri)
+        info = filesystem.info(path)
+    except OSError as problem:
+        raise SourceError(
+            f"Shard {shard.key}: {shard.uri} cannot be read: {problem}. Put the file back, or leave it out."
+        ) from problem
+    marks = [info.get(name) for name in ("size", "mtime", "LastModified", "updated", "created", "ETag", "etag")]
+    return " ".join(str(mark) for mark in marks if mark is not None)
+
+
+def refuse_changed_content(shard: Shard, done: Completion) -> None:
+    """Raise ShardError if the file's content is not what `done` was read from."""
+    if source_state(shard) == done.facts.get("source_state"):
+        return
+    fingerprint = content_fingerprint(source_file(shard))
+    if fingerprint != done.basis:
+        raise ShardError(
+            f"Shard {shard.key}: the content of {shard.uri} changed since it was curated (fingerprint "
+            f"{done.basis[:16]} then, {fingerprint[:16]} now). Published decisions rest on the old content. "
+            "Restore the file, or add the new content as a new file."
+        )

@@ -1,0 +1,151 @@
+"""Times the encoder against the plain float32 loop, interleaved, on docstrings of the standard library.
+
+    python -m dedup_assets_tests.benchmarks.encoder --texts 2000
+
+Prints medians, the ratio and the least cosine to the plain loop's vectors; `--json` prints one object.
+sentence-transformers takes part where it is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib.util
+import json
+import platform
+import statistics
+import sysconfig
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dedup_assets.compute.encoder import Encoder
+from dedup_assets.storage.models import load_parts, locate_model, read_pooling
+
+
+def docstrings(count: int) -> list[str]:
+    """`count` distinct docstrings of the standard library, shuffled with a fixed seed."""
+    found: dict[str, None] = {}
+    for path in sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py")):
+        if "site-packages" in path.parts or len(found) > 20 * count:
+            continue
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError):
+            continue  # test data that is broken on purpose
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                text = ast.get_docstring(node)
+                if text:
+                    found.setdefault(text)
+    texts = list(found)
+    order = np.random.default_rng(0).permutation(len(texts))[:count]
+    return [texts[i] for i in order]
+
+
+def plain_loop(model: Any, tokenizer: Any, texts: list[str], max_length: int) -> np.ndarray:
+    """What people write first: 32 texts at a time, sorted by characters, padded to the longest, float32.
+
+    Returns unit vectors, float32 (n, d), mean pooling.
+    """
+    import torch
+
+    order = np.argsort([-len(t) for t in texts], kind="stable")
+    vectors = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
+    for start in range(0, len(order), 32):
+        rows = order[start : start + 32]
+        batch = tokenizer(
+            [texts[i] for i in rows],
+            padding=True,
+            truncation=True,
+            max_length=max_length,
+            return_tensors="pt",
+        )
+        with torch.inference_mode():
+            hidden = model(**batch).last_hidden_state
+            weight = batch["attention_mask"][..., None].float()
+            mean = (hidden * weight).sum(1) / weight.sum(1)
+            vectors[rows] = torch.nn.functional.normalize(mean, dim=1).numpy()
+    return vectors
+
+
+def run(name: str, texts: list[str], repeats: int) -> dict[str, Any]:
+    """Seconds (medians of interleaved runs), ratios to the plain loop and least cosines to its vectors."""
+    import torch
+
+    location = locate_model(name)
+    _, max_length = read_pooling(location.folder)
+
+    model, tokenizer = load_parts(location.folder)
+    model.eval()
+    contenders: dict[str, Callable[[], np.ndarray]] = {
+        "plain float32 loop": lambda: plain_loop(model, tokenizer, texts, max_length)
+    }
+    if importlib.util.find_spec("sentence_transformers"):
+        from sentence_transformers import SentenceTransformer
+
+        reference = SentenceTransformer(location.folder, device="cpu")
+        contenders["sentence-transformers"] = lambda: np.asarray(
+            reference.encode(texts, batch_size=32, normalize_embeddings=True, show_progress_bar=False)
+        )
+    automatic = Encoder(*load_parts(location.folder), max_length=max_length)
+    contenders[f"encoder {automatic.precision}"] = lambda: automatic.encode(texts).vectors
+    if automatic.precision != "float32":
+        single = Encoder(*load_parts(location.folder), max_length=max_length, precision="float32")
+        contenders["encoder float32"] = lambda: single.encode(texts).vectors
+
+    seconds: dict[str, list[float]] = {label: [] for label in contenders}
+    vectors: dict[str, np.ndarray] = {}
+    for label, work in contenders.items():  # a run that is not counted: kernels are made at first use
+        vectors[label] = work()
+    for _ in range(repeats):
+        for label, work in contenders.items():
+            start = time.perf_counter()
+            work()
+            seconds[label].append(time.perf_counter() - start)
+
+    plain = "plain float32 loop"
+    return {
+        "model": name,
+        "texts": len(texts),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "results": {
+            label: {
+                "seconds": statistics.median(times),
+                "texts_per_second": len(texts) / statistics.median(times),
+                # Ratio of neighbours in time, then the median: other load on the machine cancels.
+                "ratio": statistics.median(p / t for p, t in zip(seconds[plain], times, strict=True)),
+                "min_cosine": float((vectors[label] * vectors[plain]).sum(axis=1).min()),
+            }
+            for label, times in seconds.items()
+        },
+    }
+
+
+def main() -> None:
+    """Parse the arguments, run, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--texts", type=int, default=2000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--model", default="sentence-transformers/all-MiniLM-L6-v2")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args()
+    report = run(arguments.model, docstrings(arguments.texts), arguments.repeats)
+    if arguments.json:
+        print(json.dumps(report))
+        return
+    print(f"{report['texts']} docstrings, {report['threads']} threads, torch {report['torch']}")
+    print(f"{'':24}{'seconds':>9}{'texts/s':>9}{'ratio':>7}{'min cosine':>12}")
+    for label, row in report["results"].items():
+        print(
+            f"{label:24}{row['seconds']:9.2f}{row['texts_per_second']:9.0f}{row['ratio']:7.2f}{row['min_cosine']:12.6f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""Promises of the settings: their file, what is refused, and what their fingerprints name."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dedup_assets.errors import SettingsError
+from dedup_assets.settings import KEEP_CHOICES, LAYERS, Settings, default_floor
+
+ODD = ['"', "'", "\\", "\n", "\r\n", "\t", "\x00", "\x1b", "\x7f", "\x85", "\u2028", "é", "雪", "😀", "#", "]", "= 1"]
+odd_text = st.lists(st.one_of(st.sampled_from(ODD), st.text(max_size=4)), max_size=6).map("".join)
+odd_name = odd_text.filter(bool)
+similarity = st.floats(0.0, 1.0, exclude_min=True)
+keeps = st.one_of(
+    st.sampled_from(KEEP_CHOICES),
+    st.tuples(odd_name, st.sampled_from(["", ":asc", ":desc"])).map(lambda parts: f"column:{parts[0]}{parts[1]}"),
+)
+FREE_TEXT = ("id_column", "embedding_column", "model", "scheduler", "output")
+
+
+@st.composite
+def setting_values(draw: st.DrawFn) -> dict[str, Any]:
+    """Values for every setting, all of them allowed."""
+    floor, threshold = sorted((draw(similarity), draw(similarity)))
+    values: dict[str, Any] = {name: draw(odd_text) for name in FREE_TEXT}
+    for item in fields(Settings):
+        if item.metadata["choices"]:
+            values[item.name] = draw(st.sampled_from(item.metadata["choices"]))
+    for name in ("max_length", "clusters", "batch_size", "workers"):
+        values[name] = draw(st.integers(0, 2**40))
+    return values | {
+        "text_columns": tuple(draw(st.lists(odd_name, min_size=1, max_size=3, unique=True))),
+        "keep_empty": draw(st.booleans()),
+        "floor": floor,
+        "threshold": threshold,
+        "keep": draw(keeps),
+        "seed": draw(st.integers(0, 2**32 - 1)),
+    }
+
+
+def test_every_setting_has_a_layer_a_comment_and_a_generated_value() -> None:
+    for item in fields(Settings):
+        assert item.metadata["layer"] in LAYERS
+        assert item.metadata["comment"].endswith(".")
+
+
+@given(setting_values())
+def test_what_is_written_to_toml_is_read_back_equal(values: dict[str, Any]) -> None:
+    assert set(values) == {item.name for item in fields(Settings)}
+    settings = Settings.from_mapping(values)
+    text = settings.to_toml()
+    again = Settings.from_toml(text, "curation.toml")
+    assert again == settings
+    assert again.fingerprint() == settings.fingerprint()
+    assert again.to_toml() == text
+    assert text.encode("utf-8").decode("utf-8") == text
+
+
+def test_the_file_shows_every_setting_under_its_comment_and_its_layer() -> None:
+    lines = Settings().to_toml().splitlines()
+    for item in fields(Settings):
+        at = next(i for i, line in enumerate(lines) if line.startswith(f"{item.name} = "))
+        assert lines[at - 1] == f"# {item.metadata['comment']}"
+        layer = next(line for line in reversed(lines[:at]) if line.startswith("# -- "))
+        assert layer.startswith(f"# -- {item.metadata['layer']}: ")
+    assert set(tomllib.loads("\n".join(lines))) == {item.name for item in fields(Settings)}
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(SettingsError) as refused:
+        Settings.from_toml("treshold = 0.9\n", "ws/curation.toml")
+    message = str(refused.value)
+    assert "ws/curation.toml" in message and "'treshold'" in message
+    assert all(item.name in message for item in fields(Settings))
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "expected"),
+    [
+        ("threshold", "0.9", "a number"),
+        ("threshold", True, "a number"),
+        ("floor", None, "a number"),
+        ("clusters", 3.0, "a whole number"),
+        ("clusters", "3", "a whole number"),
+        ("seed", False, "a whole number"),
+        ("keep_empty", 1, "true or false"),
+        ("keep_empty", "yes", "true or false"),
+        ("model", 5, "text"),
+        ("output", ["a"], "text"),
+        ("text_columns", "text", "a list of strings"),
+        ("text_columns", ["a", 1], "a list of column names"),
+    ],
+)
+def test_a_wrong_type_is_refused_with_what_was_found_and_expected(name: str, found: Any, expected: str) -> None:
+    for build in (Settings.from_mapping, Settings().changed):
+        with pytest.raises(SettingsError) as refused:
+            build({name: found}, "here")
+        assert str(refused.value) == f"here: {name} = {found!r}: expected {expected}."
+
+
+@pytest.mark.parametrize("item", [f for f in fields(Settings) if f.metadata["choices"]], ids=lambda f: f.name)
+def test_a_wrong_choice_is_refused_with_the_choices(item: Any) -> None:
+    with pytest.raises(SettingsError) as refused:
+        Settings.from_mapping({item.name: "wrong"})
+    assert f"{item.name} = 'wrong'" in str(refused.value)
+    assert ", ".join(item.metadata["choices"]) in str(refused.value)
+
+
+@pytest.mark.parametrize("value", [0.0, -0.5, 1.0000001, float("nan"), float("inf"), 95])
+@pytest.mark.parametrize("name", ["threshold", "floor"])
+def test_a_similarity_that_is_no_cosine_above_zero_is_refused(name: str, value: float) -> None:
+    with pytest.raises(SettingsError, match=rf"{name} = .*expected a cosine similarity above 0 and at most 1"):
+        Settings.from_mapping({name: value})
+
+
+@given(similarity, similarity)
+def test_a_floor_above_the_threshold_is_refused_and_no_other(a: float, b: float) -> None:
+    floor, threshold = a, b
+    if floor <= threshold:
+        assert Settings(floor=floor, threshold=threshold).floor == floor
+        return
+    with pytest.raises(SettingsError) as refused:
+        Settings(floor=floor, threshold=threshold)
+    assert f"floor = {floor} lies above threshold = {threshold}" in str(refused.value)
+    assert "at or below the threshold" in str(refused.value)
+
+
+@given(st.floats(1e-6, 1.0))
+def test_the_default_floor_always_fits_its_threshold(threshold: float) -> None:
+    assert Settings(threshold=threshold, floor=default_floor(threshold)).floor <= threshold
+
+
+@pytest.mark.parametrize("name", ["clusters", "batch_size", "max_length", "workers"])
+def test_a_negative_number_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match=rf"{name} = -1: expected 0 \(automatic\) or more"):
+        Settings.from_mapping({name: -1})
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_no_generator_takes_is_refused(seed: int) -> None:
+    with pytest.raises(SettingsError, match=f"seed = {seed}: expected a whole number from 0"):
+        Settings.from_mapping({"seed": seed})
+
+
+def test_text_columns_must_name_distinct_columns() -> None:
+    for columns, problem in (([], "empty"), ([""], "empty"), (["a", "b", "a"], "twice: a, b, a")):
+        with pytest.raises(SettingsError, match=problem):
+            Settings.from_mapping({"text_columns": columns})
+
+
+def test_broken_toml_is_refused_with_file_and_place() -> None:
+    with pytest.raises(SettingsError, match=r"ws/curation\.toml is not valid TOML: .*line 2"):
+        Settings.from_toml('model = "a"\nmodel = = 3\n', "ws/curation.toml")
+
+
+@pytest.mark.parametrize("name", ["model", "output", "text_columns"])
+def test_a_name_of_bytes_that_are_no_unicode_is_refused_before_it_is_stored(name: str) -> None:
+    value = b"caf\xe9".decode("utf-8", "surrogateescape")
+    with pytest.raises(SettingsError, match=rf"{name} = .*valid Unicode"):
+        Settings.from_mapping({name: [value] if name == "text_columns" else value})
+
+
+# -- fingerprints ------------------------------------------------------------------------------------
+
+
+@given(setting_values(), setting_values(), st.data())
+def test_a_layers_fingerprint_changes_exactly_with_that_layer(
+    mine: dict[str, Any], theirs: dict[str, Any], data: st.DataObject
+) -> None:
+    item = data.draw(st.sampled_from(fields(Settings)))
+    before = Settings.from_mapping(mine | {"floor": 1e-9, "threshold": 1.0})
+    value = theirs[item.name]
+    after = before.changed({item.name: value})
+    differs = getattr(before, item.name) != value
+    for layer in LAYERS:
+        moved = before.fingerprint(layer) != after.fingerprint(layer)
+        assert moved == (differs and layer == item.metadata["layer"])
+    shapes_results = item.metadata["layer"] != "cost"
+    assert (before.fingerprint() != after.fingerprint()) == (differs and shapes_results)
+    expected = {item.name: (getattr(before, item.name), value)} if differs else {}
+    assert before.differences(after, *LAYERS) == expected
+    assert before.differences(after, *(layer for layer in LAYERS if layer != item.metadata["layer"])) == {}
+
+
+def test_whole_numbers_and_floats_of_one_value_make_one_fingerprint() -> None:
+    assert Settings.from_mapping({"threshold": 1}).fingerprint() == Settings(threshold=1.0).fingerprint()
+
+
+def test_no_two_single_changes_share_a_fingerprint() -> None:
+    changes: list[dict[str, Any]] = [
+        {},
+        {"text_columns": ["text", "id"]},
+        {"text_columns": ["text, id"]},
+        {"id_column": "text"},
+        {"embedding_column": "text"},
+        {"model": "text"},
+        {"floor": 0.91},
+        {"threshold": 0.91},
+        {"seed": 1},
+        {"keep": "random"},
+    ]
+    seen = {Settings().changed(change).fingerprint() for change in changes}
+    assert len(seen) == len(changes)
+    assert all(len(name) == 32 and int(name, 16) >= 0 for name in seen)
+
+
+# -- keep --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keep", "column"),
+    [
+        *((choice, None) for choice in KEEP_CHOICES),
+        ("column:score", ("score", True)),
+        ("column:score:desc", ("score", True)),
+        ("column:score:asc", ("score", False)),
+        ("column:a:b", ("a:b", True)),
+        ("column:a:b:asc", ("a:b", False)),
+        ("column:asc", ("asc", True)),
+        ("column:desc:asc", ("desc", False)),
+        ("column:two words\n", ("two words\n", True)),
+        ("column:two\nlines:asc", ("two\nlines", False)),
+    ],
+)
+def test_keep_names_an_order_or_a_column_with_a_direction(keep: str, column: tuple[str, bool] | None) -> None:
+    assert Settings.from_mapping({"keep": keep}).keep_column() == column
+
+
+@given(odd_name.filter(lambda name: not name.endswith((":asc", ":desc"))), st.sampled_from(["", ":asc", ":desc"]))
+def test_any_column_name_can_order_the_keepers(name: str, direction: str) -> None:
+    assert Settings(keep=f"column:{name}{direction}").keep_column() == (name, direction != ":asc")
+
+
+@pytest.mark.parametrize("keep", ["", "last", "First", "column", "column:", "col:score", " first", "first\n"])
+def test_any_other_keep_is_refused_with_the_syntax(keep: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        Settings.from_mapping({"keep": keep})
+    message = str(refused.value)
+    assert f"keep = {keep!r}" in message and "column:NAME[:asc|desc]" in message
+    assert all(choice in message for choice in KEEP_CHOICES)
