@@ -48,7 +48,7 @@ POOLINGS = ("mean", "cls", "last")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 # Token positions per batch.
-CPU_TOKENS = 1024
+CPU_TOKENS = 512
 GPU_TOKENS = 16384
 # Texts tokenised at a time.
 TOKENIZE_CHUNK = 4096
