@@ -1,0 +1,481 @@
+"""Promises of publishing: the old or the new and never a half, whatever happens to the writer."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from dedup_assets.errors import WorkspaceError
+from dedup_assets.storage import publish
+from dedup_assets.storage.publish import (
+    exclusive_lock,
+    publish_file,
+    publish_folder,
+    publish_json,
+    publish_text,
+    storage_errors,
+    sweep_temporary,
+    temporary_beside,
+)
+
+PRELUDE = """
+import os, signal, sys, time
+from pathlib import Path
+from dedup_assets.storage import publish
+target = Path(sys.argv[1])
+def die(*ignored, **ignored_too):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def child(script: str, *arguments: object) -> subprocess.Popen[str]:
+    """A separate process that runs `script` after the prelude."""
+    command = [sys.executable, "-c", PRELUDE + script, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    return sorted(folder.rglob(".tmp-*"))
+
+
+# -- readers -----------------------------------------------------------------------------------------
+
+
+def test_a_reader_never_sees_a_half_written_file(tmp_path: Path) -> None:
+    target, size = tmp_path / "part.bin", 200_000
+    publish_file(target, lambda path: path.write_bytes(b"a" * size))
+    done = threading.Event()
+    halves: list[bytes] = []
+    reads = 0
+
+    def read() -> None:
+        nonlocal reads
+        while not done.is_set():
+            content = target.read_bytes()
+            reads += 1
+            if len(content) != size or content.count(content[:1]) != size:
+                halves.append(content)
+
+    def write_slowly(path: Path, letter: bytes) -> None:
+        with path.open("wb") as file:
+            for _ in range(10):
+                file.write(letter * (size // 10))
+                file.flush()
+                time.sleep(0.0005)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for turn in range(60):
+        publish_file(target, lambda path, turn=turn: write_slowly(path, b"ab"[turn % 2 : turn % 2 + 1]))
+    done.set()
+    reader.join()
+    assert reads > 60
+    assert not halves
+    assert [path.name for path in tmp_path.iterdir()] == ["part.bin"]
+
+
+def test_a_reader_never_sees_a_folder_without_all_its_files(tmp_path: Path) -> None:
+    done = threading.Event()
+    counts: set[int] = set()
+
+    def read() -> None:
+        while not done.is_set():
+            for folder in tmp_path.glob("shard-*"):
+                counts.add(len(list(folder.iterdir())))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for turn in range(60):
+        with publish_folder(tmp_path / f"shard-{turn}") as temporary:
+            for name in "abcd":
+                (temporary / name).write_text(name)
+    done.set()
+    reader.join()
+    assert counts == {4}
+
+
+def test_what_is_being_written_is_invisible_to_readers_of_the_folder(tmp_path: Path) -> None:
+    table = pa.table({"a": [1, 2, 3]})
+    publish_file(tmp_path / "one.parquet", lambda path: pq.write_table(table, path))
+
+    def look(path: Path) -> None:
+        path.write_bytes(b"PAR1 half of a file")
+        assert ds.dataset(tmp_path, format="parquet").to_table().num_rows == 3
+        assert pq.read_table(tmp_path).num_rows == 3
+        pq.write_table(table, path)
+        assert pq.read_table(tmp_path).num_rows == 3
+
+    publish_file(tmp_path / "two.parquet", look)
+    with publish_folder(tmp_path / "three") as temporary:
+        pq.write_table(table, temporary / "part.parquet")
+        assert ds.dataset(tmp_path, format="parquet").to_table().num_rows == 6
+    assert ds.dataset(tmp_path, format="parquet").to_table().num_rows == 9
+
+
+def test_equal_values_give_equal_json_bytes(tmp_path: Path) -> None:
+    publish_json(tmp_path / "a.json", {"b": [1, "é"], "a": {"y": 1, "x": 2}})
+    publish_json(tmp_path / "b.json", {"a": {"x": 2, "y": 1}, "b": [1, "é"]})
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {"a": {"x": 2, "y": 1}, "b": [1, "é"]}
+
+
+# -- writers that fail -------------------------------------------------------------------------------
+
+
+def test_a_file_writer_that_raises_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "sub" / "part"
+
+    def broken(path: Path) -> None:
+        path.write_text("half")
+        raise KeyError("a defect")
+
+    with pytest.raises(KeyError, match="a defect"):
+        publish_file(target, broken)
+    assert list(target.parent.iterdir()) == []
+    publish_text(target, "old")
+    with pytest.raises(KeyError, match="a defect"):
+        publish_file(target, broken)
+    assert target.read_text() == "old"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_folder_writer_that_raises_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), publish_folder(tmp_path / "folder") as temporary:
+        (temporary / "a").write_text("half")
+        raise KeyError("a defect")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_published_folder_never_changes(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    for content in ("first", "second"):
+        with publish_folder(target) as temporary:
+            (temporary / "a").write_text(content)
+    assert (target / "a").read_text() == "first"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+# -- processes that die ------------------------------------------------------------------------------
+
+KILLED_IN_FILE = {
+    "while writing": "publish.publish_file(target, lambda path: (path.write_text('ne'), die()))",
+    "before the sync": "publish.sync_file = die; publish.publish_text(target, 'new')",
+    "before the rename": "Path.replace = die; publish.publish_text(target, 'new')",
+    "after the rename": "publish.sync_folder = die; publish.publish_text(target, 'new')",
+}
+
+
+@pytest.mark.parametrize("moment", KILLED_IN_FILE)
+def test_a_process_killed_in_publish_file_leaves_the_old_or_the_new_and_is_swept(tmp_path: Path, moment: str) -> None:
+    target = tmp_path / "deep" / "part.txt"
+    publish_text(target, "old")
+    assert child(KILLED_IN_FILE[moment], target).wait(30) == -signal.SIGKILL
+    renamed = moment == "after the rename"
+    assert target.read_text() == ("new" if renamed else "old")
+    assert len(leftovers(tmp_path)) == (0 if renamed else 1)
+    assert sweep_temporary(tmp_path) == (0 if renamed else 1)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [target]
+    publish_text(target, "new")
+    assert target.read_text() == "new"
+
+
+KILLED_IN_FOLDER = {
+    "while writing": "die()",
+    "before the sync": "publish.sync_file = die",
+    "before the rename": "Path.rename = die",
+    "after the rename": "publish.sync_folder = lambda path, real=publish.sync_folder: "
+    "die() if path == target.parent else real(path)",
+}
+
+
+@pytest.mark.parametrize("moment", KILLED_IN_FOLDER)
+def test_a_process_killed_in_publish_folder_leaves_nothing_or_all_and_is_swept(tmp_path: Path, moment: str) -> None:
+    target = tmp_path / "deep" / "folder"
+    script = f"""
+with publish.publish_folder(target) as temporary:
+    (temporary / "a").write_text("1")
+    (temporary / "b").write_text("2")
+    {KILLED_IN_FOLDER[moment]}
+"""
+    assert child(script, target).wait(30) == -signal.SIGKILL
+    renamed = moment == "after the rename"
+    assert target.exists() == renamed
+    assert sweep_temporary(tmp_path) == (0 if renamed else 1)
+    assert leftovers(tmp_path) == []
+    with publish_folder(target) as temporary:
+        (temporary / "a").write_text("1")
+        (temporary / "b").write_text("2")
+    assert {path.name: path.read_text() for path in target.iterdir()} == {"a": "1", "b": "2"}
+
+
+def test_the_sweep_leaves_what_a_living_process_is_writing(tmp_path: Path) -> None:
+    script = """
+with publish.publish_folder(target) as temporary:
+    (temporary / "a").write_text("1")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+    living = child(script, tmp_path / "folder")
+    try:
+        assert living.stdout is not None and living.stdout.readline() == "writing\n"
+        mine = temporary_beside(tmp_path / "mine")
+        mine.write_text("half")
+        assert sweep_temporary(tmp_path) == 0
+        assert len(leftovers(tmp_path)) == 2
+    finally:
+        living.kill()
+        living.wait(30)
+    assert sweep_temporary(tmp_path) == 1
+    assert leftovers(tmp_path) == [mine]
+
+
+def test_the_sweep_leaves_other_hosts_and_names_that_are_not_its_own(tmp_path: Path) -> None:
+    dead = child("", tmp_path)
+    dead.wait(30)
+    swept = temporary_beside(tmp_path / "x").name.replace(f"-{os.getpid()}-", f"-{dead.pid}-")
+    others = [
+        swept.replace(".tmp-", ".tmp-another_host-", 1),
+        ".tmp-mine",
+        f".tmp-{dead.pid}",
+        swept[1:],
+        f"{swept}x",
+    ]
+    for name in (swept, *others):
+        (tmp_path / name).write_text("content")
+    assert sweep_temporary(tmp_path) == 1
+    assert {path.name for path in tmp_path.iterdir()} == set(others)
+    assert sweep_temporary(tmp_path / "not there") == 0
+
+
+def test_a_shallow_sweep_stays_in_its_folder(tmp_path: Path) -> None:
+    assert child(KILLED_IN_FILE["while writing"], tmp_path / "sub" / "a").wait(30) == -signal.SIGKILL
+    assert sweep_temporary(tmp_path, deep=False) == 0
+    assert sweep_temporary(tmp_path / "sub", deep=False) == 1
+
+
+def test_the_sweep_runs_beside_processes_that_publish(tmp_path: Path) -> None:
+    done = threading.Event()
+    published = 0
+
+    def write(writer: int) -> None:
+        nonlocal published
+        while not done.is_set():
+            with publish_folder(tmp_path / f"{published % 50}" / f"{writer}-{published}") as temporary:
+                (temporary / "nested").mkdir()
+            published += 1
+
+    writers = [threading.Thread(target=write, args=(n,)) for n in range(2)]
+    for writer in writers:
+        writer.start()
+    try:
+        ends = time.monotonic() + 1.5
+        while time.monotonic() < ends:
+            assert sweep_temporary(tmp_path) == 0
+    finally:
+        done.set()
+        for writer in writers:
+            writer.join()
+    assert published > 0
+    assert leftovers(tmp_path) == []
+
+
+# -- disks that refuse -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def numpy_file(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, np.zeros(10**6))
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "text": lambda path: path.write_text("x" * 10**6),
+    "numpy": numpy_file,
+    "parquet": lambda path: pq.write_table(pa.table({"a": np.random.default_rng(0).random(10**5)}), path),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_full_disk_is_an_error_that_says_what_to_do_and_nothing_half_written_stays(
+    small_disk: Path, writer: str
+) -> None:
+    old = small_disk / "part"
+    publish_text(old, "old")
+    with pytest.raises(WorkspaceError, match=r"disk is full: free space .* run the same command again"):
+        publish_file(old, WRITERS[writer])
+    with (
+        pytest.raises(WorkspaceError, match="disk is full"),
+        publish_folder(small_disk / "folder") as temporary,
+    ):
+        WRITERS[writer](temporary / "part")
+    assert old.read_text() == "old"
+    assert list(small_disk.iterdir()) == [old]
+
+
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [
+        (errno.ENOSPC, "the disk is full: free space"),
+        (errno.EDQUOT, "quota is used up: free space"),
+        (errno.EACCES, "no permission to write there: choose another folder"),
+        (errno.EPERM, "no permission to write there: choose another folder"),
+        (errno.EROFS, "read-only: choose another folder"),
+    ],
+)
+def test_a_refusal_of_the_disk_names_the_place_and_the_way_out(
+    tmp_path: Path, reason: int, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "part"
+    publish_text(target, "old")
+
+    def refuse(path: Path) -> None:
+        raise OSError(reason, os.strerror(reason), str(path))
+
+    monkeypatch.setattr(publish, "sync_file", refuse)
+    with pytest.raises(WorkspaceError, match=advice) as refused:
+        publish_text(target, "new")
+    assert f"Cannot write {tmp_path}" in str(refused.value)
+    assert isinstance(refused.value.__cause__, OSError)
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_one_may_not_write_to_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o555)
+    script = """
+from dedup_assets.errors import WorkspaceError
+if os.getuid() == 0:  # permission bits do not bind root
+    os.setgid(65534)
+    os.setuid(65534)
+try:
+    publish.publish_text(target, "new")
+except WorkspaceError as refused:
+    print(refused)
+"""
+    output, problems = child(script, folder / "part").communicate(timeout=30)
+    assert problems == ""
+    assert f"Cannot write {folder}" in output
+    assert "no permission to write there: choose another folder or change its permissions" in output
+    assert list(folder.iterdir()) == []
+
+
+def test_a_file_where_a_folder_is_needed_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("content")
+    with pytest.raises(WorkspaceError, match=r"Cannot write .*/file.*: .* choose another folder"):
+        publish_text(tmp_path / "file" / "part", "new")
+    with (
+        pytest.raises(WorkspaceError, match=r"Cannot write .*/file.*: .* choose another folder"),
+        publish_folder(tmp_path / "file" / "deeper" / "folder"),
+    ):
+        pass
+    with (
+        pytest.raises(WorkspaceError, match=r"Cannot write .*/file.*: .* choose another folder"),
+        exclusive_lock(tmp_path / "file" / "lock"),
+    ):
+        pass
+    assert (tmp_path / "file").read_text() == "content"
+
+
+def test_an_error_without_a_known_remedy_keeps_its_traceback(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), storage_errors(tmp_path):
+        (tmp_path / "absent").read_text()
+    with pytest.raises(OSError, match="no number"), storage_errors(tmp_path):
+        raise OSError("no number")
+
+
+# -- locks -------------------------------------------------------------------------------------------
+
+
+def test_a_lock_lets_one_process_in_at_a_time(tmp_path: Path) -> None:
+    counter = tmp_path / "counter"
+    counter.write_text("0")
+    script = """
+for _ in range(25):
+    with publish.exclusive_lock(target.parent / "locks" / "counter"):
+        count = int(target.read_text())
+        time.sleep(0.001)
+        target.write_text(str(count + 1))
+"""
+    children = [child(script, counter) for _ in range(3)]
+    assert [process.wait(60) for process in children] == [0, 0, 0]
+    assert counter.read_text() == "75"
+
+
+def test_a_lock_lets_one_thread_in_at_a_time(tmp_path: Path) -> None:
+    inside, seen = 0, []
+
+    def work() -> None:
+        nonlocal inside
+        for _ in range(20):
+            with exclusive_lock(tmp_path / "lock"):
+                inside += 1
+                time.sleep(0.0005)
+                seen.append(inside)
+                inside -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [1] * 60
+
+
+def test_a_lock_is_freed_by_an_error(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), exclusive_lock(tmp_path / "lock"):
+        raise KeyError
+    with exclusive_lock(tmp_path / "lock"):
+        pass
+
+
+def test_a_lock_is_freed_when_its_holder_is_killed(tmp_path: Path) -> None:
+    script = """
+with publish.exclusive_lock(target):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    holder = child(script, tmp_path / "lock")
+    entered = threading.Event()
+
+    def enter() -> None:
+        with exclusive_lock(tmp_path / "lock"):
+            entered.set()
+
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        waiting = threading.Thread(target=enter, daemon=True)
+        waiting.start()
+        assert not entered.wait(0.3)
+    finally:
+        holder.kill()
+        holder.wait(30)
+    assert entered.wait(10)
+    waiting.join(10)
