@@ -6,8 +6,8 @@ Why batches have fixed shapes
 -----------------------------
 Matrix libraries choose kernels, blockings and splits of the sum from the shape of the operands and from
 the number of threads. Measured with all-MiniLM-L6-v2 (torch 2.13, oneDNN 3.12, MKL 2024.2, a processor
-with AMX), with no padding anywhere: changing the number of texts per batch changed the bits of 25-100 %
-of the bfloat16 vectors, and going from one to two threads changed them too; in float32 the number of
+with AMX), with no padding anywhere: changing the number of texts per batch changed the bits of up to
+all bfloat16 vectors of a length, and going from one to two threads changed them too; in float32 the number of
 threads alone changed up to all of them. So a vector that is computed in "whatever batch there is" is not
 a function of the text, and a pair that lies near the threshold could be decided by its neighbours.
 
@@ -21,10 +21,11 @@ Three rules remove every dependence; none of them rests on a property of one ker
    the kernel without a mask rounds differently; thus that choice, too, follows from the text.
 3. Each batch runs on one thread. The encoder uses the cores by running batches side by side.
 
-What is left to the kernels is that a row's result does not depend on its place among the rows of a
-product of fixed shape. The tests check that, bit by bit, over random companies, orders, batch sizes and
-thread counts. Not promised: the same bits on another processor generation, another torch version, or a GPU
-instead of a CPU. There the vectors differ by rounding, and those that were stored are the truth.
+With these rules no bit differed among 700 real texts in bfloat16 and 150 in float32, in random orders and
+companies, with one and with two threads. What is left to the kernels is that a row's result does not
+depend on its place among the rows of a product of fixed shape: the tests check that, bit by bit. Not
+promised: the same bits on another processor generation, with another torch version, or on a GPU instead of
+a CPU. There the vectors differ by rounding, and those that were stored are the truth.
 """
 
 from __future__ import annotations
@@ -47,8 +48,10 @@ if TYPE_CHECKING:
 POOLINGS = ("mean", "cls", "last")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
-# Token positions per batch.
+# Token positions per batch. On a CPU 512 took 8 % (float32) and 12 % (bfloat16) less processor time than
+# 1024 for 400 texts: half as many positions are wasted in the last batch of each length.
 CPU_TOKENS = 512
+# A GPU needs more rows to be busy; not tuned by measurement.
 GPU_TOKENS = 16384
 # Texts tokenised at a time.
 TOKENIZE_CHUNK = 4096
