@@ -123,8 +123,9 @@ class Ledger:
     @contextmanager
     def _transaction(self, *, write: bool) -> Iterator[sqlite3.Connection]:
         # A waiting writer gives up after a minute: transactions here last milliseconds.
-        connection = sqlite3.connect(self._path, timeout=60, isolation_level=None)
+        connection: sqlite3.Connection | None = None
         try:
+            connection = sqlite3.connect(self._path, timeout=60, isolation_level=None)
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
@@ -143,7 +144,8 @@ class Ledger:
                 ) from problem
             raise
         finally:
-            connection.close()
+            if connection is not None:
+                connection.close()
 
     def create(self) -> None:
         """Make the tables if they are not there, and check the format of those that are."""
