@@ -1,0 +1,226 @@
+"""Promises of the table of embeddings: shards are replaced whole, and vectors come back as asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dedup_assets.compute.text import hash_texts
+from dedup_assets.errors import SourceError, WorkspaceError
+from dedup_assets.storage.embeddings import _HASHES_PER_PREDICATE, TABLE, EmbeddingTable
+
+DIMENSION = 8
+
+
+def vectors_of(texts: list[str], dtype: str = "float16") -> np.ndarray:
+    """A unit vector for each text that depends on nothing else."""
+    seeds = hash_texts(texts)[:, 0] if texts else np.empty(0, np.uint64)
+    raw = np.array([np.random.default_rng(int(seed)).standard_normal(DIMENSION) for seed in seeds])
+    raw = raw.reshape(-1, DIMENSION)
+    return (raw / np.maximum(np.linalg.norm(raw, axis=1, keepdims=True), 1e-9)).astype(dtype)
+
+
+def put(table: EmbeddingTable, shards: dict[str, list[str]]) -> None:
+    """Make each shard hold the vectors of its texts, all in one replacement."""
+    texts = [text for part in shards.values() for text in part]
+    owners = [shard for shard, part in shards.items() for _ in part]
+    hashes = hash_texts(texts)
+    rows = table.rows([f"id {text}" for text in texts], owners, hashes, vectors_of(texts, table.dtype.name))
+    table.replace(list(shards), rows)
+
+
+def content(table: EmbeddingTable) -> list[tuple[object, ...]]:
+    rows = table._table.search().to_arrow().to_pylist()
+    return sorted((row["id"], row["shard"], row["text_hash"], tuple(map(float, row["vector"]))) for row in rows)
+
+
+def numbered(prefix: str, count: int) -> list[str]:
+    return [f"{prefix}{i}" for i in range(count)]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> EmbeddingTable:
+    return EmbeddingTable(tmp_path / "lancedb", DIMENSION, "float16")
+
+
+def test_replacing_a_shard_twice_is_replacing_it_once(table: EmbeddingTable) -> None:
+    put(table, {"a": numbered("a", 30), "b": numbered("b", 5)})
+    before = content(table)
+    assert len(before) == len(table) == 35
+    put(table, {"a": numbered("a", 30)})
+    assert content(table) == before
+
+
+def test_replacing_a_shard_touches_no_other(table: EmbeddingTable) -> None:
+    put(table, {"a": numbered("a", 20), "b": numbered("b", 20), "a.b": numbered("c", 20)})
+    others = [row for row in content(table) if row[1] != "a"]
+    put(table, {"a": [*numbered("a", 5), *numbered("new", 3)]})
+    assert [row for row in content(table) if row[1] != "a"] == others
+    assert sorted(row[0] for row in content(table) if row[1] == "a") == sorted(
+        f"id {text}" for text in [*numbered("a", 5), *numbered("new", 3)]
+    )
+
+
+def test_replacing_several_shards_is_one_version_of_the_table(table: EmbeddingTable) -> None:
+    put(table, {"a": numbered("a", 3), "b": numbered("b", 3)})
+    before = table._table.version
+    put(table, {"a": numbered("x", 3), "b": [], "c": numbered("c", 3)})
+    assert table._table.version == before + 1
+    assert sorted({row[1] for row in content(table)}) == ["a", "c"]
+
+
+def test_a_shard_can_be_emptied_and_no_shards_change_nothing(table: EmbeddingTable) -> None:
+    put(table, {"a": numbered("a", 3), "b": numbered("b", 3)})
+    put(table, {})
+    assert len(table) == 6
+    put(table, {"a": []})
+    assert {row[1] for row in content(table)} == {"b"}
+
+
+def test_replacing_changes_the_vector_of_a_text_that_stays(table: EmbeddingTable) -> None:
+    hashes = hash_texts(["text"])
+    first, second = np.eye(DIMENSION, dtype=np.float16)[:2]
+    for vector in (first, second):
+        table.replace(["a"], table.rows(["1"], ["a"], hashes, vector[None]))
+    assert len(table) == 1
+    np.testing.assert_array_equal(table.vectors("a", hashes), second[None])
+
+
+def test_what_a_second_process_of_the_workspace_opens_is_the_same_table(tmp_path: Path) -> None:
+    first = EmbeddingTable(tmp_path, DIMENSION, "float16")
+    put(first, {"a": numbered("a", 3)})
+    assert content(EmbeddingTable(tmp_path, DIMENSION, "float16")) == content(first)
+
+
+# -- reading -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_vectors_come_in_the_order_asked_for_whichever_shard_brought_them(tmp_path: Path, dtype: str) -> None:
+    table = EmbeddingTable(tmp_path, DIMENSION, dtype)
+    put(table, {"a": numbered("a", 60), "b": numbered("b", 60)})
+    texts = [*numbered("a", 60), *numbered("b", 60), "a3", "b4"]
+    shuffled = [texts[i] for i in np.random.default_rng(0).permutation(len(texts))]
+    for shard in ("a", "b", "never-embedded"):
+        found = table.vectors(shard, hash_texts(shuffled))
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, vectors_of(shuffled, dtype))
+    assert table.vectors("a", hash_texts([])).shape == (0, DIMENSION)
+
+
+def test_more_texts_of_other_shards_than_one_query_takes_are_all_found(table: EmbeddingTable) -> None:
+    texts = numbered("t", _HASHES_PER_PREDICATE + 3)
+    put(table, {"a": texts[::2], "b": texts[1::2]})
+    np.testing.assert_array_equal(table.vectors("c", hash_texts(texts)), vectors_of(texts))
+
+
+def test_a_text_without_a_vector_is_an_error_that_says_what_to_do(table: EmbeddingTable) -> None:
+    put(table, {"a": numbered("a", 3)})
+    with pytest.raises(WorkspaceError, match=r"2 texts of shard a have no vector .* materialise the asset"):
+        table.vectors("a", hash_texts(["a0", "missing", "a2", "absent"]))
+
+
+def test_all_known_texts_are_found_and_no_others(table: EmbeddingTable) -> None:
+    assert len(table.known()) == 0
+    put(table, {"a": numbered("a", 40), "b": numbered("b", 40)})
+    known = table.known()
+    assert len(known) == 80
+    found = known.find(hash_texts([*numbered("a", 40), *numbered("b", 40), *numbered("c", 40)]))
+    assert sorted(found[:80]) == list(range(80))
+    assert (found[80:] == -1).all()
+
+
+def test_a_sample_does_not_depend_on_the_order_of_writing(tmp_path: Path) -> None:
+    shards = {name: numbered(name, 40) for name in "abc"}
+    orders = (["a", "b", "c"], ["c", "a", "b"])
+    samples = []
+    for turn, order in enumerate(orders):
+        table = EmbeddingTable(tmp_path / str(turn), DIMENSION, "float16")
+        for shard in order:
+            put(table, {shard: shards[shard][:: -1 if turn else 1]})
+        put(table, {order[0]: shards[order[0]]})  # written again: its rows move to the end
+        if turn:
+            table.compact()
+        samples.append([table.sample(count, seed) for count in (0, 1, 50, 120, 500) for seed in (0, 1)])
+    for one, other in zip(*samples, strict=True):
+        np.testing.assert_array_equal(one, other)
+    everything = {tuple(vector) for vector in vectors_of([text for part in shards.values() for text in part])}
+    for sample in samples[0]:
+        assert len({tuple(vector) for vector in sample}) == len(sample)
+        assert {tuple(vector) for vector in sample} <= everything
+    assert [len(sample) for sample in samples[0]] == [0, 0, 1, 1, 50, 50, 120, 120, 120, 120]
+    assert not np.array_equal(samples[0][4], samples[0][5])
+
+
+def test_a_sample_of_nothing_is_empty(table: EmbeddingTable) -> None:
+    assert table.sample(5, 0).shape == (0, DIMENSION)
+    assert table.first_vectors("a", 5).shape == (0, DIMENSION)
+
+
+def test_the_first_vectors_of_a_shard_are_its_own(table: EmbeddingTable) -> None:
+    put(table, {"a": numbered("a", 30), "b": numbered("b", 30)})
+    own = {tuple(vector) for vector in vectors_of(numbered("b", 30))}
+    for count in (1, 20, 50):
+        found = [tuple(vector) for vector in table.first_vectors("b", count)]
+        assert len(set(found)) == min(count, 30)
+        assert set(found) <= own
+
+
+def test_the_nearest_texts_are_those_of_the_highest_cosine(table: EmbeddingTable) -> None:
+    texts = numbered("a", 50)
+    put(table, {"a": texts[:25], "b": texts[25:]})
+    vectors = vectors_of(texts).astype(np.float64)
+    cosine = vectors @ vectors[7] / np.linalg.norm(vectors, axis=1) / np.linalg.norm(vectors[7])
+    order = np.argsort(-cosine)[:12]
+    found = table.nearest(vectors[7], 12)
+    assert [row["id"] for row in found] == [f"id {texts[i]}" for i in order]
+    np.testing.assert_allclose([1 - float(str(row["_distance"])) for row in found], cosine[order], atol=2e-3)
+
+
+def test_compacting_changes_no_row(table: EmbeddingTable) -> None:
+    for shard in "abcd":
+        put(table, {shard: numbered(shard, 5)})
+    before = content(table)
+    table.compact()
+    assert content(table) == before
+
+
+# -- refusals ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dimension", "dtype"), [(DIMENSION + 1, "float16"), (DIMENSION, "float32")])
+def test_vectors_of_another_kind_are_refused_with_what_differs(
+    table: EmbeddingTable, tmp_path: Path, dimension: int, dtype: str
+) -> None:
+    put(table, {"a": numbered("a", 3)})
+    before = content(table)
+    with pytest.raises(WorkspaceError) as refused:
+        EmbeddingTable(tmp_path / "lancedb", dimension, dtype)
+    message = str(refused.value)
+    assert f"Table {TABLE}" in message and "halffloat" in message and f"[{DIMENSION}]" in message
+    assert f"[{dimension}]" in message
+    assert "settings the workspace was made with" in message and "new workspace" in message
+    assert content(table) == before
+
+
+@pytest.mark.parametrize("dimension", [DIMENSION - 1, DIMENSION + 1, 2 * DIMENSION])
+def test_rows_of_a_wrong_dimension_cannot_be_arranged(table: EmbeddingTable, dimension: int) -> None:
+    texts = numbered("a", DIMENSION)  # so many that the numbers alone would fill whole vectors
+    with pytest.raises(ValueError):
+        table.rows(texts, ["a"] * len(texts), hash_texts(texts), np.zeros((len(texts), dimension), np.float16))
+
+
+@pytest.mark.parametrize("shard", ["a' OR '1'='1", "../up", "", "a b"])
+def test_a_name_that_is_no_shard_key_never_gets_into_a_predicate(table: EmbeddingTable, shard: str) -> None:
+    put(table, {"a": numbered("a", 3)})
+    empty = table.rows([], [], hash_texts([]), vectors_of([]))
+    for act in (
+        lambda: table.replace([shard], empty),
+        lambda: table.vectors(shard, hash_texts(["a0"])),
+        lambda: table.first_vectors(shard, 1),
+    ):
+        with pytest.raises(SourceError, match="not a valid shard key"):
+            act()
+    assert len(table) == 3
