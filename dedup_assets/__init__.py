@@ -5,8 +5,23 @@ result = da.curate("shards/", workspace="ws", threshold=0.9)
 result.kept.to_pandas()
 """
 
-from dedup_assets.api import Curation, curate, open_curation, register, rethreshold
-from dedup_assets.errors import DedupError
-from dedup_assets.settings import Settings
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dedup_assets.api import Curation, curate, open_curation, register, rethreshold
+    from dedup_assets.errors import DedupError
+    from dedup_assets.settings import Settings
 
 __all__ = ["Curation", "DedupError", "Settings", "curate", "open_curation", "register", "rethreshold"]
+
+_HOMES = {"DedupError": "errors", "Settings": "settings"}
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when first asked for: `dedup-assets --help` and a Dask worker need little of it.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'api')}"), name)

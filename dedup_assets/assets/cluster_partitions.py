@@ -35,7 +35,7 @@ from dedup_assets.storage.shards import (
 )
 def cluster_partitions(context: dg.AssetExecutionContext, workspace: WorkspaceResource, dask: DaskCluster) -> None:
     """Admit shards in order: settle which texts are new, lay them out by cell, then record the admission."""
-    with stage_run(context, workspace) as run:
+    with stage_run(context, workspace, dask) as run:
         bases = {shard: done.basis for shard, done in run.upstream("kmeans_centroids").items()}
         raw = run.upstream("raw_shards")
         pending = run.unfinished(bases)

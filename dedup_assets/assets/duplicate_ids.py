@@ -42,7 +42,7 @@ STAGE = "duplicate_ids"
 )
 def duplicate_ids(context: dg.AssetExecutionContext, workspace: WorkspaceResource, dask: DaskCluster) -> None:
     """Decide the shards of this run, after every shard admitted before them."""
-    with stage_run(context, workspace) as run:
+    with stage_run(context, workspace, dask) as run:
         run.upstream("pairwise_similarities")
         with run.workspace.lock("decisions"):
             decide_shards(run, dask)

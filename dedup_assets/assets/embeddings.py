@@ -37,7 +37,7 @@ BATCH_TEXTS = 512
 )
 def embeddings(context: dg.AssetExecutionContext, workspace: WorkspaceResource, dask: DaskCluster) -> None:
     """Embed the texts that have no vector yet, in groups of shards; each group is one transaction."""
-    with stage_run(context, workspace) as run:
+    with stage_run(context, workspace, dask) as run:
         bases = {shard: done.basis for shard, done in run.upstream("raw_shards").items()}
         pending = run.unfinished(bases)
         if not pending:

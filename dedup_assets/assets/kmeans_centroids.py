@@ -36,7 +36,7 @@ FIT_ROWS = 2_000
 )
 def kmeans_centroids(context: dg.AssetExecutionContext, workspace: WorkspaceResource, dask: DaskCluster) -> None:
     """Fit a codebook if there is none or the corpus outgrew it, and report how well it fits each shard."""
-    with stage_run(context, workspace) as run:
+    with stage_run(context, workspace, dask) as run:
         embedded = run.upstream("embeddings")
         bases = {shard: done.basis for shard, done in embedded.items()}
         pending = run.unfinished(bases)

@@ -39,7 +39,7 @@ MIN_GROUPS = 8
 )
 def pairwise_similarities(context: dg.AssetExecutionContext, workspace: WorkspaceResource, dask: DaskCluster) -> None:
     """Join the shards of this run with themselves and with what was admitted before them."""
-    with stage_run(context, workspace) as run:
+    with stage_run(context, workspace, dask) as run:
         bases = {shard: done.basis for shard, done in run.upstream("cluster_partitions").items()}
         pending = run.unfinished(bases)
         if pending:

@@ -14,6 +14,7 @@ from dedup_assets.automation.partitions import shard_partitions
 from dedup_assets.errors import DedupError, ShardError, WorkspaceError
 from dedup_assets.report.metadata import materialisation_metadata
 from dedup_assets.report.progress import Progress, StageTime, stage_progress
+from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.ledger import Completion, Ledger
 from dedup_assets.storage.workspace import Workspace
@@ -101,10 +102,14 @@ class StageRun:
 
 
 @contextmanager
-def stage_run(context: dg.AssetExecutionContext, resource: WorkspaceResource) -> Iterator[StageRun]:
+def stage_run(
+    context: dg.AssetExecutionContext, resource: WorkspaceResource, dask: DaskCluster | None = None
+) -> Iterator[StageRun]:
     """Open a run of the asset being materialised; at its end, attach each shard's facts as metadata."""
     stage = context.asset_key.path[-1]
     workspace = resource.open()
+    if dask is not None:
+        dask.adopt(workspace.settings)
     run = StageRun(stage, context.partition_keys, workspace, context.run_id)
     with stage_progress(stage) as (progress, spent):
         run.progress, run.spent = progress, spent

@@ -101,6 +101,8 @@ class EmbeddedDagster:
                 run_config=self._run_config(),
             )
             outcome.run_ids.append(result.run_id)
+        except dg.DagsterExecutionInterruptedError as interrupt:
+            raise KeyboardInterrupt from interrupt
         except ShardError:
             failures = {
                 shard: (message, run_id)
@@ -125,13 +127,6 @@ class EmbeddedDagster:
                     "config": {
                         "path": str(self._workspace.root),
                         "options": json.dumps(settings.layer("cost"), sort_keys=True),
-                    }
-                },
-                "dask": {
-                    "config": {
-                        "scheduler": settings.scheduler,
-                        "device": settings.device,
-                        "workers": settings.workers,
                     }
                 },
             },

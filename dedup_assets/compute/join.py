@@ -17,6 +17,7 @@ from dedup_assets.compute.cells import assign
 from dedup_assets.compute.kmeans import choose_cells, fit_centroids, sample_size
 from dedup_assets.compute.precision import PRECISIONS, bits_of, native_precision
 from dedup_assets.compute.scan import (
+    CHUNK,
     LOWEST_BOUND,
     bound_pattern,
     gather,
@@ -160,7 +161,7 @@ class _Join:
         self.position[order] = np.arange(len(order), dtype=np.int32)
         self.tile_rows = TILE_ROWS if device == "cpu" else 4096
         itemsize = PRECISIONS[native_precision(device)].itemsize
-        self.tile_columns = max(64, tile_bytes // (itemsize * self.tile_rows) // 64 * 64)
+        self.tile_columns = max(CHUNK, tile_bytes // (itemsize * self.tile_rows) // CHUNK * CHUNK)
         low = low_rows(
             block.vectors,
             self.squares,
@@ -242,8 +243,8 @@ class _Worker:
         join = self.join
         padded = _padded(len(rows), join.tile_columns)
         if self.columns.device.type == "cpu" and self.columns.dtype == torch.bfloat16:
-            out = self.columns.view(torch.int16).numpy()
-            gather(join.low.view(torch.int16).numpy(), join.position, rows, out)
+            word = torch.int64 if join.low.shape[1] % 4 == 0 else torch.int16
+            gather(join.low.view(word).numpy(), join.position, rows, self.columns.view(word).numpy())
         else:
             places = torch.from_numpy(join.position[rows]).to(join.low.device)
             torch.index_select(join.low, 0, places, out=self.columns[: len(rows)])
@@ -275,10 +276,11 @@ class _Worker:
         if join.bound < LOWEST_BOUND:
             (order_narrow if bits.dtype == np.int16 else order_wide)(bits)
         pattern = bits.dtype.type(join.pattern)
+        chunks = bits.reshape(len(bits), -1, CHUNK)
         row = 0
         while True:
             self.count, row = join.scan(
-                bits, pattern, rows, columns, diagonal, join.vectors, join.squares, join.floor,
+                chunks, pattern, rows, columns, diagonal, join.vectors, join.squares, join.floor,
                 row, self.i, self.j, self.s, self.count,
             )  # fmt: skip
             if row >= len(rows):
@@ -307,8 +309,8 @@ class _Worker:
 
 
 def _padded(count: int, most: int) -> int:
-    """Tile sides are powers of two from 32 on: a product of a new shape costs 0.5 ms to prepare, once."""
-    return min(most, max(32, 1 << (count - 1).bit_length()))
+    """Tile sides are powers of two from 64 on: a product of a new shape costs 0.5 ms to prepare, once."""
+    return min(most, max(CHUNK, 1 << (count - 1).bit_length()))
 
 
 def match_pieces(

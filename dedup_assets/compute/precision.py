@@ -33,7 +33,8 @@ def unit_rows(vectors: np.ndarray, squares: np.ndarray) -> torch.Tensor:
 
     ``squares`` are the canonical squared norms, float64 (n,). Norms come out within 2^-22 of 1.
     """
-    rows = torch.from_numpy(np.ascontiguousarray(vectors)).to(torch.float32)
+    # A copy in any case: torch warns of arrays that may not be written, as memory maps are.
+    rows = torch.from_numpy(vectors.astype(np.float32))
     with np.errstate(divide="ignore"):
         scale = np.where(squares > 0, 1.0 / np.sqrt(squares), 0.0)
     extreme = (squares > 0) & ((squares < 1 / _SAFE_SQUARE) | (squares > _SAFE_SQUARE))

@@ -8,8 +8,6 @@ The cluster starts with the first piece of work, not with the run: runs that onl
 finished, and Dagster's habit of initialising resources more than once, cost nothing.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import threading
@@ -21,6 +19,7 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from dedup_assets.errors import DedupError, WorkspaceError
+from dedup_assets.settings import Settings
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -33,62 +32,75 @@ WINDOW_PER_THREAD = 3
 
 
 class DaskCluster(dg.ConfigurableResource):
-    """Dask workers for the parallel parts of the assets."""
+    """Dask workers for the parallel parts of the assets, as the workspace's settings ask for them.
+
+    `scheduler` is the address of a running Dask scheduler where the settings name none.
+    """
 
     scheduler: str = ""
-    device: str = "auto"
-    workers: int = 0
 
+    _settings: Settings = PrivateAttr(default_factory=Settings)
     _client: Any = PrivateAttr(default=None)
     _cluster: Any = PrivateAttr(default=None)
     _torch_threads: int | None = PrivateAttr(default=None)
 
     @contextmanager
-    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[DaskCluster]:
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["DaskCluster"]:
         """Dagster's life cycle: nothing at the start, everything closed at the end of the run."""
         try:
             yield self
         finally:
             self.close()
 
+    def adopt(self, settings: Settings) -> None:
+        """Take device, scheduler and number of workers from the settings of the run's workspace."""
+        self._settings = settings
+
+    @property
+    def _address(self) -> str:
+        return self._settings.scheduler or self.scheduler
+
     def resolved_device(self) -> str:
-        """`cpu` or `cuda`. Raises DedupError if CUDA is demanded and there is no GPU here."""
-        if self.scheduler:
-            return self.device  # the workers decide; this machine may have no GPU
+        """`cpu` or `cuda`, or `auto` where remote workers decide. Raises DedupError if CUDA is demanded and
+        there is no GPU here."""
+        wanted = self._settings.device
+        if self._address:
+            return wanted  # this machine may have no GPU and the workers one
         available = cuda_available()
-        if self.device == "cuda" and not available:
+        if wanted == "cuda" and not available:
             raise DedupError(
                 "device = cuda, but torch finds no usable NVIDIA GPU on this machine. Use --device cpu (the "
                 "decisions are the same), or install the GPU extra and a CUDA build of torch."
             )
-        return "cuda" if available and self.device in ("auto", "cuda") else "cpu"
+        return "cuda" if available and wanted in ("auto", "cuda") else "cpu"
 
-    def client(self) -> Client:
+    def client(self) -> "Client":
         """The connected client; starts or joins the cluster on first use."""
         if self._client is None:
             self._client = self._start()
         return self._client
 
-    def _start(self) -> Client:
+    def _start(self) -> "Client":
         import dask
         from distributed import Client, LocalCluster
 
         logging.getLogger("distributed").setLevel(logging.ERROR)
         # Tasks get arrays by value when small and by path when large; the size warning is no help here.
         dask.config.set({"distributed.admin.large-graph-warning-threshold": "64MB"})
-        if self.scheduler:
+        if self._address:
             return self._join(Client)
         if self.resolved_device() == "cuda":
             return self._start_cuda(Client)
+        workers = self._settings.workers
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         import torch
 
         # Tasks run side by side, each on one core: products of cell size do not gain from more.
         self._torch_threads = torch.get_num_threads()
-        threads = max(1, cores // max(1, self.workers))
-        if self.workers > 1:
+        threads = max(1, cores // max(1, workers))
+        if workers > 1:
             self._cluster = LocalCluster(
-                n_workers=self.workers,
+                n_workers=workers,
                 threads_per_worker=threads,
                 dashboard_address=None,
                 host="127.0.0.1",
@@ -104,7 +116,7 @@ class DaskCluster(dg.ConfigurableResource):
             )
         return Client(self._cluster)
 
-    def _start_cuda(self, client_type: type[Client]) -> Client:
+    def _start_cuda(self, client_type: "type[Client]") -> "Client":
         try:
             from dask_cuda import LocalCUDACluster
         except ImportError as problem:
@@ -113,7 +125,7 @@ class DaskCluster(dg.ConfigurableResource):
                 "(`pip install 'dedup-assets[gpu]'`), or use --device cpu."
             ) from problem
         self._cluster = LocalCUDACluster(
-            n_workers=self.workers or None,
+            n_workers=self._settings.workers or None,
             dashboard_address=None,
             host="127.0.0.1",
             rmm_pool_size=0.5,
@@ -121,13 +133,13 @@ class DaskCluster(dg.ConfigurableResource):
         )
         return client_type(self._cluster)
 
-    def _join(self, client_type: type[Client]) -> Client:
+    def _join(self, client_type: "type[Client]") -> "Client":
         try:
-            client = client_type(self.scheduler, timeout=20)
+            client = client_type(self._address, timeout=20)
             client.wait_for_workers(1, timeout=60)
         except (OSError, TimeoutError, ValueError) as problem:
             raise WorkspaceError(
-                f"No Dask scheduler with a worker answers at {self.scheduler}: {problem}. Start one with "
+                f"No Dask scheduler with a worker answers at {self._address}: {problem}. Start one with "
                 "`dask scheduler` and `dask worker ADDRESS`, or leave --scheduler out."
             ) from problem
         return client

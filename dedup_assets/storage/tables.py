@@ -16,11 +16,11 @@ PAIRS = pa.schema(
         ("id_a", pa.string()),
         ("id_b", pa.string()),
         ("similarity", pa.float64()),
-        ("text_a", pa.int64()),
-        ("text_b", pa.int64()),
+        ("key_a", pa.int64()),
+        ("key_b", pa.int64()),
     ]
 )
-"""Matches between distinct texts: `id_*` of the first record with the text, `text_*` its key; a before b."""
+"""Matches between distinct texts: `id_*` of the first record with the text, `key_*` its key; a before b."""
 
 RECORD_DECISIONS = pa.schema(
     [
@@ -91,9 +91,9 @@ def pairs_table(
 
 def read_pairs(path: Path, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Text keys (m,), (m,) and similarities (m,) of the matches at or above a threshold."""
-    table = pq.read_table(path, columns=["text_a", "text_b", "similarity"], filters=[("similarity", ">=", threshold)])
+    table = pq.read_table(path, columns=["key_a", "key_b", "similarity"], filters=[("similarity", ">=", threshold)])
     return (
-        table.column("text_a").to_numpy(),
-        table.column("text_b").to_numpy(),
+        table.column("key_a").to_numpy(),
+        table.column("key_b").to_numpy(),
         table.column("similarity").to_numpy(),
     )

@@ -1,0 +1,105 @@
+"""The Dagster webserver and daemon on one workspace, ended together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+
+from dedup_assets.automation.runs import EmbeddedDagster, prepare_home
+from dedup_assets.errors import DedupError
+from dedup_assets.storage.publish import publish_text
+from dedup_assets.storage.workspace import Workspace
+
+LOCATIONS = """\
+load_from:
+  - python_module:
+      module_name: dedup_assets.definitions
+      location_name: dedup_assets
+"""
+
+START_SECONDS = 90
+"""The webserver is ready in 4 s on a laptop; a loaded machine may take long."""
+
+
+def serve(workspace: Workspace, host: str, port: int, say: Callable[[str], object]) -> None:
+    """Run webserver and daemon until interrupted or one of them ends. Raises DedupError if they do not start."""
+    _refuse_taken_port(host, port)
+    home = prepare_home(workspace)
+    with EmbeddedDagster(workspace) as dagster:
+        dagster.register([shard.key for shard in workspace.ledger.shards()])
+    locations = workspace.dagster_home / "workspace.yaml"
+    publish_text(locations, LOCATIONS)
+    environment = {
+        **os.environ,
+        "DAGSTER_HOME": str(home),
+        "DEDUP_ASSETS_WORKSPACE": str(workspace.root),
+        "DAGSTER_DISABLE_TELEMETRY": "1",
+    }
+    commands = (
+        ["-m", "dagster_webserver", "-w", str(locations), "-h", host, "-p", str(port)],
+        ["-m", "dagster._daemon", "run", "-w", str(locations)],
+    )
+    processes: list[subprocess.Popen[bytes]] = []
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        for command in commands:
+            # A group of its own each: both start code servers, which have to end with them.
+            processes.append(subprocess.Popen([sys.executable, *command], env=environment, start_new_session=True))
+        _wait_until_ready(host, port, processes)
+        say(f"Dagster UI of {workspace.root}: http://{host}:{port}  (Ctrl-C ends it)")
+        while all(process.poll() is None for process in processes):
+            time.sleep(0.3)
+        raise DedupError("The Dagster webserver or daemon ended by itself; its last lines are above.")
+    except KeyboardInterrupt:
+        say("Ending the webserver and the daemon.")
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        _end(processes)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _refuse_taken_port(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as problem:
+            raise DedupError(f"Cannot listen on {host}:{port}: {problem.strerror}. Choose another --port.") from problem
+
+
+def _wait_until_ready(host: str, port: int, processes: list[subprocess.Popen[bytes]]) -> None:
+    until = time.monotonic() + START_SECONDS
+    while time.monotonic() < until:
+        if any(process.poll() is not None for process in processes):
+            raise DedupError("The Dagster webserver or daemon did not start; its last lines are above.")
+        try:
+            with urllib.request.urlopen(f"http://{host}:{port}/server_info", timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise DedupError(f"The Dagster webserver did not answer on {host}:{port} within {START_SECONDS} s.")
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Ask each process group to end, and end those that do not."""
+    for sent, patience in ((signal.SIGINT, 10.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+        for process in processes:
+            try:
+                os.killpg(process.pid, sent)
+            except ProcessLookupError:
+                continue
+        until = time.monotonic() + patience
+        while time.monotonic() < until and any(process.poll() is None for process in processes):
+            time.sleep(0.1)
+        if all(process.poll() is not None for process in processes) and sent != signal.SIGINT:
+            return

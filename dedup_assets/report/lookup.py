@@ -1,0 +1,230 @@
+"""Questions about single records: why it went, what lies near the threshold, what is like a text.
+
+Reads what the assets stored; computes nothing that decides anything.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dedup_assets.assets.embeddings import open_table, settle_encoder
+from dedup_assets.assets.raw_shards import ingest_spec
+from dedup_assets.compute.similarity import canonical_similarity
+from dedup_assets.errors import SettingsError, WorkspaceError
+from dedup_assets.resources.worker_tasks import encode_texts
+from dedup_assets.storage.ingest import read_texts
+from dedup_assets.storage.ledger import Admission
+from dedup_assets.storage.shards import Records, admission_of, read_records, row_of
+from dedup_assets.storage.workspace import Workspace
+
+
+class Corpus:
+    """The curated corpus of a workspace, for look-ups."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        generation = workspace.ledger.generation()
+        if generation is None:
+            raise WorkspaceError(f"{workspace.root}: nothing is decided yet. Run `dedup-assets curate` first.")
+        self.generation = generation
+        self._records: dict[str, Records] = {}
+
+    @cached_property
+    def admissions(self) -> dict[str, Admission]:
+        """Admitted shards by key."""
+        return {a.shard: a for a in self.workspace.ledger.admissions()}
+
+    @cached_property
+    def _by_number(self) -> dict[int, Admission]:
+        return {a.number: a for a in self.admissions.values()}
+
+    def records(self, shard: str) -> Records:
+        """The valid records of an admitted shard."""
+        if shard not in self._records:
+            a = self.admissions[shard]
+            self._records[shard] = read_records(self.workspace.raw(shard, a.fingerprint))
+        return self._records[shard]
+
+    def decision(self, record_id: str) -> dict[str, Any] | None:
+        """The decision on a record: the columns of the decisions table, and `shard`; None if unknown."""
+        decided = set(self.workspace.ledger.completions("duplicate_ids"))
+        for shard in sorted(decided, key=lambda key: self.admissions[key].number):
+            path = self.workspace.decisions(self.generation.number, "records", shard)
+            found = pq.read_table(path, filters=pc.field("id") == record_id)
+            if found.num_rows:
+                return {**found.to_pylist()[0], "shard": shard}
+        return None
+
+    def text(self, shard: str, row: int) -> str:
+        """The joined text of a record; "" where the shard has vectors only."""
+        a = self.admissions[shard]
+        records = self.records(shard)
+        at = np.searchsorted(records.rows, row)
+        spec = ingest_spec(self.workspace.settings)
+        return read_texts(self.workspace.raw(shard, a.fingerprint), spec, records.positions[at : at + 1])[0]
+
+    def row(self, shard: str, record_id: str) -> int:
+        """The row of a record by its id in a known shard."""
+        records = self.records(shard)
+        at = pc.index(records.ids, record_id).as_py()
+        return int(records.rows[at])
+
+    def vector(self, shard: str, row: int) -> np.ndarray:
+        """The stored vector (1, d) of a record's text."""
+        records = self.records(shard)
+        at = np.searchsorted(records.rows, row)
+        return open_table(self.workspace).vectors(shard, records.hashes[at : at + 1])
+
+    def place_of_text(self, key: int) -> tuple[str, int]:
+        """Shard and row of the record a text is named by."""
+        keys = np.array([key])
+        return self._by_number[int(admission_of(keys)[0])].shard, int(row_of(keys)[0])
+
+
+def explain(workspace: Workspace, record_id: str) -> dict[str, Any]:
+    """Why a record was kept or removed, with the evidence. Raises WorkspaceError for an unknown id."""
+    corpus = Corpus(workspace)
+    decision = corpus.decision(record_id)
+    if decision is None:
+        return _quarantined(corpus, record_id)
+    shard, row = decision["shard"], decision["row"]
+    admission = corpus.admissions[shard]
+    done = workspace.ledger.completions("duplicate_ids")[shard]
+    settings = workspace.settings
+    answer: dict[str, Any] = {
+        "id": record_id,
+        "decision": "kept" if decision["kept"] else "removed",
+        "shard": shard,
+        "row": row,
+        "admission": admission.number,
+        "source": workspace.ledger.completions("raw_shards")[shard].facts["source_file"],
+        "text": corpus.text(shard, row),
+    }
+    if not decision["kept"]:
+        keeper_shard, keeper_id = decision["keeper_shard"], decision["keeper_id"]
+        keeper_row = corpus.row(keeper_shard, keeper_id)
+        recomputed = canonical_similarity(corpus.vector(shard, row), corpus.vector(keeper_shard, keeper_row))
+        answer |= {
+            "kind": decision["kind"],
+            "similarity": decision["similarity"],
+            "similarity_recomputed": float(recomputed[0]),
+            "keeper_id": keeper_id,
+            "keeper_shard": keeper_shard,
+            "keeper_row": keeper_row,
+            "keeper_text": corpus.text(keeper_shard, keeper_row),
+            "group_id": decision["group_id"],
+        }
+    return answer | {
+        "settings": {
+            "threshold": settings.threshold,
+            "floor": settings.floor,
+            "keep": settings.keep,
+            "mode": settings.mode,
+            "keeper_rule": settings.keeper_rule,
+            "model": settings.model if not settings.embedding_column else "given with the data",
+            "fingerprint": settings.fingerprint(),
+        },
+        "generation": corpus.generation.number,
+        "run_id": done.run_id,
+        "decided": done.finished,
+    }
+
+
+def _quarantined(corpus: Corpus, record_id: str) -> dict[str, Any]:
+    """What quarantine knows of an id that is no record of the corpus."""
+    workspace = corpus.workspace
+    column = workspace.settings.id_column
+    for path in sorted((workspace.output / "quarantine").glob("*.parquet")):
+        for entry in pq.read_table(path).to_pylist():
+            if record_id in (_value(entry["record"], column), f"{path.stem}:{entry['row']}"):
+                return {
+                    "id": record_id,
+                    "decision": "quarantined",
+                    "shard": path.stem,
+                    "row": entry["row"],
+                    "reason": entry["reason"],
+                    "record": entry["record"],
+                }
+    raise WorkspaceError(
+        f"No record has the id {record_id!r} in {workspace.root} (shards: {len(corpus.admissions)}). Ids are those "
+        f"of column {column!r}, or SHARD:ROW where a shard has none; `dedup-assets search` finds records by text."
+    )
+
+
+def _value(record: str | None, column: str) -> str | None:
+
+    try:
+        value = json.loads(record or "null").get(column)
+    except (ValueError, AttributeError):
+        return None
+    return None if value is None else str(value)
+
+
+def pairs_around(workspace: Workspace, similarity: float, count: int) -> list[dict[str, Any]]:
+    """The stored matches nearest a similarity, from high to low, with both texts."""
+    corpus = Corpus(workspace)
+    files = sorted(str(path) for path in (workspace.root / "pairs").glob("*.parquet"))
+    nearest = pa.table({})
+    for file in files:  # one shard's matches at a time: all of them together may be many
+        table = pq.read_table(file)
+        distance = pc.abs(pc.subtract(table["similarity"], similarity))
+        table = table.append_column("distance", distance)
+        nearest = _nearest(pa.concat_tables([nearest, table]) if nearest.num_rows else table, count)
+    pairs = sorted(nearest.to_pylist(), key=lambda pair: (-pair["similarity"], pair["key_a"], pair["key_b"]))
+    answer = []
+    for pair in pairs:
+        (shard_a, row_a), (shard_b, row_b) = (corpus.place_of_text(pair[name]) for name in ("key_a", "key_b"))
+        answer.append(
+            {
+                "similarity": pair["similarity"],
+                "id_a": pair["id_a"],
+                "shard_a": shard_a,
+                "text_a": corpus.text(shard_a, row_a),
+                "id_b": pair["id_b"],
+                "shard_b": shard_b,
+                "text_b": corpus.text(shard_b, row_b),
+            }
+        )
+    return answer
+
+
+def _nearest(table: pa.Table, count: int) -> pa.Table:
+    order = [("distance", "ascending"), ("key_a", "ascending"), ("key_b", "ascending")]
+    return table.sort_by(order).slice(0, count)
+
+
+def search(workspace: Workspace, text: str, count: int) -> list[dict[str, Any]]:
+    """The corpus texts most like a text, from the LanceDB table, with what was decided on each."""
+    settings = workspace.settings
+    if settings.embedding_column:
+        raise SettingsError(
+            f"{workspace.root} holds vectors that came with the data (column {settings.embedding_column!r}): no "
+            "model is known that would put a text beside them."
+        )
+    corpus = Corpus(workspace)
+    encoder = settle_encoder(workspace)
+    query, _ = encode_texts([text], settings, encoder.fingerprint, "cpu")
+    answer = []
+    for hit in open_table(workspace).nearest(query[0], count):
+        shard, record_id = str(hit["shard"]), str(hit["id"])
+        if shard not in corpus.admissions:
+            continue
+        row = corpus.row(shard, record_id)
+        decision = corpus.decision(record_id)
+        answer.append(
+            {
+                "id": record_id,
+                "shard": shard,
+                "similarity": float(canonical_similarity(query, corpus.vector(shard, row))[0]),
+                "decision": "undecided" if decision is None else "kept" if decision["kept"] else "removed",
+                "text": corpus.text(shard, row),
+            }
+        )
+    return sorted(answer, key=lambda found: -found["similarity"])
