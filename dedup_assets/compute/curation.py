@@ -109,6 +109,13 @@ def decide_batch(
     earlier : TextDecisions
         Every text decided before this batch that a record or a pair of it refers to.
     rule : {"leader", "semdedup"}
+
+    Notes
+    -----
+    A removed text names its most similar keeper. Of equally similar ones it names one decided earlier before
+    one of this batch; among earlier ones that of the lowest key, within the batch the first in `order`. So
+    where records of one batch do not stand in row order, a tie can name another keeper when the same order is
+    cut into other batches; who stays, and at what similarity the rest go, never depends on the cuts.
     """
     n = len(record_texts)
     ordered_texts = record_texts[order]
