@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -136,7 +137,7 @@ def corpora(draw: st.DrawFn, tied: bool = True, row_order: bool = False) -> Corp
     texts = draw(st.lists(st.integers(0, kinds - 1), max_size=24))
     cuts = sorted(draw(st.lists(st.integers(0, len(texts)), max_size=4)))
     bounds = [0, *cuts, len(texts)]
-    batches = [texts[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    batches = [texts[a:b] for a, b in pairwise(bounds)]
     couples = [(a, b) for a in range(kinds) for b in range(a + 1, kinds)]
     chosen = draw(st.lists(st.sampled_from(couples), unique=True)) if couples else []
     if tied:
@@ -248,7 +249,7 @@ def test_thousands_of_records_are_decided_like_walking_them(rule: str, seed: int
     scores = rng.permutation(len(couples)) / len(couples) * 0.15 + 0.85
     cuts = sorted(rng.integers(0, len(texts), 6).tolist())
     bounds = [0, *cuts, len(texts)]
-    batches = [texts[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    batches = [texts[a:b] for a, b in pairwise(bounds)]
     orders = [rng.permutation(len(batch)).tolist() for batch in batches]
     corpus = Corpus(batches, orders, dict(zip(couples, scores.tolist(), strict=True)), seed)
     expected = oracle(corpus, rule)
