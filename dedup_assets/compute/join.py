@@ -15,7 +15,7 @@ import torch
 from dedup_assets.compute.blocks import CellBlock, ShardPiece, build_block, plan_groups
 from dedup_assets.compute.cells import assign
 from dedup_assets.compute.kmeans import choose_cells, fit_centroids, sample_size
-from dedup_assets.compute.precision import PRECISIONS, bits_of, native_precision
+from dedup_assets.compute.precision import PRECISIONS, bits_of, native_precision, one_thread_each
 from dedup_assets.compute.scan import (
     CHUNK,
     LOWEST_BOUND,
@@ -113,8 +113,8 @@ def match_cells(
     device : str
         ``"cpu"`` or a CUDA device.
     threads : int
-        Cells worked on at once (CPU); products and scans release the GIL. Set torch to one thread per
-        operation then.
+        Cells worked on at once (CPU); products and scans release the GIL. Where it is above 1, torch should
+        use one thread per operation: see `precision.one_thread_each`.
     tile_bytes : int, optional
         Bound of one tile of products.
     max_matches : int
@@ -135,7 +135,7 @@ def match_cells(
         return iter(())
     if tile_bytes is None:
         tile_bytes = TILE_BYTES if device == "cpu" else DEVICE_TILE_BYTES
-    join = _Join(block, floor, device, tile_bytes, max_matches, sketch)
+    join = _Join(block, floor, device, tile_bytes, max_matches, sketch, threads)
     return stream(join.worker, block.cells, threads if device == "cpu" else 1)
 
 
@@ -150,10 +150,11 @@ class _Join:
         tile_bytes: int,
         max_matches: int,
         sketch: int | None,
+        threads: int,
     ) -> None:
         self.block, self.floor, self.device, self.max_matches = block, floor, device, max_matches
         self.vectors = as_bits(block.vectors)
-        self.squares = squared_norms(block.vectors)
+        self.squares = squared_norms(block.vectors, threads)
         self.homes = _new_first(block.home_rows, block.home_offsets, block.is_new)
         self.ghosts = _new_first(block.ghost_rows, block.ghost_offsets, block.is_new)
         order = np.concatenate([self.homes, _only_ghosts(block)]).astype(np.int32)
@@ -169,6 +170,7 @@ class _Join:
             padding=max(self.tile_rows, self.tile_columns),
             device=device,
             width=sketch,
+            threads=threads,
         )
         self.low = low.rows
         self.bound = floor - low.slack
@@ -374,13 +376,13 @@ def exact_matches(
         k = clusters or choose_cells(n, floor)
         chosen = np.sort(np.random.default_rng(seed).choice(n, size=sample_size(n, k), replace=False))
         centroids = fit_centroids(vectors[chosen], k, seed, device=device) if k > 1 else _one(vectors)
-    cells = assign(vectors, centroids, floor, device, threads=threads)
-    home_rows, home_offsets = cells.home_rows()
-    is_new = np.ones(n, bool) if new is None else np.asarray(new, dtype=bool)
-    block = CellBlock(vectors, home_offsets, home_rows, cells.ghost_offsets, cells.ghost_rows, is_new)
-    return unique_matches(
-        list(match_cells(block, floor, device=device, threads=threads, tile_bytes=tile_bytes, sketch=sketch))
-    )
+    with one_thread_each(threads):
+        cells = assign(vectors, centroids, floor, device, threads=threads)
+        home_rows, home_offsets = cells.home_rows()
+        is_new = np.ones(n, bool) if new is None else np.asarray(new, dtype=bool)
+        block = CellBlock(vectors, home_offsets, home_rows, cells.ghost_offsets, cells.ghost_rows, is_new)
+        found = match_cells(block, floor, device=device, threads=threads, tile_bytes=tile_bytes, sketch=sketch)
+        return unique_matches(list(found))
 
 
 def _one(vectors: np.ndarray) -> np.ndarray:

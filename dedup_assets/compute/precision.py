@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
@@ -50,6 +52,21 @@ def rounding_residual(rows: torch.Tensor, rounded: torch.Tensor) -> float:
     if not len(rows):
         return 0.0
     return float((rows - rounded.to(torch.float32)).norm(dim=1).max()) + 2.0**-20
+
+
+@contextmanager
+def one_thread_each(threads: int) -> Iterator[None]:
+    """While several threads call torch, let each operation use one; restored afterwards.
+
+    The setting belongs to the process: not for use by two callers at once.
+    """
+    before = torch.get_num_threads()
+    if threads > 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def bits_of(product: torch.Tensor) -> np.ndarray:

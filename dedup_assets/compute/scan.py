@@ -74,7 +74,8 @@ def _make_scan(dot):
         """Scan rows ``first`` on of a tile; return the matches written so far and the next row.
 
         The tile is (rows, chunks, `CHUNK`), at least as wide as there are columns. Column c of row r is
-        skipped where ``c <= r + diagonal`` (the other half of a symmetric product). Stops before a row for which the output might not have room.
+        skipped where ``c <= r + diagonal`` (the other half of a symmetric product). Stops before a row for
+        which the output might not have room.
         """
         columns = col_ids.shape[0]
         lanes = np.empty(LANES, np.float64)

@@ -25,7 +25,9 @@ because the product is exact. The result does not depend on batching or on the m
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 from numba import njit
@@ -196,12 +198,25 @@ def as_bits(vectors: np.ndarray) -> np.ndarray:
     return rows.view(np.uint16) if rows.dtype == np.float16 else rows
 
 
-def squared_norms(vectors: np.ndarray) -> np.ndarray:
+def squared_norms(vectors: np.ndarray, threads: int = 1) -> np.ndarray:
     """Canonical squared norms, float64 (n,), of vectors (n, d) float16 or float32."""
     rows = as_bits(vectors)
     out = np.empty(len(rows), np.float64)
-    (_squares_half if rows.dtype == np.uint16 else _squares_single)(rows, out)
+    kernel = _squares_half if rows.dtype == np.uint16 else _squares_single
+    in_parts(lambda at: kernel(rows[at], out[at]), len(rows), threads)
     return out
+
+
+def in_parts(work: Callable[[slice], None], n: int, threads: int) -> None:
+    """Call ``work`` on slices that cover 0 … n, on several threads where there is enough to do."""
+    parts = max(1, min(threads, n // PAIRS_PER_THREAD))
+    bounds = np.linspace(0, n, parts + 1).astype(np.int64).tolist()
+    slices = [slice(low, high) for low, high in pairwise(bounds)]
+    if parts == 1:
+        work(slices[0])
+    else:
+        with ThreadPoolExecutor(parts) as pool:
+            list(pool.map(work, slices))
 
 
 def canonical_pairs(
@@ -260,16 +275,5 @@ def _between(
         raise IndexError(f"row numbers must be in [0, {len(a)}) and [0, {len(b)})")
     kernel = _pairs_half if rows_a.dtype == np.uint16 else _pairs_single
     out = np.empty(len(i), np.float64)
-    parts = max(1, min(threads, len(i) // PAIRS_PER_THREAD))
-    bounds = np.linspace(0, len(i), parts + 1).astype(np.int64)
-
-    def run(part: int) -> None:
-        at = slice(bounds[part], bounds[part + 1])
-        kernel(rows_a, i[at], rows_b, j[at], squares_a, squares_b, out[at])
-
-    if parts == 1:
-        run(0)
-    else:
-        with ThreadPoolExecutor(parts) as pool:
-            list(pool.map(run, range(parts)))
+    in_parts(lambda at: kernel(rows_a, i[at], rows_b, j[at], squares_a, squares_b, out[at]), len(i), threads)
     return out

@@ -19,6 +19,7 @@ slack; rounding to low precision is bounded from the measured residuals as for a
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +68,7 @@ def low_rows(
     padding: int,
     device: str = "cpu",
     width: int | None = None,
+    threads: int = 1,
 ) -> LowRows:
     """Rows in the device's native precision, in the given order, sketched where that pays.
 
@@ -79,6 +81,8 @@ def low_rows(
         Zero rows added at the end, so that tiles of fixed shape may run over.
     width : int, optional
         Columns of the sketch; 0 for whole rows; by default `SKETCH_WIDTH` for many long rows.
+    threads : int
+        Tiles of rows worked on at once.
     """
     d = vectors.shape[1]
     precision = native_precision(device)
@@ -90,16 +94,19 @@ def low_rows(
     rows = torch.zeros(len(order) + padding, columns, dtype=PRECISIONS[precision], device=device)
     axes = torch.from_numpy(principal_directions(vectors, squares, width - 1)) if width else None
     delta = (accumulation_error(d) + 2.0**-23) * float(np.sqrt(columns)) if width else 0.0
-    residual = 0.0
-    for start in range(0, len(order), TILE_ROWS):
+
+    def fill(start: int) -> float:
         at = order[start : start + TILE_ROWS]
         unit = unit_rows(vectors[at], squares[at])
         if axes is not None:
             unit = _sketch(unit, axes, delta)
             unit[torch.from_numpy(squares[at] == 0)] = 0.0
         low = unit.to(rows.dtype)
-        residual = max(residual, rounding_residual(unit, low))
         rows[start : start + len(at)] = low.to(device)
+        return rounding_residual(unit, low)
+
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        residual = max(pool.map(fill, range(0, len(order), TILE_ROWS)), default=0.0)
     # A sketch's norm is within 3δ of 1, hence the factor on what is proportional to it.
     slack = product_slack(precision, columns, residual) * (1 + 6 * delta) + 2 * delta + delta**2
     return LowRows(rows, slack)

@@ -58,9 +58,10 @@ def _sources() -> set[Path]:
 
 def real_vectors(rows: int) -> np.ndarray:
     """Embeddings of docstring paragraphs, float16 (n, d) with n <= rows."""
-    from dedup_assets.storage.models import load_encoder
+    from dedup_assets.storage.models import load_encoder, locate_model
 
-    return np.asarray(load_encoder().encode(paragraphs(rows)), dtype=np.float16)
+    encoder = load_encoder(locate_model("sentence-transformers/all-MiniLM-L6-v2"))
+    return encoder.encode(paragraphs(rows)).vectors.astype(np.float16)
 
 
 def brute_force(vectors: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
