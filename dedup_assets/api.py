@@ -178,10 +178,12 @@ def _totals(space: Workspace) -> dict[str, Any]:
         manifest = read_manifest(space)
     except WorkspaceError:
         manifest = {"shards": [], "totals": {}}
+    embedded = space.ledger.completions("embeddings")
     names = ("rows_in", "kept", "removed_exact", "removed_semantic", "quarantined")
     return {
         "shards": len(manifest["shards"]),
         **{name: manifest["totals"].get(name, 0) for name in names},
+        "texts_over_window": sum(done.facts.get("texts_over_window", 0) for done in embedded.values()),
         "threshold": space.settings.threshold,
         "output": str(space.output),
         "workspace": str(space.root),

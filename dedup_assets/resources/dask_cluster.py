@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 RETRIES = 3
 """A task whose worker dies is computed again elsewhere this many times."""
 
+QUIET_HTTP: dict[str, Any] = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+"""Dask serves HTTP even without its dashboard, on all interfaces and port 8787 unless told otherwise."""
+
 WINDOW_PER_THREAD = 3
 """Tasks in flight per worker thread: enough that none waits, few enough to bound what is in memory."""
 
@@ -103,6 +106,7 @@ class DaskCluster(dg.ConfigurableResource):
                 n_workers=workers,
                 threads_per_worker=threads,
                 dashboard_address=None,
+                scheduler_kwargs=QUIET_HTTP,
                 host="127.0.0.1",
                 preload=["dedup_assets.resources.worker_setup"],
             )
@@ -113,6 +117,8 @@ class DaskCluster(dg.ConfigurableResource):
                 n_workers=1,
                 threads_per_worker=cores,
                 dashboard_address=None,
+                scheduler_kwargs=QUIET_HTTP,
+                worker_dashboard_address=QUIET_HTTP["dashboard_address"],
             )
         return Client(self._cluster)
 
@@ -127,6 +133,7 @@ class DaskCluster(dg.ConfigurableResource):
         self._cluster = LocalCUDACluster(
             n_workers=self._settings.workers or None,
             dashboard_address=None,
+            scheduler_kwargs=QUIET_HTTP,
             host="127.0.0.1",
             rmm_pool_size=0.5,
             rmm_async=False,
