@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -94,18 +95,33 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _InOrder(click.Group):
+    """A group that lists its commands in the order in which people meet them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="dedup-assets")
 def main() -> None:
     """Exact semantic deduplication for text corpora that grow.
 
     Shard files become a corpus without duplicates, with the reason for every removal. The work is done by
-    Dagster assets; `dedup-assets ui` shows them.
+    Dagster assets; `dedup-assets ui` shows them. `dedup-assets COMMAND --help` explains a command.
+
+    \b
+    Examples:
+      dedup-assets curate shards/ --workspace ws
+      dedup-assets pairs --around 0.92 --workspace ws
+      dedup-assets threshold 0.92 --workspace ws
+
+    Exit status: 0 done, 1 something failed and is named on standard error, 2 wrong usage, 130 interrupted.
     """
 
 
-@main.command()
-@click.argument("sources", nargs=-1, metavar="SOURCE...")
+@main.command(short_help="Deduplicate shard files, or finish what is unfinished.")
+@click.argument("sources", nargs=-1, metavar="[SOURCE]...")
 @workspace_option
 @settings_options
 @click.option("--demo", is_flag=True, help="Curate the docstrings of the installed Python packages.")
@@ -117,36 +133,43 @@ def curate(sources: tuple[str, ...], workspace: str, demo: bool, as_json: bool, 
     CSV; one file is one shard. Without SOURCE, what is registered and unfinished is finished.
 
     The first call writes the options to WORKSPACE/curation.toml, later calls read them. Shards that are
-    finished are not touched again. A shard that cannot be read fails alone; the exit status is then 1.
+    finished are not touched again. A shard that cannot be read fails alone: the others are finished, the
+    reason goes to standard error and, with --json, under "failures", and the exit status is 1.
 
     \b
     Examples:
       dedup-assets curate shards/ --workspace ws
-      dedup-assets curate 's3://bucket/week-*.parquet' --threshold 0.9 --text-column title --text-column body
+      dedup-assets curate reviews.csv --text-column title --text-column body
+      dedup-assets curate 's3://bucket/week-*.parquet' --threshold 0.9
       dedup-assets curate --demo --workspace demo
     """
     from dedup_assets import api
     from dedup_assets.report import console as report
+    from dedup_assets.report.live import live_progress
 
-    if demo:
-        if sources:
-            raise click.UsageError("--demo gathers its own corpus: leave SOURCE out.")
-        from dedup_assets.demo import write_demo_corpus
-
-        sources = tuple(str(path) for path in write_demo_corpus(Path(workspace) / "demo"))
-    with report.progress_bars(Console(stderr=True)) as bars:
+    if demo and sources:
+        raise click.UsageError("--demo gathers its own corpus: leave SOURCE out.")
+    with live_progress() as bars:
+        if demo:
+            sources = _demo_corpus(workspace)
         curation = api.curate(*sources, workspace=workspace, listener=bars, check=False, **_given(options))
+    failures = dict(curation.failures)
     if as_json:
-        click.echo(json.dumps({**curation.summary, "failures": dict(curation.failures)}))
+        _print_json({**curation.summary, "failures": failures})
     else:
-        report.print_summary(Console(), curation.summary)
-    for shard, message in curation.failures.items():
-        click.echo(f"failed: {shard}: {message}", err=True)
-    if curation.failures:
+        report.print_summary(Console(), curation.summary, len(failures))
+    for shard, message in failures.items():
+        click.echo(f"Failed: {shard}: {message}", err=True)
+    if failures:
+        click.echo(
+            f"Error: {len(failures)} of the shards failed, all others are finished. Correct the files and run the "
+            "same command again.",
+            err=True,
+        )
         sys.exit(1)
 
 
-@main.command()
+@main.command(short_help="Register shards as partitions without running anything.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @workspace_option
 @settings_options
@@ -155,102 +178,154 @@ def register(sources: tuple[str, ...], workspace: str, as_json: bool, **options:
     """Register shards as Dagster partitions without running anything.
 
     The assets of the new partitions can then be materialised from the UI, or by `dedup-assets curate` without
-    sources.
+    sources. Options are those of `dedup-assets curate`.
+
+    \b
+    Example:
+      dedup-assets register 'shards/week-*.jsonl.gz' --workspace ws
+      dedup-assets ui --workspace ws
     """
     from dedup_assets import api
+    from dedup_assets.report.live import live_progress
 
-    new = api.register(*sources, workspace=workspace, **_given(options))
+    with live_progress():
+        new = api.register(*sources, workspace=workspace, **_given(options))
     if as_json:
-        click.echo(json.dumps({"registered": new}))
+        _print_json({"registered": new})
     else:
-        click.echo("\n".join([*new, f"{len(new)} new shards registered."]))
+        click.echo("\n".join([*new, f"{len(new)} new {'shard' if len(new) == 1 else 'shards'} registered."]))
 
 
-@main.command()
+@main.command(short_help="Decide anew under another threshold, in seconds.")
 @click.argument("similarity", metavar="T", type=float)
 @workspace_option
 @json_option
 def threshold(similarity: float, workspace: str, as_json: bool) -> None:
     """Decide anew under threshold T, from stored matches: no model, no join.
 
-    T must not lie below the floor of the stored matches. What changes is listed in OUTPUT/changes.
+    T must not lie below the floor of the stored matches. What changes is listed in OUTPUT/changes. Shards
+    that are registered and unfinished are finished on the way.
+
+    \b
+    Examples:
+      dedup-assets threshold 0.92 --workspace ws
+      dedup-assets threshold 0.92 --workspace ws --json | jq .kept
     """
     from dedup_assets import api
     from dedup_assets.report import console as report
+    from dedup_assets.report.live import live_progress
 
-    with report.progress_bars(Console(stderr=True)) as bars:
+    with live_progress() as bars:
         curation = api.rethreshold(similarity, workspace=workspace, listener=bars)
     if as_json:
-        click.echo(json.dumps(dict(curation.summary)))
+        _print_json(dict(curation.summary))
     else:
         report.print_summary(Console(), curation.summary)
 
 
-@main.command()
+@main.command(short_help="Why a record was kept, removed or quarantined.")
 @click.argument("record_id", metavar="ID")
 @workspace_option
 @full_option
 @json_option
 def explain(record_id: str, workspace: str, full: bool, as_json: bool) -> None:
-    """Why record ID was kept, removed or quarantined: keeper, similarity, both texts, settings, run."""
+    """Why record ID was kept, removed or quarantined: keeper, similarity, both texts, settings, run.
+
+    ID is what the id column holds, or SHARD:ROW for any row of a shard; the first row is 0.
+
+    \b
+    Examples:
+      dedup-assets explain doc-00042 --workspace ws
+      dedup-assets explain week-07:1234 --workspace ws --full
+    """
     from dedup_assets.report import console as report
     from dedup_assets.report.lookup import explain as look_up
     from dedup_assets.storage.workspace import Workspace
 
     answer = look_up(Workspace.open(workspace), record_id)
     if as_json:
-        click.echo(json.dumps(answer, ensure_ascii=False))
+        _print_json(answer)
     else:
         report.print_explanation(Console(), answer, full)
 
 
-@main.command()
+@main.command(short_help="The matches nearest a similarity: how to choose a threshold.")
 @click.option("--around", type=float, metavar="T", help="Similarity to look at.  [default: the threshold]")
 @click.option("-n", "count", type=click.IntRange(min=1), default=20, show_default=True, help="How many matches.")
 @workspace_option
 @full_option
 @json_option
 def pairs(around: float | None, count: int, workspace: str, full: bool, as_json: bool) -> None:
-    """The stored matches nearest similarity T, texts side by side: how to choose a threshold."""
+    """The stored matches nearest similarity T, texts side by side: how to choose a threshold.
+
+    Look at a few T between the floor and 1, and stop where the texts are no longer what you would call
+    duplicates. `dedup-assets threshold` then decides anew.
+
+    \b
+    Examples:
+      dedup-assets pairs --around 0.92 -n 20 --workspace ws
+      dedup-assets pairs --around 0.97 -n 500 --json --workspace ws > look.json
+    """
     from dedup_assets.report import console as report
     from dedup_assets.report.lookup import pairs_around
     from dedup_assets.storage.workspace import Workspace
 
     space = Workspace.open(workspace)
-    found = pairs_around(space, space.settings.threshold if around is None else around, count)
+    settings = space.settings
+    found = pairs_around(space, settings.threshold if around is None else around, count)
     if as_json:
-        click.echo(json.dumps(found, ensure_ascii=False))
-    elif found:
-        report.print_pairs(Console(), found, space.settings.threshold, full)
+        _print_json(found)
+        return
+    if found:
+        report.print_pairs(Console(), found, settings.threshold, full)
     else:
-        click.echo(f"No two texts are as similar as the floor of {space.settings.floor}.")
+        click.echo(f"No two distinct texts are as similar as the floor of {settings.floor}.")
+    if around is not None and around < settings.floor:
+        click.echo(f"Matches below the floor of {settings.floor} are not stored.")
 
 
-@main.command()
+@main.command(short_help="The records most like a text.")
 @click.argument("text", metavar="TEXT")
 @click.option("-k", "count", type=click.IntRange(min=1), default=10, show_default=True, help="How many records.")
 @workspace_option
 @full_option
 @json_option
 def search(text: str, count: int, workspace: str, full: bool, as_json: bool) -> None:
-    """The records of the corpus most like TEXT, from the LanceDB table."""
+    """The records of the corpus most like TEXT, from the LanceDB table, kept and removed ones alike.
+
+    \b
+    Examples:
+      dedup-assets search 'how do I reset my password' -k 5 --workspace ws
+      dedup-assets search "$(cat draft.txt)" --json --workspace ws
+    """
     from dedup_assets.report import console as report
     from dedup_assets.report.lookup import search as look_up
     from dedup_assets.storage.workspace import Workspace
 
     hits = look_up(Workspace.open(workspace), text, count)
     if as_json:
-        click.echo(json.dumps(hits, ensure_ascii=False))
-    else:
+        _print_json(hits)
+    elif hits:
         report.print_hits(Console(), hits, full)
+    else:
+        click.echo("The corpus holds no record yet.")
 
 
-@main.command()
+@main.command(short_help="The Dagster UI on a workspace.")
 @workspace_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; the UI has no login.")
-@click.option("--port", "-p", type=click.IntRange(1, 65535), default=3000, show_default=True)
+@click.option("--port", "-p", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port to listen on.")
 def ui(workspace: str, host: str, port: int) -> None:
-    """The Dagster webserver and daemon on this workspace, until Ctrl-C."""
+    """The Dagster webserver and daemon on this workspace, until Ctrl-C.
+
+    Shows the seven assets, their partitions, lineage and runs; those of `dedup-assets curate` too. Assets can
+    be materialised from there.
+
+    \b
+    Examples:
+      dedup-assets ui --workspace ws
+      dedup-assets ui --workspace ws --port 3001
+    """
     from dedup_assets.automation.serve import serve
     from dedup_assets.storage.workspace import Workspace
 
@@ -265,12 +340,30 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
+def _demo_corpus(workspace: str) -> tuple[str, ...]:
+    from dedup_assets.demo import write_demo_corpus
+    from dedup_assets.storage.publish import storage_errors
+
+    folder = Path(workspace).expanduser() / "demo"
+    with storage_errors(folder):
+        return tuple(str(path) for path in write_demo_corpus(folder))
+
+
+def _print_json(value: Any) -> None:
+    """The one line of JSON on standard output; ASCII, so that no locale can spoil it."""
+    click.echo(json.dumps(value))
+
+
 def run() -> None:
     """Entry point: errors a person can act on are printed without a traceback."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show ≥ is no reason to fail
     try:
         main(standalone_mode=False)
+        sys.stdout.flush()
     except click.ClickException as problem:
         problem.show()
         sys.exit(problem.exit_code)
@@ -279,4 +372,8 @@ def run() -> None:
         sys.exit(130)
     except DedupError as problem:
         click.echo(f"Error: {problem}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough (`| head`). What is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

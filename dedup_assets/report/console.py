@@ -1,81 +1,24 @@
-"""What a person sees on a terminal: bars while it runs, short tables after."""
+"""What a person reads on a terminal: short tables of results and of single records."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
-
-from dedup_assets.report.progress import Listener
 
 LONG_TEXT = 500
 """Characters of a text shown in a table; `--full` shows all."""
 
-
-class ProgressBars:
-    """One live bar for each stage, on standard error."""
-
-    def __init__(self, console: Console) -> None:
-        self._bars = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
-            TimeElapsedColumn(),
-            console=console,
-            expand=True,
-        )
-        self._tasks: dict[str, Any] = {}
-
-    def __enter__(self) -> ProgressBars:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def stage_started(self, stage: str) -> None:
-        """Show the stage's bar, with no end yet."""
-        if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(stage, total=None, unit="")
-
-    def stage_total(self, stage: str, total: int, unit: str) -> None:
-        """Give the bar its length."""
-        task = self._tasks[stage]
-        before = self._bars.tasks[self._bars.task_ids.index(task)].total or 0
-        self._bars.update(task, total=before + total, unit=unit)
-
-    def stage_advanced(self, stage: str, amount: int) -> None:
-        """Move the bar."""
-        self._bars.advance(self._tasks[stage], amount)
-
-    def stage_finished(self, stage: str) -> None:
-        """Fill the bar of a stage that had nothing to do, and stop its clock."""
-        task = self._tasks[stage]
-        entry = self._bars.tasks[self._bars.task_ids.index(task)]
-        if entry.total is None:
-            self._bars.update(task, total=1, completed=1, unit="")
-        self._bars.stop_task(task)
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Control characters other than tab and line feed, and those that reverse the direction of writing."""
 
 
-@contextmanager
-def progress_bars(console: Console) -> Iterator[Listener | None]:
-    """Bars if standard error is a terminal, silence if it is not."""
-    if not console.is_terminal:
-        yield None
-        return
-    with ProgressBars(console) as bars:
-        yield bars
-
-
-def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
-    """The short table after a curation."""
+def print_summary(console: Console, summary: Mapping[str, Any], failed: int = 0) -> None:
+    """The short table after a curation of which some shards may have failed."""
     rows = summary["rows_in"]
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
@@ -91,34 +34,41 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
         share = "" if name == "rows_in" or not rows else f"{100 * summary[name] / rows:.1f} %"
         table.add_row(label, f"{summary[name]:,}", share)
     console.print(table)
-    seconds = sum(stage["seconds"] for stage in summary["stages"].values())
-    console.print(
-        Text(
-            f"{_counted(summary['shards'], 'shard')}, {seconds:.1f} s of work, {summary['overhead_seconds']:.1f} s around it"
+    if summary.get("texts_over_window"):
+        console.print(
+            Text(
+                f"{_counted(summary['texts_over_window'], 'text')} longer than the model's window: compared by "
+                "their beginning"
+            )
         )
-    )
-    console.print(Text(f"output     {summary['output']}", no_wrap=True, overflow="fold"))
-    console.print(Text(f"workspace  {summary['workspace']}", no_wrap=True, overflow="fold"))
+    seconds = sum(stage["seconds"] for stage in summary["stages"].values())
+    work = f"{seconds:.1f} s of work, {summary['overhead_seconds']:.1f} s to start and orchestrate"
+    if not failed and not any(stage["rows"] for stage in summary["stages"].values()):
+        work = "nothing was left to do"
+    console.print(Text(f"{_counted(summary['shards'], 'shard')} published; {work}"))
+    console.print(Text(f"output     {visible(summary['output'])}", no_wrap=True, overflow="fold"))
+    console.print(Text(f"workspace  {visible(summary['workspace'])}", no_wrap=True, overflow="fold"))
 
 
 def print_explanation(console: Console, answer: Mapping[str, Any], full: bool) -> None:
-    """One record's fate."""
-    facts = Table(show_header=False, box=None, pad_edge=False)
-    facts.add_column(style="bold", no_wrap=True)
-    facts.add_column(overflow="fold")
-    for name, value in answer.items():
-        if name in ("text", "keeper_text", "record", "settings"):
-            continue
-        facts.add_row(name.replace("_", " "), Text(_shown(value)))
-    for name, value in answer.get("settings", {}).items():
-        facts.add_row(f"setting {name.replace('_', ' ')}", Text(_shown(value)))
-    console.print(facts)
+    """One record's fate, its texts, and the settings and run that decided."""
+    apart = ("text", "keeper_text", "record", "settings", "generation", "run_id", "decided", "also_quarantined")
+    console.print(_facts({name: value for name, value in answer.items() if name not in apart}))
+    console.print()
     if "record" in answer:
-        console.print(Text(answer["record"] or ""))
+        console.print(Text(shorten(answer["record"] or "", full)))
     elif "keeper_text" in answer:
         console.print(_side_by_side("removed", answer["text"], "kept", answer["keeper_text"], full))
     else:
         console.print(Text(shorten(answer["text"], full)))
+    for row in answer.get("also_quarantined", ()):
+        console.print(
+            Text(f"\nAnother row with this id is in quarantine: {row['shard']}:{row['row']} ({row['reason']})"),
+        )
+    if "settings" in answer:
+        console.print()
+        decided = {name: answer[name] for name in ("generation", "run_id", "decided")}
+        console.print(_facts({**answer["settings"], **decided}), style="dim")
 
 
 def print_pairs(console: Console, pairs: Sequence[Mapping[str, Any]], threshold: float, full: bool) -> None:
@@ -135,8 +85,8 @@ def print_pairs(console: Console, pairs: Sequence[Mapping[str, Any]], threshold:
                 table.add_row(Text(f"{threshold:g}", style="bold"), Text("▲ match"), Text("▼ no match"))
         table.add_row(
             f"{pair['similarity']:.4f}",
-            Text(f"{pair['id_a']}\n").append(shorten(pair["text_a"], full), style="default"),
-            Text(f"{pair['id_b']}\n").append(shorten(pair["text_b"], full), style="default"),
+            Text(visible(pair["id_a"]), style="dim").append(f"\n{shorten(pair['text_a'], full)}", style="not dim"),
+            Text(visible(pair["id_b"]), style="dim").append(f"\n{shorten(pair['text_b'], full)}", style="not dim"),
         )
     console.print(table)
 
@@ -145,17 +95,33 @@ def print_hits(console: Console, hits: Sequence[Mapping[str, Any]], full: bool) 
     """Records like a text."""
     table = Table(expand=True)
     table.add_column("similarity", no_wrap=True, justify="right")
-    table.add_column("id", overflow="fold")
     table.add_column("decision", no_wrap=True)
-    table.add_column("text", ratio=1, overflow="fold")
+    table.add_column("record", ratio=1, overflow="fold")
     for hit in hits:
-        table.add_row(f"{hit['similarity']:.4f}", Text(hit["id"]), hit["decision"], Text(shorten(hit["text"], full)))
+        record = Text(visible(hit["id"]), style="dim").append(f"\n{shorten(hit['text'], full)}", style="not dim")
+        table.add_row(f"{hit['similarity']:.4f}", hit["decision"], record)
     console.print(table)
 
 
 def shorten(text: str, full: bool) -> str:
-    """A text cut to what a table shows."""
-    return text if full or len(text) <= LONG_TEXT else text[:LONG_TEXT] + f" … ({len(text):,} characters)"
+    """A text cut to what a table shows, without what a terminal would obey."""
+    if full or len(text) <= LONG_TEXT:
+        return visible(text)
+    return visible(text[:LONG_TEXT]) + f" … ({len(text):,} characters)"
+
+
+def visible(text: str) -> str:
+    """A text with control characters written out: one from a corpus must not steer the terminal."""
+    return _UNSEEN.sub(lambda found: ascii(found.group())[1:-1], text.replace("\r\n", "\n"))
+
+
+def _facts(facts: Mapping[str, Any]) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name.replace("_", " "), Text(_shown(value)))
+    return table
 
 
 def _side_by_side(title_a: str, text_a: str, title_b: str, text_b: str, full: bool) -> Table:
@@ -171,4 +137,4 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else visible(str(value))

@@ -6,6 +6,7 @@ Reads what the assets stored; computes nothing that decides anything.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +21,8 @@ from dedup_assets.compute.similarity import canonical_similarity
 from dedup_assets.errors import SettingsError, WorkspaceError
 from dedup_assets.resources.worker_tasks import encode_texts
 from dedup_assets.storage.ingest import read_texts
-from dedup_assets.storage.ledger import Admission
+from dedup_assets.storage.ledger import Admission, Completion
+from dedup_assets.storage.output import read_manifest
 from dedup_assets.storage.shards import Records, admission_of, read_records, row_of
 from dedup_assets.storage.workspace import Workspace
 
@@ -52,15 +54,31 @@ class Corpus:
             self._records[shard] = read_records(self.workspace.raw(shard, a.fingerprint))
         return self._records[shard]
 
+    @cached_property
+    def decided(self) -> dict[str, Completion]:
+        """Decided shards by key, in curation order."""
+        done = self.workspace.ledger.completions("duplicate_ids")
+        return {key: done[key] for key in sorted(done, key=lambda key: self.admissions[key].number)}
+
     def decision(self, record_id: str) -> dict[str, Any] | None:
-        """The decision on a record: the columns of the decisions table, and `shard`; None if unknown."""
-        decided = set(self.workspace.ledger.completions("duplicate_ids"))
-        for shard in sorted(decided, key=lambda key: self.admissions[key].number):
-            path = self.workspace.decisions(self.generation.number, "records", shard)
-            found = pq.read_table(path, filters=pc.field("id") == record_id)
-            if found.num_rows:
-                return {**found.to_pylist()[0], "shard": shard}
+        """The decision on a record: the columns of the decisions table, and `shard`; None if unknown.
+
+        An id may also be SHARD:ROW, which every row has, whatever the shard's own ids are.
+        """
+        for shard in self.decided:
+            found = self.decision_in(shard, pc.field("id") == record_id)
+            if found is not None:
+                return found
+        shard, _, row = record_id.rpartition(":")
+        if shard in self.decided and row.isdecimal():
+            return self.decision_in(shard, pc.field("row") == int(row))
         return None
+
+    def decision_in(self, shard: str, condition: pc.Expression) -> dict[str, Any] | None:
+        """The decision on the record of a decided shard that meets a condition; None if none does."""
+        path = self.workspace.decisions(self.generation.number, "records", shard)
+        found = pq.read_table(path, filters=condition)
+        return {**found.to_pylist()[0], "shard": shard} if found.num_rows else None
 
     def text(self, shard: str, row: int) -> str:
         """The joined text of a record; "" where the shard has vectors only."""
@@ -90,20 +108,21 @@ class Corpus:
 
 def explain(workspace: Workspace, record_id: str) -> dict[str, Any]:
     """Why a record was kept or removed, with the evidence. Raises WorkspaceError for an unknown id."""
+    _require_unicode("ID", record_id)
     corpus = Corpus(workspace)
     decision = corpus.decision(record_id)
+    quarantined = _quarantined(workspace, record_id)
     if decision is None:
-        return _quarantined(corpus, record_id)
+        if not quarantined:
+            raise _unknown(corpus, record_id)
+        return {"id": record_id, "decision": "quarantined", **quarantined[0], **_also(quarantined[1:])}
     shard, row = decision["shard"], decision["row"]
-    admission = corpus.admissions[shard]
-    done = workspace.ledger.completions("duplicate_ids")[shard]
-    settings = workspace.settings
     answer: dict[str, Any] = {
-        "id": record_id,
+        "id": decision["id"],
         "decision": "kept" if decision["kept"] else "removed",
         "shard": shard,
         "row": row,
-        "admission": admission.number,
+        "admission": corpus.admissions[shard].number,
         "source": workspace.ledger.completions("raw_shards")[shard].facts["source_file"],
         "text": corpus.text(shard, row),
     }
@@ -122,44 +141,70 @@ def explain(workspace: Workspace, record_id: str) -> dict[str, Any]:
             "group_id": decision["group_id"],
         }
     return answer | {
-        "settings": {
-            "threshold": settings.threshold,
-            "floor": settings.floor,
-            "keep": settings.keep,
-            "mode": settings.mode,
-            "keeper_rule": settings.keeper_rule,
-            "model": settings.model if not settings.embedding_column else "given with the data",
-            "fingerprint": settings.fingerprint(),
-        },
+        "settings": _settings_in_force(corpus),
         "generation": corpus.generation.number,
-        "run_id": done.run_id,
-        "decided": done.finished,
+        "run_id": corpus.decided[shard].run_id,
+        "decided": corpus.decided[shard].finished,
+        **_also(quarantined),
     }
 
 
-def _quarantined(corpus: Corpus, record_id: str) -> dict[str, Any]:
-    """What quarantine knows of an id that is no record of the corpus."""
-    workspace = corpus.workspace
+def _settings_in_force(corpus: Corpus) -> dict[str, Any]:
+    """The settings under which the decisions were taken.
+
+    Those of the workspace, unless they were changed and nothing was decided since: then what was published
+    says what they were.
+    """
+    settings = corpus.workspace.settings
+    deciding: Mapping[str, Any] = {**settings.layer("decisions"), "settings_fingerprint": settings.fingerprint()}
+    outdated = corpus.generation.fingerprint != settings.fingerprint("decisions")
+    if outdated:
+        manifest = read_manifest(corpus.workspace)
+        deciding = manifest if manifest["generation"] == corpus.generation.number else {}
+    in_force = {
+        **{name: deciding.get(name, "unknown") for name in ("threshold", "keep", "mode", "keeper_rule")},
+        "floor": settings.floor,
+        "model": settings.model if not settings.embedding_column else "given with the data",
+        "fingerprint": deciding.get("settings_fingerprint", "unknown"),
+    }
+    if outdated:
+        in_force["outdated"] = "curation.toml holds other settings now; `dedup-assets curate` decides anew"
+    return in_force
+
+
+def _quarantined(workspace: Workspace, record_id: str) -> list[dict[str, Any]]:
+    """The quarantined rows that carry an id, or that SHARD:ROW names."""
     column = workspace.settings.id_column
+    # As the id stands inside the JSON of a record: a cheap test that spares parsing most rows.
+    written = json.dumps(record_id, ensure_ascii=False)[1:-1]
+    found = []
     for path in sorted((workspace.output / "quarantine").glob("*.parquet")):
-        for entry in pq.read_table(path).to_pylist():
+        table = pq.read_table(path)
+        named = pc.equal(pc.binary_join_element_wise(path.stem, table["row"].cast(pa.string()), ":"), record_id)
+        table = table.filter(pc.or_kleene(pc.match_substring(table["record"], written), named))
+        for entry in table.to_pylist():
             if record_id in (_value(entry["record"], column), f"{path.stem}:{entry['row']}"):
-                return {
-                    "id": record_id,
-                    "decision": "quarantined",
-                    "shard": path.stem,
-                    "row": entry["row"],
-                    "reason": entry["reason"],
-                    "record": entry["record"],
-                }
-    raise WorkspaceError(
-        f"No record has the id {record_id!r} in {workspace.root} (shards: {len(corpus.admissions)}). Ids are those "
-        f"of column {column!r}, or SHARD:ROW where a shard has none; `dedup-assets search` finds records by text."
+                found.append({"shard": path.stem, **{name: entry[name] for name in ("row", "reason", "record")}})
+    return found
+
+
+def _also(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Further quarantined rows that carry the same id, if there are any."""
+    return {"also_quarantined": [dict(row) for row in rows]} if rows else {}
+
+
+def _unknown(corpus: Corpus, record_id: str) -> WorkspaceError:
+    registered = len(corpus.workspace.ledger.shards())
+    unfinished = registered - len(corpus.decided)
+    pending = f", {unfinished} of them not finished: `dedup-assets curate` finishes them" if unfinished else ""
+    return WorkspaceError(
+        f"No record has the id {record_id!r} in {corpus.workspace.root} (shards: {registered}{pending}). Ids are "
+        f"those of column {corpus.workspace.settings.id_column!r}, or SHARD:ROW for any row; `dedup-assets search` "
+        "finds records by text."
     )
 
 
 def _value(record: str | None, column: str) -> str | None:
-
     try:
         value = json.loads(record or "null").get(column)
     except (ValueError, AttributeError):
@@ -167,8 +212,20 @@ def _value(record: str | None, column: str) -> str | None:
     return None if value is None else str(value)
 
 
+def _require_unicode(what: str, text: str) -> None:
+    """Refuse an argument of bytes that are no UTF-8: nothing stored could equal it."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise SettingsError(f"{what} {text!r} is not valid UTF-8: every stored id and text is.") from None
+
+
 def pairs_around(workspace: Workspace, similarity: float, count: int) -> list[dict[str, Any]]:
     """The stored matches nearest a similarity, from high to low, with both texts."""
+    if not 0.0 < similarity <= 1.0:
+        raise SettingsError(
+            f"around = {similarity!r}: expected a cosine similarity above 0 and at most 1, such as 0.95."
+        )
     corpus = Corpus(workspace)
     files = sorted(str(path) for path in (workspace.root / "pairs").glob("*.parquet"))
     nearest = pa.table({})
@@ -206,8 +263,11 @@ def search(workspace: Workspace, text: str, count: int) -> list[dict[str, Any]]:
     if settings.embedding_column:
         raise SettingsError(
             f"{workspace.root} holds vectors that came with the data (column {settings.embedding_column!r}): no "
-            "model is known that would put a text beside them."
+            "model is known that would put a text beside them. `dedup-assets explain ID` finds a record by its id."
         )
+    _require_unicode("TEXT", text)
+    if not text.strip():
+        raise SettingsError("TEXT is empty: give the text to look for.")
     corpus = Corpus(workspace)
     encoder = settle_encoder(workspace)
     query, _ = encode_texts([text], settings, encoder.fingerprint, "cpu")
@@ -217,7 +277,7 @@ def search(workspace: Workspace, text: str, count: int) -> list[dict[str, Any]]:
         if shard not in corpus.admissions:
             continue
         row = corpus.row(shard, record_id)
-        decision = corpus.decision(record_id)
+        decision = corpus.decision_in(shard, pc.field("row") == row) if shard in corpus.decided else None
         answer.append(
             {
                 "id": record_id,
