@@ -51,7 +51,7 @@ def encode_texts(texts: list[str], settings: Settings, fingerprint: str, device:
 
 
 def assign_shard(
-    table: tuple[str, int, str],
+    table: tuple[str, int | None, str],
     shard: str,
     hashes: np.ndarray,
     rows: np.ndarray,
@@ -62,11 +62,16 @@ def assign_shard(
 ) -> dict[str, int]:
     """Lay a shard's new texts out by home cell and publish them to `target`; returns counts.
 
-    `table` opens the embeddings: folder, dimension, dtype. `hashes` (n, 2) and `rows` (n,) are the texts.
+    `table` opens the embeddings: folder, dimension, dtype; the dimension is None while the corpus has no
+    vector. `hashes` (n, 2) and `rows` (n,) are the texts.
     """
     folder, dimension, dtype = table
-    vectors = EmbeddingTable(Path(folder), dimension, dtype).vectors(shard, hashes)
-    cells = lay_out(vectors, rows, read_centroids(Path(centroids)), floor, worker_device(device))
+    book = read_centroids(Path(centroids))
+    if dimension is None:
+        vectors = np.empty((0, book.shape[1]), dtype)
+    else:
+        vectors = EmbeddingTable(Path(folder), dimension, dtype).vectors(shard, hashes)
+    cells = lay_out(vectors, rows, book, floor, worker_device(device))
     cells.write(Path(target))
     return {"texts": len(rows), "ghosts": len(cells.ghost_rows)}
 
@@ -88,6 +93,9 @@ def reassign_shard(source: str, centroids: str, floor: float, target: str, devic
 
 def lay_out(vectors: np.ndarray, rows: np.ndarray, centroids: np.ndarray, floor: float, device: str) -> ShardCells:
     """Sort texts by home cell; ghosts refer to the sorted order."""
+    if not len(rows):
+        # Admitted before the corpus had a vector: the dimension was not known then.
+        vectors = np.empty((0, centroids.shape[1]), vectors.dtype)
     assigned = assign(vectors, centroids, floor, device=device)
     order = np.argsort(assigned.home, kind="stable")
     place = np.empty(len(order), np.int32)
