@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 RETRIES = 3
 """A task whose worker dies is computed again elsewhere this many times."""
 
-QUIET_HTTP: dict[str, Any] = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+LOOPBACK_HTTP: dict[str, Any] = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
 """Dask serves HTTP even without its dashboard, on all interfaces and port 8787 unless told otherwise."""
 
 WINDOW_PER_THREAD = 3
@@ -106,7 +106,7 @@ class DaskCluster(dg.ConfigurableResource):
                 n_workers=workers,
                 threads_per_worker=threads,
                 dashboard_address=None,
-                scheduler_kwargs=QUIET_HTTP,
+                scheduler_kwargs=LOOPBACK_HTTP,
                 host="127.0.0.1",
                 preload=["dedup_assets.resources.worker_setup"],
             )
@@ -117,8 +117,8 @@ class DaskCluster(dg.ConfigurableResource):
                 n_workers=1,
                 threads_per_worker=cores,
                 dashboard_address=None,
-                scheduler_kwargs=QUIET_HTTP,
-                worker_dashboard_address=QUIET_HTTP["dashboard_address"],
+                scheduler_kwargs=LOOPBACK_HTTP,
+                worker_dashboard_address=LOOPBACK_HTTP["dashboard_address"],
             )
         return Client(self._cluster)
 
@@ -133,7 +133,7 @@ class DaskCluster(dg.ConfigurableResource):
         self._cluster = LocalCUDACluster(
             n_workers=self._settings.workers or None,
             dashboard_address=None,
-            scheduler_kwargs=QUIET_HTTP,
+            scheduler_kwargs=LOOPBACK_HTTP,
             host="127.0.0.1",
             rmm_pool_size=0.5,
             rmm_async=False,
