@@ -1,0 +1,217 @@
+"""What Dagster sees: seven assets, one partitions definition, two jobs, row counts, errors that say what to do."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from dedup_assets.assets import SHARD_ASSETS
+from dedup_assets.assets.raw_shards import raw_shards
+from dedup_assets.assets.stage import STAGES
+from dedup_assets.automation.partitions import SHARDS, register_partitions
+from dedup_assets.definitions import defs
+from dedup_assets.errors import ShardError, WorkspaceError
+from dedup_assets.resources.dask_cluster import DaskCluster
+from dedup_assets.resources.workspace import WorkspaceResource
+from dedup_assets.settings import Settings
+from dedup_assets.storage.sources import discover
+from dedup_assets.storage.workspace import Workspace
+from dedup_assets_tests.assets.corpora import assert_same_tree, corpus, curate, tree, write_shards
+
+KEYS = ["s00", "s01", "s02"]
+ROWS = {"s00": 12, "s01": 0, "s02": 20}
+
+ASSETS = {
+    "raw_shards": ([], {"parquet"}),
+    "embeddings": (["raw_shards"], {"torch", "lancedb"}),
+    "kmeans_centroids": (["embeddings"], {"torch", "cuml"}),
+    "cluster_partitions": (["kmeans_centroids"], {"numpy", "dask"}),
+    "pairwise_similarities": (["cluster_partitions"], {"torch", "dask", "parquet"}),
+    "duplicate_ids": (["pairwise_similarities"], {"numba", "parquet"}),
+    "deduplicated_dataset": (["duplicate_ids"], {"parquet"}),
+}
+JOBS = {"curate_new_shards": set(ASSETS), "redecide": {"duplicate_ids", "deduplicated_dataset"}}
+
+
+def test_the_definitions_load_without_a_gpu_and_without_gpu_packages() -> None:
+    program = (
+        "import sys; from dedup_assets.definitions import defs; dg = __import__('dagster'); "
+        "dg.Definitions.validate_loadable(defs); "
+        "print(sorted({'cuml', 'cupy', 'dask_cuda', 'lancedb', 'transformers'} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+def test_the_graph_is_a_chain_of_seven_shard_assets() -> None:
+    graph = defs.resolve_asset_graph()
+    found = {}
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        assert isinstance(node.partitions_def, dg.DynamicPartitionsDefinition)
+        assert node.partitions_def.name == SHARDS == "shards"
+        assert node.group_name == "deduplication"
+        assert node.backfill_policy == dg.BackfillPolicy.single_run()
+        assert node.description
+        for parent in node.parent_keys:
+            mapping = graph.get_partition_mapping(key, parent)
+            assert isinstance(mapping, dg.IdentityPartitionMapping)
+        found[key.to_user_string()] = ([parent.to_user_string() for parent in node.parent_keys], set(node.kinds))
+    assert found == ASSETS
+    assert tuple(ASSETS) == STAGES
+
+
+def test_there_are_two_jobs_and_both_run_in_process() -> None:
+    jobs = {job.name: job for job in defs.resolve_all_job_defs() if not job.name.startswith("__")}
+    selected = {
+        name: {key.to_user_string() for key in job.asset_layer.selected_asset_keys} for name, job in jobs.items()
+    }
+    assert selected == JOBS
+    assert {job.executor_def.name for job in jobs.values()} == {"in_process"}
+
+
+# -- materialising -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as ephemeral:
+        yield ephemeral
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Workspace:
+    """A workspace with three registered shards, the second of them empty."""
+    tables = corpus("clustered", (ROWS["s00"], 0, ROWS["s02"]), seed=30)
+    files = discover([str(path) for path in write_shards(tmp_path / "in", tables)])
+    workspace = Workspace.create_or_open(tmp_path / "ws", {"embedding_column": "vector", "threshold": 0.9})
+    workspace.ledger.register([(file.key, file.uri, file.format, file.compression) for file in files])
+    return workspace
+
+
+def materialise(
+    assets: Sequence[dg.AssetsDefinition], instance: dg.DagsterInstance, space: Workspace, keys: Sequence[str]
+) -> dg.ExecuteInProcessResult:
+    """Materialise assets for one shard, or for a range of shards in one run."""
+    one = {"partition_key": keys[0]} if len(keys) == 1 else {}
+    several = {"dagster/asset_partition_range_start": keys[0], "dagster/asset_partition_range_end": keys[-1]}
+    return dg.materialize(
+        list(assets),
+        instance=instance,
+        resources={"workspace": WorkspaceResource(path=str(space.root)), "dask": DaskCluster()},
+        tags={} if one else several,
+        **one,
+    )
+
+
+def row_counts(instance: dg.DagsterInstance, asset: str) -> dict[str, int]:
+    """`dagster/partition_row_count` of the latest materialisation of each partition."""
+    records = instance.fetch_materializations(dg.AssetKey(asset), limit=100).records
+    return {
+        record.partition_key: record.asset_materialization.metadata["dagster/partition_row_count"].value
+        for record in reversed(records)
+    }
+
+
+def test_each_asset_takes_one_shard_or_a_range_and_reports_rows_for_each(
+    instance: dg.DagsterInstance, space: Workspace, tmp_path: Path
+) -> None:
+    register_partitions(instance, KEYS)
+    for asset in SHARD_ASSETS:
+        materialise([asset], instance, space, KEYS[:1])
+        assert row_counts(instance, asset.key.to_user_string()) == {"s00": ROWS["s00"]}
+    for asset in SHARD_ASSETS:
+        materialise([asset], instance, space, KEYS)
+        assert row_counts(instance, asset.key.to_user_string()) == ROWS
+    # The same result as through the Python interface.
+    result = curate(sorted((tmp_path / "in").iterdir()), tmp_path / "other", threshold=0.9)
+    assert_same_tree(tree(space.output), tree(result.output))
+
+    metadata = instance.get_latest_materialization_event(dg.AssetKey("deduplicated_dataset")).asset_materialization
+    found = {name: value.value for name, value in metadata.metadata.items()}
+    assert found["rows"] == found["kept"] + found["removed_exact"] + found["removed_semantic"] + found["quarantined"]
+    assert Path(found["deduplicated_file"]).is_file()
+    assert found["settings_fingerprint"] == space.settings.fingerprint()
+
+
+def test_materialising_again_repeats_no_work_and_reports_the_same(
+    instance: dg.DagsterInstance, space: Workspace
+) -> None:
+    register_partitions(instance, KEYS)
+    materialise(SHARD_ASSETS, instance, space, KEYS)
+    before = {stage: space.ledger.completions(stage) for stage in STAGES}
+    materialise(SHARD_ASSETS, instance, space, KEYS)
+    assert {stage: space.ledger.completions(stage) for stage in STAGES} == before
+    assert all(row_counts(instance, stage) == ROWS for stage in STAGES)
+
+
+def test_a_partition_without_a_source_is_an_error_that_says_how_to_register_it(
+    instance: dg.DagsterInstance, space: Workspace
+) -> None:
+    register_partitions(instance, ["nobody"])
+    with pytest.raises(ShardError, match=r"'nobody' is a partition but no source is registered.*`dedup-assets reg"):
+        materialise([raw_shards], instance, space, ["nobody"])
+
+
+@pytest.mark.parametrize("position", range(1, len(STAGES)))
+def test_a_missing_upstream_shard_is_an_error_that_names_the_asset_and_the_shard(
+    instance: dg.DagsterInstance, space: Workspace, position: int
+) -> None:
+    register_partitions(instance, KEYS)
+    wanted = rf"{STAGES[position]}: {STAGES[position - 1]} is not finished for s00: materialise {STAGES[position - 1]}"
+    with pytest.raises(WorkspaceError, match=wanted):
+        materialise([SHARD_ASSETS[position]], instance, space, KEYS[:1])
+
+
+def test_a_folder_that_is_no_workspace_is_an_error_that_says_how_to_make_one(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    register_partitions(instance, KEYS)
+    resources = {"workspace": WorkspaceResource(path=str(tmp_path / "nothing"))}
+    with pytest.raises(WorkspaceError, match=r"nothing is not a workspace.*`dedup-assets curate SOURCE"):
+        dg.materialize([raw_shards], instance=instance, resources=resources, partition_key="s00")
+    assert not (tmp_path / "nothing").exists()
+
+
+# -- the cluster -------------------------------------------------------------------------------------
+
+
+def listening() -> set[tuple[str, int]]:
+    """Address and port of every TCP socket that this process listens on."""
+    found = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            if not str(entry.readlink()).startswith("socket:"):
+                continue
+            with socket.socket(fileno=os.dup(int(entry.name))) as copy:
+                if copy.type == socket.SOCK_STREAM and copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    address = copy.getsockname()
+                    if isinstance(address, tuple):
+                        found.add((address[0], address[1]))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="reads open sockets from /proc")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_local_cluster_is_reachable_from_this_machine_alone_and_ends_with_the_run(workers: int) -> None:
+    before = listening()
+    cluster = DaskCluster()
+    cluster.adopt(Settings(device="cpu", workers=workers))
+    try:
+        assert [result for _, result in cluster.map(pow, [(2, 5)])] == [32]
+        opened = listening() - before
+        assert opened and {address for address, _ in opened} <= {"127.0.0.1", "::1"}
+        assert 8787 not in {port for _, port in opened}
+    finally:
+        cluster.close()
+    assert listening() <= before
