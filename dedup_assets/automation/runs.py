@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
 import dagster as dg
+from sqlalchemy.exc import OperationalError
 
 from dedup_assets.assets.stage import STAGES
 from dedup_assets.automation.jobs import curate_new_shards, redecide
 from dedup_assets.automation.partitions import register_partitions
-from dedup_assets.errors import DedupError, ShardError
+from dedup_assets.errors import DedupError, ShardError, WorkspaceError
 from dedup_assets.storage.changes import refuse_changed_content
 from dedup_assets.storage.output import publication_basis
 from dedup_assets.storage.publish import publish_text, storage_errors
@@ -53,7 +56,7 @@ class EmbeddedDagster:
 
     def __enter__(self) -> EmbeddedDagster:
         home = prepare_home(self._workspace)
-        with storage_errors(home):
+        with storage_errors(home), instance_errors(home):
             self._instance = dg.DagsterInstance.from_config(str(home))
         return self
 
@@ -64,7 +67,8 @@ class EmbeddedDagster:
 
     def register(self, keys: Sequence[str]) -> list[str]:
         """Add shards as partitions; returns those that are new."""
-        return register_partitions(self._instance, keys)
+        with instance_errors(self._instance.root_directory):
+            return register_partitions(self._instance, keys)
 
     def curate(self, named: Sequence[str]) -> Outcome:
         """Finish every registered shard that is not finished, and bring all decisions up to date.
@@ -73,6 +77,10 @@ class EmbeddedDagster:
         fails its run; the others run again without it, which is cheap, because what was finished is on
         record.
         """
+        with instance_errors(self._instance.root_directory):
+            return self._curate(named)
+
+    def _curate(self, named: Sequence[str]) -> Outcome:
         ledger = self._workspace.ledger
         keys = [shard.key for shard in ledger.shards()]
         self.register(keys)
@@ -131,6 +139,30 @@ class EmbeddedDagster:
                 },
             },
         }
+
+
+@contextmanager
+def instance_errors(home: Path | str) -> Iterator[None]:
+    """Turn failures of the instance's database, such as a full disk, into errors that say what to do.
+
+    The database may fail in the middle of a step or while Dagster records another failure, so it is looked
+    for among the causes too.
+    """
+    try:
+        yield
+    except DedupError:
+        raise
+    except Exception as problem:
+        cause: BaseException | None = problem
+        while cause is not None and not isinstance(cause, OperationalError | sqlite3.OperationalError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        reason = cause.orig if isinstance(cause, OperationalError) else cause
+        raise WorkspaceError(
+            f"The Dagster instance in {home} cannot record the run: {reason}. Free space, correct the permissions "
+            "or restore the connection, and run the same command again; what was finished is kept."
+        ) from problem
 
 
 def prepare_home(workspace: Workspace) -> Path:
