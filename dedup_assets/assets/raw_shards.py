@@ -56,6 +56,7 @@ def _ingest(run: StageRun, key: str, shard: Shard | None, done: Completion | Non
     target = run.workspace.raw(key, fingerprint)
     with publish_folder(target) as temporary:
         report = ingest_shard(source, temporary, spec)
+    run.workspace.settle()
     if report.dimension is not None:
         run.ledger.settle_meta("dimension", str(report.dimension))
     facts = {

@@ -15,6 +15,8 @@ dagster/                 the embedded Dagster instance
 
 from __future__ import annotations
 
+import errno
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,6 +29,9 @@ from dedup_assets.storage.ledger import Admission, Codebook, Ledger
 from dedup_assets.storage.publish import exclusive_lock, publish_text, storage_errors, sweep_temporary
 
 SETTINGS_FILE = "curation.toml"
+
+_FIXED_LAYERS = ("vectors", "matches")
+_SETTLED = "settings"  # their values in the ledger, from the first stored shard on
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,9 @@ class Workspace:
             )
         workspace = cls(path, Settings.from_toml(file.read_text(encoding="utf-8"), str(file)))
         workspace.ledger.create()
+        stored = workspace.ledger.meta(_SETTLED)
+        if stored is not None:
+            workspace._refuse_other(json.loads(stored))
         return workspace
 
     @classmethod
@@ -63,7 +71,14 @@ class Workspace:
         path = Path(root).expanduser().absolute()
         file = path / SETTINGS_FILE
         with storage_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except OSError as problem:
+                if problem.errno not in (errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):
+                    raise
+                raise WorkspaceError(
+                    f"Cannot make the workspace {path}: {problem.strerror}. Choose another folder."
+                ) from problem
         with exclusive_lock(path / "locks" / "settings"):  # of two that make it at once, one finds it made
             if not file.is_file():
                 values = dict(options)
@@ -93,9 +108,14 @@ class Workspace:
         spoilt = stored.differences(wanted, "vectors", "matches")
         if spoilt:
             listed = "; ".join(f"{name} is {old!r}, asked for {new!r}" for name, (old, new) in spoilt.items())
+            why = (
+                f"Nothing is stored there yet, so you may correct {file} or delete the folder."
+                if self.ledger.meta(_SETTLED) is None
+                else f"What is stored there fits only the settings in {file}."
+            )
             raise SettingsError(
-                f"{self.root} was made under other settings: {listed}. What is stored there fits only the "
-                f"settings in {file}. Leave the option out, or curate into a new workspace."
+                f"{self.root} was made under other settings: {listed}. {why} Leave the option out, or curate into "
+                "a new workspace."
             )
         lasting = {name: new for name, (_, new) in stored.differences(wanted, "decisions").items()}
         if wanted.output != stored.output:
@@ -103,6 +123,23 @@ class Workspace:
         if lasting:
             publish_text(file, stored.changed(lasting).to_toml())
         return replace(self, settings=wanted)
+
+    def settle(self) -> None:
+        """Fix the settings that shape what is stored, before the first of it is. Raises SettingsError if
+        they are fixed already and differ."""
+        mine = {name: value for layer in _FIXED_LAYERS for name, value in self.settings.layer(layer).items()}
+        self._refuse_other(json.loads(self.ledger.settle_meta(_SETTLED, json.dumps(mine, sort_keys=True))))
+
+    def _refuse_other(self, stored: Mapping[str, Any]) -> None:
+        """Raise if curation.toml was changed where what is stored no longer fits it."""
+        mine = json.loads(json.dumps({name: getattr(self.settings, name) for name in stored}))
+        changed = [name for name in stored if stored[name] != mine[name]]
+        if changed:
+            listed = "; ".join(f"{name} was {stored[name]!r}, is now {mine[name]!r}" for name in changed)
+            raise SettingsError(
+                f"{self.root / SETTINGS_FILE} was changed after data was stored under it: {listed}. These settings "
+                "are fixed for the life of a workspace: change them back, or curate into a new workspace."
+            )
 
     # -- places -------------------------------------------------------------------------------------
 

@@ -170,6 +170,29 @@ def test_an_option_that_would_mix_two_kinds_of_data_is_refused_with_what_differs
     assert (tmp_path / SETTINGS_FILE).read_text() == text
 
 
+def test_settings_edited_by_hand_are_refused_once_data_is_stored_under_them(tmp_path: Path) -> None:
+    workspace = make(tmp_path)
+    file = tmp_path / SETTINGS_FILE
+    file.write_text(file.read_text().replace("keep_empty = false", "keep_empty = true"))
+    assert Workspace.open(tmp_path).settings.keep_empty, "nothing is stored yet"
+    Workspace.open(tmp_path).settle()
+    with pytest.raises(SettingsError, match="keep_empty was True, is now False"):
+        workspace.settle()
+    file.write_text(file.read_text().replace("floor = 0.9", "floor = 0.8"))
+    with pytest.raises(SettingsError, match=r"floor was 0\.9, is now 0\.8.*change them back, or curate into a new"):
+        Workspace.open(tmp_path)
+    file.write_text(
+        file.read_text().replace("floor = 0.8", "floor = 0.9").replace('keep = "first"', 'keep = "longest"')
+    )
+    assert Workspace.open(tmp_path).settings.keep == "longest", "decisions may change"
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    for root in (tmp_path / ("x" * 300), Path("/proc/nowhere")):
+        with pytest.raises(WorkspaceError, match=r"Cannot (make|write).*hoose another folder"):
+            make(root)
+
+
 @pytest.mark.parametrize("threshold", [0.9, 0.93, 0.99, 1])
 def test_a_threshold_at_or_above_the_floor_is_honoured_and_kept(tmp_path: Path, threshold: float) -> None:
     make(tmp_path, threshold=0.95)
