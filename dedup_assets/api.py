@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dedup_assets.errors import DedupError, SettingsError, WorkspaceError
-from dedup_assets.report.progress import Listener, StageClock, listening
+from dedup_assets.report.progress import Listener, StageClock, StageTime, listening
 from dedup_assets.report.tables import LazyTable
 from dedup_assets.storage.output import read_manifest
 from dedup_assets.storage.sources import discover
@@ -97,9 +97,13 @@ def curate(
     """
     started = time.perf_counter()
     files = discover([str(source) for source in sources]) if sources else []
+    if not files:
+        Workspace.open(workspace)  # there is nothing to finish in a workspace that is yet to be made
     space = Workspace.create_or_open(workspace, resolve_options(options))
     space.sweep()
     space.ledger.register([(file.key, file.uri, file.format, file.compression) for file in files])
+    if not space.ledger.shards():
+        raise WorkspaceError(f"No shard is registered in {space.root}: name at least one source.")
     named = [file.key for file in files]
     return _run_and_report(space, named, listener, started, check)
 
@@ -164,7 +168,11 @@ def _run_and_report(
 
 
 def _summary(space: Workspace, clock: StageClock, run_ids: Sequence[str], started: float) -> dict[str, Any]:
-    stages = {name: {"seconds": round(entry.seconds, 4), "rows": entry.rows} for name, entry in clock.stages.items()}
+    from dedup_assets.assets.stage import STAGES
+
+    # Every stage is there, also one that had nothing to do: scripts look them up by name.
+    spent = {stage: clock.stages.get(stage, StageTime()) for stage in STAGES}
+    stages = {stage: {"seconds": round(entry.seconds, 4), "rows": entry.rows} for stage, entry in spent.items()}
     return {
         **_totals(space),
         "stages": stages,

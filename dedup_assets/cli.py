@@ -80,6 +80,31 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help=f"Which of a shard's duplicates stays: {', '.join(KEEP_CHOICES)}, or column:NAME[:asc|desc].  "
             f"[default: {d.keep}]",
         ),
+        click.option("--seed", type=click.IntRange(min=0), help=f"Seed of --keep random.  [default: {d.seed}]"),
+        click.option(
+            "--keeper-rule",
+            type=click.Choice(["leader", "semdedup"]),
+            help="leader: removed only for a record that stays. semdedup: for any earlier one.  [default: leader]",
+        ),
+        click.option(
+            "--keep-empty",
+            is_flag=True,
+            default=None,
+            help="Empty texts are records like any other.  [default: quarantined]",
+        ),
+        click.option(
+            "--duplicate-ids",
+            type=click.Choice(["quarantine", "refuse"]),
+            help="A second record with an id: quarantine it, or refuse its shard.  [default: quarantine]",
+        ),
+        click.option(
+            "--unicode-form",
+            type=click.Choice(["none", "NFC", "NFKC"]),
+            help="Normal form applied before texts are compared.  [default: none]",
+        ),
+        click.option(
+            "--vector-dtype", type=click.Choice(["float16", "float32"]), help="Stored vectors.  [default: float16]"
+        ),
         click.option("--clusters", type=click.IntRange(min=1), help="Number of k-means cells.  [default: by size]"),
         click.option(
             "--mode",
