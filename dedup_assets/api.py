@@ -18,6 +18,7 @@ from dedup_assets.report.progress import Listener, StageClock, StageTime, listen
 from dedup_assets.report.tables import LazyTable
 from dedup_assets.storage.output import read_manifest
 from dedup_assets.storage.sources import discover
+from dedup_assets.storage.tables import DUPLICATES, PAIRS, QUARANTINE
 from dedup_assets.storage.workspace import Workspace
 
 
@@ -41,17 +42,17 @@ class Curation:
     @property
     def removed(self) -> LazyTable:
         """The removed records: `id, shard, keeper_id, keeper_shard, similarity, kind, group_id`."""
-        return LazyTable.of_folder(self.output / "duplicates")
+        return LazyTable.of_folder(self.output / "duplicates", DUPLICATES)
 
     @property
     def quarantined(self) -> LazyTable:
         """Rows that could not be records: `row, reason, record`."""
-        return LazyTable.of_folder(self.output / "quarantine")
+        return LazyTable.of_folder(self.output / "quarantine", QUARANTINE)
 
     @property
     def pairs(self) -> LazyTable:
         """All matches down to the floor, one row for each pair of distinct texts."""
-        return LazyTable.of_folder(self.workspace / "pairs")
+        return LazyTable.of_folder(self.workspace / "pairs", PAIRS)
 
     @property
     def duplicate_ratio(self) -> float:

@@ -187,8 +187,8 @@ def curate(sources: tuple[str, ...], workspace: str, demo: bool, as_json: bool, 
         click.echo(f"Failed: {shard}: {message}", err=True)
     if failures:
         click.echo(
-            f"Error: {len(failures)} of the shards failed, all others are finished. Correct the files and run the "
-            "same command again.",
+            f"Error: {len(failures)} {'shard' if len(failures) == 1 else 'shards'} failed, all others are finished. "
+            "Correct what is named above and run the same command again.",
             err=True,
         )
         sys.exit(1)

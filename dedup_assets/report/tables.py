@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from dedup_assets.errors import WorkspaceError
 
 
 class LazyTable:
     """A folder of Parquet files as one table. Nothing is read before a method asks for rows.
 
-    It speaks the Arrow C stream interface: `polars.from_arrow(table)`, `pyarrow.table(table)` and DuckDB
-    read it directly.
+    It speaks the Arrow C stream interface: `polars.DataFrame(table)`, `pyarrow.table(table)` and DuckDB read
+    it directly.
     """
 
     def __init__(self, dataset: ds.Dataset) -> None:
         self.dataset = dataset
 
     @classmethod
-    def of_folder(cls, folder: Path) -> LazyTable:
-        """All `*.parquet` files of a folder, by name; columns absent from a shard read as null."""
+    def of_folder(cls, folder: Path, empty: pa.Schema | None = None) -> LazyTable:
+        """All `*.parquet` files of a folder, by name; `empty` is the schema where there is none.
+
+        A column absent from a shard reads as null there; one whose type differs among shards reads in the
+        type that holds all of them, such as float for int and float, or else as text.
+        """
         files = sorted(str(path) for path in folder.glob("*.parquet"))
         if not files:
-            return cls(ds.dataset(pa.table({})))
-        schema = pa.unify_schemas(
-            [ds.dataset(file, format="parquet").schema for file in files], promote_options="permissive"
-        )
-        return cls(ds.dataset(files, schema=schema.remove_metadata(), format="parquet"))
+            return cls(ds.dataset((empty or pa.schema([])).empty_table()))
+        schema = merged_schema([pq.read_schema(file) for file in files], str(folder))
+        return cls(ds.dataset(files, schema=schema, format="parquet"))
 
     @property
     def schema(self) -> pa.Schema:
@@ -61,3 +67,29 @@ class LazyTable:
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         return self.dataset.scanner().to_reader().__arrow_c_stream__(requested_schema)
+
+
+def merged_schema(schemas: Sequence[pa.Schema], where: str) -> pa.Schema:
+    """One schema that reads files of all the given ones. Raises WorkspaceError for a column that has none."""
+    types: dict[str, list[pa.DataType]] = {}
+    for schema in schemas:
+        for item in schema:
+            types.setdefault(item.name, []).append(item.type)
+    return pa.schema([(name, _common_type(name, found, where)) for name, found in types.items()])
+
+
+def _common_type(name: str, types: Sequence[pa.DataType], where: str) -> pa.DataType:
+    # Dictionaries are a way of storing; what they hold is the type.
+    plain = list(dict.fromkeys(t.value_type if pa.types.is_dictionary(t) else t for t in types))
+    if len(set(types)) == 1:
+        return types[0]
+    try:
+        return pa.unify_schemas([pa.schema([(name, t)]) for t in plain], promote_options="permissive").field(name).type
+    except pa.ArrowException:
+        if any(pa.types.is_nested(t) for t in plain):
+            listed = ", ".join(map(str, plain))
+            raise WorkspaceError(
+                f"Column {name!r} has types in {where} that no table can hold together: {listed}. Read the files "
+                "one by one, or give the column one type in all shards."
+            ) from None
+        return pa.string()
