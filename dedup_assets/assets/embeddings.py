@@ -96,7 +96,9 @@ def _embed_group(
     ids = pa.concat_arrays([s.records.ids.take(pa.array(s.new)) for s in shards])
     hashes = np.concatenate([s.records.hashes[s.new] for s in shards])
     owners = [s.key for s in shards for _ in range(len(s.new))]
-    table.replace(list(group), table.rows(ids, owners, hashes, vectors))
+    # Nothing is taken away: texts of these shards may have their vectors from a run that was killed before
+    # it could record them, or from one that runs beside this.
+    table.add(table.rows(ids, owners, hashes, vectors))
     seconds = time.perf_counter() - started
     start, total = 0, max(1, sum(len(s.records) for s in shards))
     entries = []

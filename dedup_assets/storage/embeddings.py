@@ -1,7 +1,7 @@
-"""The LanceDB table of embeddings: one row per distinct text, replaced shard by shard.
+"""The LanceDB table of embeddings: one row per distinct text, written shard by shard.
 
-Knows the table and nothing of how vectors are made. A shard's rows are replaced in one transaction, so
-a crash leaves the old rows or the new ones. Only validated shard keys and hexadecimal hashes go into
+Knows the table and nothing of how vectors are made. A shard's rows are added or replaced in one
+transaction, so a crash leaves the old rows or the new ones. Only validated shard keys and hexadecimal hashes go into
 predicates.
 """
 
@@ -65,6 +65,14 @@ class EmbeddingTable:
         column = self._table.search().select(["text_hash"]).to_arrow().column("text_hash")
         hashes = _hex_to_hashes(column)
         return HashIndex(hashes, np.arange(len(hashes)))
+
+    def add(self, rows: pa.Table) -> None:
+        """Add texts that have no vector yet, in one transaction. A text that has one keeps it.
+
+        Columns `id, shard, text_hash, vector`.
+        """
+        if rows.num_rows:
+            self._table.merge_insert("text_hash").when_not_matched_insert_all().execute(rows.cast(self._schema))
 
     def replace(self, shards: Sequence[str], rows: pa.Table) -> None:
         """Make `rows` the only rows of `shards`, in one transaction.
