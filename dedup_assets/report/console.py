@@ -13,6 +13,10 @@ from rich.text import Text
 LONG_TEXT = 500
 """Characters of a text shown in a table; `--full` shows all."""
 
+WRAPPED_TEXT = 20_000
+"""Characters of a text laid out in columns at most: wrapping takes a second for some 100,000 of them, and more
+than a few pages cannot be compared side by side anyway."""
+
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Control characters other than tab and line feed, and those that reverse the direction of writing."""
 
@@ -58,9 +62,9 @@ def print_explanation(console: Console, answer: Mapping[str, Any], full: bool) -
     if "record" in answer:
         console.print(Text(shorten(answer["record"] or "", full)))
     elif "keeper_text" in answer:
-        console.print(_side_by_side("removed", answer["text"], "kept", answer["keeper_text"], full))
+        _print_side_by_side(console, "removed", answer["text"], "kept", answer["keeper_text"], full)
     else:
-        console.print(Text(shorten(answer["text"], full)))
+        _print_text(console, shorten(answer["text"], full))
     for row in answer.get("also_quarantined", ()):
         console.print(
             Text(f"\nAnother row with this id is in quarantine: {row['shard']}:{row['row']} ({row['reason']})"),
@@ -124,12 +128,26 @@ def _facts(facts: Mapping[str, Any]) -> Table:
     return table
 
 
-def _side_by_side(title_a: str, text_a: str, title_b: str, text_b: str, full: bool) -> Table:
+def _print_side_by_side(console: Console, title_a: str, text_a: str, title_b: str, text_b: str, full: bool) -> None:
+    text_a, text_b = shorten(text_a, full), shorten(text_b, full)
+    if max(len(text_a), len(text_b)) > WRAPPED_TEXT:
+        for title, text in ((title_a, text_a), (title_b, text_b)):
+            console.print(Text(f"{title}:", style="bold"))
+            _print_text(console, text)
+        return
     table = Table(expand=True)
     table.add_column(title_a, ratio=1, overflow="fold")
     table.add_column(title_b, ratio=1, overflow="fold")
-    table.add_row(Text(shorten(text_a, full)), Text(shorten(text_b, full)))
-    return table
+    table.add_row(Text(text_a), Text(text_b))
+    console.print(table)
+
+
+def _print_text(console: Console, text: str) -> None:
+    """A text by itself; a very long one as it is, for the terminal to wrap."""
+    if len(text) > WRAPPED_TEXT:
+        console.file.write(f"{text}\n")
+    else:
+        console.print(Text(text))
 
 
 def _counted(number: int, noun: str) -> str:

@@ -53,7 +53,11 @@ class Workspace:
                 f"{path} is not a workspace: it has no {SETTINGS_FILE}. Make one with "
                 "`dedup-assets curate SOURCE --workspace DIR`, or name the right folder."
             )
-        workspace = cls(path, Settings.from_toml(file.read_text(encoding="utf-8"), str(file)))
+        try:
+            text = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as problem:
+            raise SettingsError(f"{file} is not valid UTF-8 ({problem}): write it as UTF-8 again.") from problem
+        workspace = cls(path, Settings.from_toml(text, str(file)))
         workspace.ledger.create()
         stored = workspace.ledger.meta(_SETTLED)
         if stored is not None:
