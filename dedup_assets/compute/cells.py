@@ -45,6 +45,9 @@ import numpy as np
 import torch
 from numba import njit
 
+from dedup_assets.compute.device_cells import TILE_BYTES as DEVICE_TILE_BYTES
+from dedup_assets.compute.device_cells import home_and_ghosts
+from dedup_assets.compute.device_rows import DeviceRows
 from dedup_assets.compute.precision import PRECISIONS, bits_of, native_precision, rounding_residual, unit_rows
 from dedup_assets.compute.similarity import accumulation_error, squared_norms
 
@@ -80,9 +83,8 @@ class CellAssignment:
 
     def home_rows(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows sorted by home cell, ascending within a cell: int32 (n,), and their offsets int64 (k + 1,)."""
-        counts = np.bincount(self.home, minlength=self.cells)
-        order = np.argsort(self.home, kind="stable").astype(np.int32)
-        return order, offsets_of(counts)
+        offsets, rows = _sort_by_cell([(np.ones(len(self.home), np.int32), self.home)], range(1), self.cells)
+        return rows, offsets
 
 
 def offsets_of(counts: np.ndarray) -> np.ndarray:
@@ -108,29 +110,30 @@ def codebook(centroids: np.ndarray) -> np.ndarray:
 
 
 def assign(
-    vectors: np.ndarray,
+    vectors: np.ndarray | DeviceRows,
     centroids: np.ndarray,
     floor: float,
     device: str = "cpu",
     *,
     threads: int = 1,
-    tile_bytes: int = TILE_BYTES,
+    tile_bytes: int | None = None,
 ) -> CellAssignment:
     """Home cell and ghosts of every row.
 
     Parameters
     ----------
     vectors : array (n, d), float16 or float32
-        Stored vectors; norms may be anything. May be a memory map: it is read in tiles.
+        Stored vectors; norms may be anything. May be a memory map: it is read in tiles. Or `DeviceRows`, which
+        settle the device too.
     centroids : float array (k, d)
         Any centroids; ``codebook(centroids)`` is what cells are defined by.
     floor : float
         Lowest similarity of a match, a cosine in [-1, 1].
     device : str
-        ``"cpu"`` or a CUDA device.
+        ``"cpu"`` or a CUDA device, whose path is `device_cells`.
     threads : int
         Tiles worked on at once (CPU only); kernels and products release the GIL.
-    tile_bytes : int
+    tile_bytes : int, optional
         Bound of one tile of the n × k product; the whole is never kept.
 
     Returns
@@ -140,11 +143,24 @@ def assign(
         precision. These may change which needless ghosts are listed.
     """
     book = codebook(centroids)
-    if vectors.ndim != 2 or vectors.shape[1] != book.shape[1]:
+    if len(vectors.shape) != 2 or vectors.shape[1] != book.shape[1]:
         raise ValueError(f"vectors of shape {vectors.shape} do not fit centroids of shape {book.shape}")
-    tile = _Tile(vectors, book, floor, device)
     n, k = len(vectors), len(book)
-    step = max(16, min(tile_bytes // (2 * k), 1 << 16))
+    if device != "cpu" or isinstance(vectors, DeviceRows):
+        rows = vectors if isinstance(vectors, DeviceRows) else DeviceRows.of(vectors, device)
+        home, counts, cells = home_and_ghosts(
+            rows,
+            book,
+            _distances(book, np.linalg.norm(book.astype(np.float64), axis=1)),
+            half_angle(floor),
+            _MARGIN,
+            floor > 0,
+            native_precision(rows.device),
+            tile_bytes or DEVICE_TILE_BYTES,
+        )
+        return CellAssignment(home, *_sort_by_cell([(counts, cells)], range(1), k))
+    tile = _Tile(vectors, book, floor)
+    step = max(16, min((tile_bytes or TILE_BYTES) // (2 * k), 1 << 16))
     starts = range(0, n, step)
     home = np.zeros(n, np.int32)
 
@@ -153,7 +169,7 @@ def assign(
         home[rows], counts, cells = tile(rows)
         return counts, cells
 
-    parts = _each(work, starts, threads if device == "cpu" else 1)
+    parts = _each(work, starts, threads)
     return CellAssignment(home, *_sort_by_cell(parts, starts, k))
 
 
@@ -167,14 +183,13 @@ def _each(work: Callable, items: range, threads: int) -> list:
 class _Tile:
     """Home and ghosts of a slice of the rows; holds what all slices share."""
 
-    def __init__(self, vectors: np.ndarray, book: np.ndarray, floor: float, device: str) -> None:
-        self.vectors, self.floor, self.device = vectors, floor, device
-        # fp16 cannot hold small bfloat16 components exactly; a GPU multiplies bf16 as fast.
-        self.precision = "fp32" if native_precision(device) == "fp32" else "bf16"
+    def __init__(self, vectors: np.ndarray, book: np.ndarray, floor: float) -> None:
+        self.vectors, self.floor = vectors, floor
+        self.precision = native_precision("cpu")
         self.sine = half_angle(floor)
         norms = np.linalg.norm(book.astype(np.float64), axis=1)
         self.largest = float(norms.max())
-        self.book = torch.from_numpy(book).to(device, PRECISIONS[self.precision])
+        self.book = torch.from_numpy(book).to(PRECISIONS[self.precision])
         self.distance = _distances(book, norms)
         self.cell_type = np.uint16 if len(book) <= 1 << 16 else np.int32
 
@@ -182,40 +197,18 @@ class _Tile:
         """Home (int32), number of ghosts of each row (int32), and their cells, row after row."""
         part = self.vectors[rows]
         squares = squared_norms(part)
-        unit = unit_rows(part, squares).to(self.device)
+        unit = unit_rows(part, squares)
         low = unit.to(self.book.dtype)
         reach = self.sine + _MARGIN + rounding_residual(unit, low)
         summing = accumulation_error(part.shape[1]) * self.largest * 1.01 + _MARGIN
         product = low @ self.book.T
         silent = squares == 0 if self.floor > 0 else np.zeros(len(part), bool)
-        if self.device != "cpu":
-            return self._on_device(product, reach, summing, silent)
         home = np.empty(len(part), np.int32)
         counts = np.empty(len(part), np.int32)
         cells = np.empty(product.numel(), self.cell_type)
         kernel = _list_bits if product.dtype == torch.bfloat16 else _list_floats
         total = kernel(bits_of(product), self.distance, reach, summing, silent, home, counts, cells)
         return home, counts, cells[:total].copy()
-
-    def _on_device(
-        self, product: torch.Tensor, reach: float, summing: float, silent: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        values = product.float()
-        best, home = values.max(dim=1)
-        ulp = 2.0**-8 if product.dtype == torch.bfloat16 else 2.0**-23
-        error = 2 * (values.abs().amax(dim=1) * ulp + summing)
-        distance = torch.from_numpy(self.distance).to(product.device)
-        listed = values >= (best - error)[:, None] - reach * distance[home]
-        listed[torch.arange(len(home), device=home.device), home] = False
-        listed[torch.from_numpy(silent).to(home.device)] = False
-        counts = listed.sum(dim=1)
-        cells = torch.nonzero(listed)[:, 1]
-        home[torch.from_numpy(silent).to(home.device)] = 0
-        return (
-            home.cpu().numpy().astype(np.int32),
-            counts.cpu().numpy().astype(np.int32),
-            cells.cpu().numpy().astype(self.cell_type),
-        )
 
 
 def _distances(book: np.ndarray, norms: np.ndarray) -> np.ndarray:

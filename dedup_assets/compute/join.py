@@ -14,6 +14,8 @@ import torch
 
 from dedup_assets.compute.blocks import CellBlock, ShardPiece, build_block, plan_groups
 from dedup_assets.compute.cells import assign
+from dedup_assets.compute.device_join import Listing, match_on_device
+from dedup_assets.compute.device_rows import DeviceRows
 from dedup_assets.compute.kmeans import choose_cells, fit_centroids, sample_size
 from dedup_assets.compute.precision import PRECISIONS, bits_of, native_precision, one_thread_each
 from dedup_assets.compute.scan import (
@@ -26,7 +28,7 @@ from dedup_assets.compute.scan import (
     scan_half,
     scan_single,
 )
-from dedup_assets.compute.similarity import as_bits, canonical_pairs, squared_norms
+from dedup_assets.compute.similarity import as_bits, squared_norms
 from dedup_assets.compute.sketch import low_rows
 from dedup_assets.compute.streams import stream
 
@@ -45,9 +47,6 @@ __all__ = [
 TILE_BYTES = 1 << 20
 """Product of one tile: 256 × 2,048 bfloat16. Half an L2 cache, so that the scan reads what it just wrote;
 measured 2.9 billion pairs/s on one core against 2.2 with 2 MiB."""
-
-DEVICE_TILE_BYTES = 64 << 20
-"""On a GPU a tile must be large enough to fill the device."""
 
 TILE_ROWS = 256
 
@@ -111,12 +110,12 @@ def match_cells(
     floor : float
         Lowest canonical similarity, in [-1, 1].
     device : str
-        ``"cpu"`` or a CUDA device.
+        ``"cpu"`` or a CUDA device, whose path is `device_join`.
     threads : int
         Cells worked on at once (CPU); products and scans release the GIL. Where it is above 1, torch should
         use one thread per operation: see `precision.one_thread_each`.
     tile_bytes : int, optional
-        Bound of one tile of products.
+        Bound of one tile of products; on a device of one pack of tiles.
     max_matches : int
         Matches per item at most. Memory does not grow with the number of matches.
     sketch : int, optional
@@ -133,10 +132,20 @@ def match_cells(
         raise ValueError(f"max_matches must be at least 1, found {max_matches}")
     if not len(block.home_rows) or not block.is_new.any():
         return iter(())
-    if tile_bytes is None:
-        tile_bytes = TILE_BYTES if device == "cpu" else DEVICE_TILE_BYTES
-    join = _Join(block, floor, device, tile_bytes, max_matches, sketch, threads)
-    return stream(join.worker, block.cells, threads if device == "cpu" else 1)
+    if device != "cpu" or isinstance(block.vectors, DeviceRows):
+        return _on_device(block, floor, device, tile_bytes, max_matches, sketch)
+    join = _Join(block, floor, device, tile_bytes or TILE_BYTES, max_matches, sketch, threads)
+    return stream(join.worker, block.cells, threads)
+
+
+def _on_device(
+    block: CellBlock, floor: float, device: str, tile_bytes: int | None, max_matches: int, sketch: int | None
+) -> Iterator[Matches]:
+    given: object = block.vectors
+    rows = given if isinstance(given, DeviceRows) else DeviceRows.of(block.vectors, device)
+    listing = Listing(block.home_offsets, block.home_rows, block.ghost_offsets, block.ghost_rows, block.is_new)
+    found = match_on_device(rows, listing, floor, max_matches=max_matches, pack_bytes=tile_bytes, sketch=sketch)
+    return (Matches.of(*pairs) for pairs in found)
 
 
 class _Join:
@@ -160,7 +169,7 @@ class _Join:
         order = np.concatenate([self.homes, _only_ghosts(block)]).astype(np.int32)
         self.position = np.zeros(len(block.vectors), np.int32)
         self.position[order] = np.arange(len(order), dtype=np.int32)
-        self.tile_rows = TILE_ROWS if device == "cpu" else 4096
+        self.tile_rows = TILE_ROWS
         itemsize = PRECISIONS[native_precision(device)].itemsize
         self.tile_columns = max(CHUNK, tile_bytes // (itemsize * self.tile_rows) // CHUNK * CHUNK)
         low = low_rows(
@@ -244,11 +253,11 @@ class _Worker:
     def _gather(self, rows: np.ndarray) -> torch.Tensor:
         join = self.join
         padded = _padded(len(rows), join.tile_columns)
-        if self.columns.device.type == "cpu" and self.columns.dtype == torch.bfloat16:
+        if self.columns.dtype == torch.bfloat16:
             word = torch.int64 if join.low.shape[1] % 4 == 0 else torch.int16
             gather(join.low.view(word).numpy(), join.position, rows, self.columns.view(word).numpy())
         else:
-            places = torch.from_numpy(join.position[rows]).to(join.low.device)
+            places = torch.from_numpy(join.position[rows])
             torch.index_select(join.low, 0, places, out=self.columns[: len(rows)])
         return self.columns[:padded]
 
@@ -270,9 +279,6 @@ class _Worker:
 
     def _decide(self, product: torch.Tensor, rows: np.ndarray, columns: np.ndarray, diagonal: int) -> None:
         join = self.join
-        if join.device != "cpu":
-            self._decide_on_device(product, rows, columns, diagonal)
-            return
         bits = bits_of(product)
         bits = bits if bits.dtype == np.int16 else bits.view(np.int32)
         if join.bound < LOWEST_BOUND:
@@ -288,20 +294,6 @@ class _Worker:
             if row >= len(rows):
                 return
             self._flush()
-
-    def _decide_on_device(self, product: torch.Tensor, rows: np.ndarray, columns: np.ndarray, diagonal: int) -> None:
-        """Compare and compact on the device: only the numbers of proposed pairs leave it."""
-        join = self.join
-        bound = torch.tensor(join.bound, dtype=product.dtype)
-        proposed = torch.nonzero(product[: len(rows), : len(columns)] >= bound.to(product.device))
-        at = proposed[proposed[:, 1] > proposed[:, 0] + diagonal].cpu().numpy()
-        for start in range(0, len(at), join.max_matches):
-            part = at[start : start + join.max_matches]
-            i, j = rows[part[:, 0]], columns[part[:, 1]]
-            similarity = canonical_pairs(join.block.vectors, i, j, squares=join.squares)
-            true = similarity >= join.floor
-            if true.any():
-                self.emit(Matches.of(i[true], j[true], similarity[true]))
 
     def _flush(self) -> None:
         for start in range(0, self.count, self.join.max_matches):
@@ -337,7 +329,7 @@ def match_pieces(
 
 
 def exact_matches(
-    vectors: np.ndarray,
+    vectors: np.ndarray | DeviceRows,
     floor: float,
     *,
     clusters: int | None = None,
@@ -354,6 +346,7 @@ def exact_matches(
     Parameters
     ----------
     vectors : array (n, d), float16 or float32
+        Or `DeviceRows`, which settle the device too.
     floor : float
         Lowest canonical similarity, in [-1, 1].
     clusters : int, optional
@@ -368,24 +361,37 @@ def exact_matches(
     Matches
         The same for any clusters, seed, centroids, threads, tile size, sketch and device.
     """
+    if device != "cpu" and not isinstance(vectors, DeviceRows):
+        vectors = DeviceRows.of(vectors, device)  # once for all three steps
+    if isinstance(vectors, DeviceRows):
+        device = vectors.device
+    else:
+        as_bits(vectors[:0])
     n = len(vectors)
-    as_bits(vectors[:0])
     if n < 2:
         return unique_matches([])
     if centroids is None:
         k = clusters or choose_cells(n, floor)
         chosen = np.sort(np.random.default_rng(seed).choice(n, size=sample_size(n, k), replace=False))
-        centroids = fit_centroids(vectors[chosen], k, seed, device=device) if k > 1 else _one(vectors)
+        sample = vectors.take(chosen) if isinstance(vectors, DeviceRows) else vectors[chosen]
+        centroids = fit_centroids(sample, k, seed, device=device) if k > 1 else _one(vectors.shape[1])
     with one_thread_each(threads):
         cells = assign(vectors, centroids, floor, device, threads=threads)
         home_rows, home_offsets = cells.home_rows()
         is_new = np.ones(n, bool) if new is None else np.asarray(new, dtype=bool)
-        block = CellBlock(vectors, home_offsets, home_rows, cells.ghost_offsets, cells.ghost_rows, is_new)
+        block = CellBlock(
+            vectors,  # type: ignore[arg-type]  # rows on a device take the path of `device_join`
+            home_offsets,
+            home_rows,
+            cells.ghost_offsets,
+            cells.ghost_rows,
+            is_new,
+        )
         found = match_cells(block, floor, device=device, threads=threads, tile_bytes=tile_bytes, sketch=sketch)
         return unique_matches(list(found))
 
 
-def _one(vectors: np.ndarray) -> np.ndarray:
-    centroid = np.zeros((1, vectors.shape[1]), np.float32)
+def _one(dimension: int) -> np.ndarray:
+    centroid = np.zeros((1, dimension), np.float32)
     centroid[0, 0] = 1.0
     return centroid

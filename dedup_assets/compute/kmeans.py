@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from numba import njit
 
+from dedup_assets.compute.device_rows import DeviceRows, is_out_of_memory, release
 from dedup_assets.compute.precision import PRECISIONS, bits_of, native_precision, unit_rows
 from dedup_assets.compute.similarity import squared_norms
+from dedup_assets.errors import DedupError
 
 GHOST_FACTOR = ((0.70, 191.0), (0.80, 113.0), (0.85, 72.0), (0.90, 35.0), (0.95, 11.7), (0.99, 1.8))
 """Ghosts per record against the floor: 50,000 real texts (docstring paragraphs, package descriptions, reviews),
@@ -34,6 +36,16 @@ ITERATIONS = 4
 
 TILE_BYTES = 8 << 20
 """Product kept at a time while assigning; a few L2 caches."""
+
+
+DEVICE_TILE_BYTES = 256 << 20
+"""The same on a GPU, where a tile must be large enough to fill the device; not tuned on one."""
+
+SMALLEST_TILE = 256
+"""Rows of a tile at least, also where a device is short of memory."""
+
+UNIT_ROWS = 1 << 16
+"""Rows of a sample widened to float64 at a time on a device: 400 MB at d = 768."""
 
 
 def ghost_factor(floor: float) -> float:
@@ -87,16 +99,39 @@ def _assign(rows: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, 
     n, k = len(rows), len(centroids)
     label = torch.empty(n, dtype=torch.int64, device=rows.device)
     best = torch.empty(n, dtype=torch.float32, device=rows.device)
-    step = max(256, TILE_BYTES // (2 * k))
-    for start in range(0, n, step):
+    step = max(SMALLEST_TILE, (TILE_BYTES if rows.device.type == "cpu" else DEVICE_TILE_BYTES) // (2 * k))
+    start = 0
+    while start < n:
         tile = slice(start, min(start + step, n))
-        product = rows[tile] @ centroids.T
-        if product.dtype == torch.bfloat16 and product.device.type == "cpu":
-            _nearest_bits(bits_of(product), label[tile].numpy(), best[tile].numpy())
-        else:
-            values, where = product.max(dim=1)
-            best[tile], label[tile] = values.float(), where
+        problem = None
+        try:
+            label[tile], best[tile] = _nearest(rows[tile], centroids)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            problem = str(error)
+        if problem is None:
+            start = tile.stop
+            continue
+        if step <= SMALLEST_TILE:
+            raise DedupError(
+                f"{rows.device} has no memory for a tile of {step} rows and {k} centroids: {problem}. Free the "
+                "device, or use --device cpu: the decisions are the same."
+            )
+        release(str(rows.device))
+        step = max(SMALLEST_TILE, min(step, n) // 2)
     return label, best
+
+
+def _nearest(rows: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`_assign` of one tile."""
+    product = rows @ centroids.T
+    if product.dtype == torch.bfloat16 and product.device.type == "cpu":
+        label, best = torch.empty(len(rows), dtype=torch.int64), torch.empty(len(rows))
+        _nearest_bits(bits_of(product), label.numpy(), best.numpy())
+        return label, best
+    values, where = product.max(dim=1)
+    return where, values.float()
 
 
 def _means(rows: torch.Tensor, label: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -108,16 +143,27 @@ def _means(rows: torch.Tensor, label: torch.Tensor, k: int) -> tuple[torch.Tenso
         return torch.from_numpy(sums), torch.from_numpy(counts)
     # Atomic adds come in any order on a GPU; a product with the membership matrix does not.
     sums_d = torch.zeros(k, d, device=rows.device)
-    for start in range(0, len(rows), 65_536 // 4):
-        part = label[start : start + 65_536 // 4]
+    step = max(256, DEVICE_TILE_BYTES // (4 * k))
+    for start in range(0, len(rows), step):
+        part = label[start : start + step]
         member = torch.zeros(k, len(part), device=rows.device)
         member[part, torch.arange(len(part), device=rows.device)] = 1.0
         sums_d += member @ rows[start : start + len(part)]
     return sums_d, torch.bincount(label, minlength=k)
 
 
+def _usable(sample: np.ndarray | DeviceRows) -> torch.Tensor:
+    """Non-zero rows at unit length, float32, where the sample lies."""
+    if isinstance(sample, DeviceRows):
+        rows = torch.cat([sample.unit(slice(at, at + UNIT_ROWS)).float() for at in range(0, len(sample), UNIT_ROWS)])
+        return rows[sample.squares > 0]
+    squares = squared_norms(sample)
+    usable = np.flatnonzero(squares > 0)
+    return unit_rows(sample[usable] if len(usable) < len(sample) else sample, squares[usable])
+
+
 def fit_centroids(
-    sample: np.ndarray,
+    sample: np.ndarray | DeviceRows,
     k: int,
     seed: int = 0,
     iterations: int = ITERATIONS,
@@ -128,7 +174,8 @@ def fit_centroids(
     Parameters
     ----------
     sample : array (n, d), float16 or float32
-        Rows of any norm; zero rows are left out. Fewer usable rows than k reduce k.
+        Rows of any norm; zero rows are left out. Fewer usable rows than k reduce k. Or `DeviceRows`, which
+        settle the device too.
     k : int
         Number of centroids wanted, at least 1.
     seed : int
@@ -145,19 +192,18 @@ def fit_centroids(
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, found {k}")
-    squares = squared_norms(sample)
-    usable = np.flatnonzero(squares > 0)
-    if not len(usable):
+    if device != "cpu" and not isinstance(sample, DeviceRows):
+        sample = DeviceRows.of(sample, device)
+    rows = _usable(sample)
+    if not len(rows):
         only = np.zeros((1, sample.shape[1]), np.float32)
         only[0, 0] = 1.0
         return only
-    unit = unit_rows(sample[usable] if len(usable) < len(sample) else sample, squares[usable])
-    rows = unit.to(device)
     k = min(k, len(rows))
     rng = np.random.default_rng(seed)
     start = np.sort(rng.choice(len(rows), size=k, replace=False))
     centroids = rows[torch.from_numpy(start).to(rows.device)].clone()
-    dtype = PRECISIONS[native_precision(device)]
+    dtype = PRECISIONS[native_precision(str(rows.device))]
     low = rows.to(dtype)
     for _ in range(iterations):
         label, best = _assign(low, centroids.to(dtype))

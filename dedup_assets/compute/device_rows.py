@@ -1,0 +1,247 @@
+"""Stored vectors on a device, with the sums of the canonical similarity computed where they lie.
+
+Uploaded once for all that is done with them. The same functions run on a GPU and, for device "cpu:0", on CPU
+tensors. Knows neither cells nor pairs.
+
+Why the sums may be taken on the device
+---------------------------------------
+float16 storage: the sum is exact, so every order of a reduction gives the same bits. float32 storage: the products
+are exact and the additions are done here in the fixed order of `similarity`, element by element; an addition of
+float64 is correctly rounded on every device, and a fused multiply-add of an exact product changes nothing. The
+last step, the division by the root of the norms, is taken on the host for the pairs that come near the floor:
+torch's square root is not correctly rounded everywhere (on a CPU with MKL 1,558 of 90,000 differed in the last
+bit). So what is decided is bit for bit `similarity.canonical_pairs`; the tests compare the bits.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dedup_assets.compute import precision
+from dedup_assets.compute.similarity import LANES, accumulation_error, as_bits, product_slack
+from dedup_assets.compute.sketch import SKETCH_ROWS, SKETCH_WIDTH, principal_directions
+
+STAGING_BYTES = 64 << 20
+"""Pinned memory of one of the two buffers an upload goes through; not tuned on a GPU."""
+
+WIDE_BYTES = 512 << 20
+"""float64 copies of rows kept at a time while norms, unit rows or similarities are computed."""
+
+NEAR = 1e-9
+"""Far above the last bits in which a device's square root may differ, far below what would let pairs through."""
+
+
+@dataclass(frozen=True)
+class DeviceRows:
+    """Stored vectors and their canonical squared norms on one device.
+
+    Attributes
+    ----------
+    stored : float16 or float32 tensor (n, d)
+    squares : float64 tensor (n,)
+    """
+
+    stored: torch.Tensor
+    squares: torch.Tensor
+
+    @staticmethod
+    def of(vectors: np.ndarray | torch.Tensor, device: str) -> DeviceRows:
+        """Upload vectors (n, d), float16 or float32; a memory map is read in parts."""
+        stored = vectors.to(device) if isinstance(vectors, torch.Tensor) else upload(vectors, device)
+        squares = torch.empty(len(stored), dtype=torch.float64, device=device)
+        for at in _tiles(len(stored), stored.shape[1]):
+            squares[at] = dots(stored[at], stored[at])
+        return DeviceRows(stored, squares)
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, d)"""
+        return self.stored.shape[0], self.stored.shape[1]
+
+    @property
+    def device(self) -> str:
+        """Where the vectors lie."""
+        return str(self.stored.device)
+
+    def take(self, rows: np.ndarray) -> DeviceRows:
+        """The rows of the given numbers."""
+        at = torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(self.stored.device)
+        return DeviceRows(self.stored[at], self.squares[at])
+
+    def unit(self, at: slice) -> torch.Tensor:
+        """A slice of the rows scaled to unit length, float64; zero rows stay zero."""
+        squares = self.squares[at]
+        scale = torch.where(squares > 0, 1.0 / squares.sqrt(), 0.0)
+        return self.stored[at].double() * scale[:, None]
+
+    def near(self, i: torch.Tensor, j: torch.Tensor, floor: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which pairs of rows have a cosine within `NEAR` of the floor or above, int64 (m',), and their canonical
+        dot products, float64 (m',). `cosines` finishes them on the host."""
+        sums = torch.empty(len(i), dtype=torch.float64, device=self.stored.device)
+        for at in _tiles(len(i), 2 * self.stored.shape[1]):
+            sums[at] = dots(self.stored[i[at]], self.stored[j[at]])
+        norms = (self.squares[i] * self.squares[j]).sqrt()
+        # Written without a division: 0 >= 0 holds for zero rows, whose similarity is 0, under a floor of 0.
+        chosen = torch.nonzero(sums >= (floor - NEAR) * norms).flatten()
+        return chosen, sums[chosen]
+
+
+def cosines(sums: np.ndarray, squares_i: np.ndarray, squares_j: np.ndarray) -> np.ndarray:
+    """Canonical similarities from dot products and squared norms, all float64 (m,): `similarity.cosine`."""
+    norms = np.sqrt(squares_i * squares_j)
+    zero = (squares_i == 0) | (squares_j == 0)
+    return np.where(zero, 0.0, np.clip(sums / np.where(zero, 1.0, norms), -1.0, 1.0))
+
+
+def _tiles(n: int, width: int) -> Iterator[slice]:
+    step = max(256, WIDE_BYTES // (8 * max(1, width)))
+    return (slice(start, min(start + step, n)) for start in range(0, n, step))
+
+
+def upload(vectors: np.ndarray, device: str) -> torch.Tensor:
+    """Copy rows to a device. To a GPU through two pinned buffers, so that reading and sending overlap."""
+    as_bits(vectors[:0])
+    if torch.device(device).type != "cuda":
+        return torch.from_numpy(np.require(vectors, requirements=["C", "W"])).to(device)
+    kind = torch.from_numpy(np.empty(0, vectors.dtype)).dtype
+    out = torch.empty(vectors.shape, dtype=kind, device=device)
+    step = max(1, STAGING_BYTES // max(1, vectors.shape[1] * vectors.dtype.itemsize))
+    buffers = [torch.empty((min(step, len(vectors)), vectors.shape[1]), dtype=kind, pin_memory=True) for _ in range(2)]
+    sent: list[torch.cuda.Event | None] = [None, None]
+    for turn, start in enumerate(range(0, len(vectors), step)):
+        buffer, event = buffers[turn % 2], sent[turn % 2]
+        if event is not None:
+            event.synchronize()  # the buffer's last content has arrived
+        count = min(step, len(vectors) - start)
+        np.copyto(buffer[:count].numpy(), vectors[start : start + count])
+        out[start : start + count].copy_(buffer[:count], non_blocking=True)
+        sent[turn % 2] = torch.cuda.Event()
+        sent[turn % 2].record(torch.cuda.current_stream(out.device))  # type: ignore[union-attr]
+    torch.cuda.current_stream(out.device).synchronize()
+    return out
+
+
+def dots(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Canonical dot products of the rows of two tensors (m, d), float64 (m,)."""
+    if a.dtype == torch.float16:
+        return (a.double() * b.double()).sum(dim=1)
+    lanes = torch.zeros(len(a), LANES, dtype=torch.float64, device=a.device)
+    for base in range(0, a.shape[1], LANES):
+        products = a[:, base : base + LANES].double() * b[:, base : base + LANES].double()
+        lanes[:, : products.shape[1]] += products
+    width = LANES // 2
+    while width:
+        lanes = lanes[:, :width] + lanes[:, width : 2 * width]
+        width //= 2
+    return lanes[:, 0]
+
+
+@dataclass(frozen=True)
+class DeviceLow:
+    """Rows to multiply, in the device's precision: ``rows`` (n, w); products are off by at most ``slack``."""
+
+    rows: torch.Tensor
+    slack: float
+
+
+def low_rows(rows: DeviceRows, width: int | None = None) -> DeviceLow:
+    """Unit rows in the device's native precision, sketched where that pays: `sketch.low_rows` on a device.
+
+    Sketches are computed in float64: cheap beside the join, and no setting of TF32 can touch them.
+    """
+    n, d = rows.shape
+    name = precision.native_precision(rows.device)
+    if width is None:
+        width = SKETCH_WIDTH if n >= SKETCH_ROWS and d >= 2 * SKETCH_WIDTH else 0
+    if width >= d:
+        width = 0
+    columns = width or d
+    axes = None
+    if width:
+        chosen = rows.take(np.linspace(0, n - 1, min(n, SKETCH_ROWS)).astype(np.int64))
+        found = principal_directions(chosen.stored.cpu().numpy(), chosen.squares.cpu().numpy(), width - 1)
+        axes = torch.from_numpy(found).to(rows.stored.device).double()
+    delta = (accumulation_error(d) + 2.0**-23) * float(np.sqrt(columns)) if width else 0.0
+    low = torch.empty(n, columns, dtype=precision.PRECISIONS[name], device=rows.stored.device)
+    errors = []
+    for at in _tiles(n, 4 * d):
+        unit = rows.unit(at)
+        if axes is not None:
+            leading = unit @ axes
+            rest = 1.0 - (leading * leading).sum(dim=1) + (2 * delta + delta**2 + 2.0**-20)
+            unit = torch.cat([leading, rest.clamp_min(0.0).sqrt()[:, None]], dim=1)
+            unit[rows.squares[at] == 0] = 0.0
+        low[at] = unit.float()
+        errors.append((unit - low[at].double()).norm(dim=1).max())
+    # One synchronisation for all tiles.
+    residual = float(torch.stack(errors).max()) + 2.0**-20 if errors else 0.0
+    slack = product_slack(name, columns, residual) * (1 + 6 * delta) + 2 * delta + delta**2
+    return DeviceLow(low, slack)
+
+
+_sums_lock = threading.Lock()
+_sums_users = 0
+_sums_before: dict[str, object] = {}
+
+
+@contextmanager
+def float32_sums() -> Iterator[None]:
+    """Inside, products of halves are summed in float32 and rounded once, which the error bounds assume.
+
+    By default torch lets cuBLAS add partial sums in half precision where it splits the inner dimension. The
+    settings belong to the process: they are put back when the last of several threads is done.
+    """
+    global _sums_users
+    matmul = torch.backends.cuda.matmul
+    names = (
+        "allow_fp16_reduced_precision_reduction",
+        "allow_bf16_reduced_precision_reduction",
+        "allow_fp16_accumulation",
+    )
+    with _sums_lock:
+        if _sums_users == 0:
+            for name in names:
+                if hasattr(matmul, name):
+                    _sums_before[name] = getattr(matmul, name)
+                    setattr(matmul, name, False)
+        _sums_users += 1
+    try:
+        yield
+    finally:
+        with _sums_lock:
+            _sums_users -= 1
+            if _sums_users == 0:
+                for name, value in _sums_before.items():
+                    setattr(matmul, name, value)
+                _sums_before.clear()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device had no room: torch's own error, or what its allocator raises when RMM serves it.
+
+    A pluggable allocator's C++ exception arrives as a plain RuntimeError (pytorch issue 133280).
+    """
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(
+        sign in text for sign in ("out of memory", "out_of_memory", "bad_alloc")
+    )
+
+
+def release(device: str) -> None:
+    """Give back what is cached, before a smaller attempt. Call it outside the except block: a traceback holds
+    the tensors of the frames it passed."""
+    gc.collect()
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
