@@ -10,7 +10,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,7 @@ from sqlalchemy.exc import OperationalError
 from dedup_assets.assets.stage import STAGES
 from dedup_assets.automation.jobs import curate_new_shards, redecide
 from dedup_assets.automation.partitions import register_partitions
+from dedup_assets.automation.sqlite_log import steady_sqlite
 from dedup_assets.errors import DedupError, ShardError, WorkspaceError
 from dedup_assets.storage.changes import refuse_changed_content
 from dedup_assets.storage.output import publication_basis
@@ -55,15 +56,20 @@ class EmbeddedDagster:
         self._workspace = workspace
 
     def __enter__(self) -> EmbeddedDagster:
-        home = prepare_home(self._workspace)
-        with storage_errors(home), instance_errors(home):
-            self._instance = dg.DagsterInstance.from_config(str(home))
+        # Dagster makes the tables of a new instance without a look at who else does: one process at a time.
+        with self._workspace.lock("instance"):
+            home = prepare_home(self._workspace)
+            with ExitStack() as opening, storage_errors(home), instance_errors(home):
+                opening.enter_context(steady_sqlite(home))
+                self._instance = dg.DagsterInstance.from_config(str(home))
+                opening.callback(self._instance.dispose)
+                self._open = opening.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._instance.dispose()
+        self._open.close()
 
     def register(self, keys: Sequence[str]) -> list[str]:
         """Add shards as partitions; returns those that are new."""
@@ -153,9 +159,7 @@ def instance_errors(home: Path | str) -> Iterator[None]:
     except DedupError:
         raise
     except Exception as problem:
-        cause: BaseException | None = problem
-        while cause is not None and not isinstance(cause, OperationalError | sqlite3.OperationalError):
-            cause = cause.__cause__ or cause.__context__
+        cause = next((c for c in _causes(problem) if isinstance(c, OperationalError | sqlite3.OperationalError)), None)
         if cause is None:
             raise
         reason = cause.orig if isinstance(cause, OperationalError) else cause
@@ -163,6 +167,16 @@ def instance_errors(home: Path | str) -> Iterator[None]:
             f"The Dagster instance in {home} cannot record the run: {reason}. Free space, correct the permissions "
             "or restore the connection, and run the same command again; what was finished is kept."
         ) from problem
+
+
+def _causes(problem: BaseException) -> Iterator[BaseException]:
+    """An exception and those that led to it. Such chains can run in circles."""
+    seen: list[BaseException] = []
+    cause: BaseException | None = problem
+    while cause is not None and not any(cause is known for known in seen):
+        yield cause
+        seen.append(cause)
+        cause = cause.__cause__ or cause.__context__
 
 
 def prepare_home(workspace: Workspace) -> Path:
