@@ -28,6 +28,9 @@ sorting by length over that many makes padding negligible. 50,000 x 384 float16 
 BATCH_TEXTS = 512
 """Texts sent to a worker at once: about a second of work on one core, so two cores end together."""
 
+GPU_BATCH_TEXTS = 16_384
+"""The same for a GPU: it takes hundreds of texts of one length at a time, and fills up what is missing."""
+
 
 @shard_asset(
     deps=[raw_shards],
@@ -153,7 +156,8 @@ def _encode(
     characters = np.concatenate([s.records.characters[s.new] for s in shards])
     # Longest first: batches hold texts of like length, and no long batch is left for the end.
     order = np.argsort(-characters, kind="stable")
-    batches = [order[start : start + BATCH_TEXTS] for start in range(0, len(order), BATCH_TEXTS)]
+    step = GPU_BATCH_TEXTS if dask.resolved_device() == "cuda" else BATCH_TEXTS
+    batches = [order[start : start + step] for start in range(0, len(order), step)]
     vectors = np.empty((len(texts), dimension), dtype=settings.vector_dtype)
     truncated = np.zeros(len(texts), dtype=bool)
     arguments = (

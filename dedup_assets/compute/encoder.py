@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -51,8 +52,12 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 # Token positions per batch. On a CPU 512 took 8 % (float32) and 12 % (bfloat16) less processor time than
 # 1024 for 400 texts: half as many positions are wasted in the last batch of each length.
 CPU_TOKENS = 512
-# A GPU needs more rows to be busy; not tuned by measurement.
-GPU_TOKENS = 16384
+# A GPU needs more rows to be busy; not tuned by measurement. Halved where its memory does not suffice, down to
+# the smallest: a batch of that size has no more room for anything else either.
+GPU_TOKENS = 32768
+SMALLEST_GPU_TOKENS = 512
+# Batches on their way from a GPU: it works on the next ones while the last ones travel.
+GPU_BATCHES_IN_FLIGHT = 4
 # Texts tokenised at a time.
 TOKENIZE_CHUNK = 4096
 # Characters per token of the window that are tokenised at first; see `Encoder._tokenize`.
@@ -106,6 +111,32 @@ def length_ladder(max_length: int) -> npt.NDArray[np.int64]:
         steps += range(length, 2 * length, length // 4)
         length *= 2
     return np.array([s for s in steps if s < max_length] + [max_length], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """Vectors on their way to the host."""
+
+    rows: npt.NDArray[np.int64]
+    vectors: torch.Tensor
+    arrival: torch.cuda.Event | None
+
+    def land(self, out: npt.NDArray[np.float32]) -> None:
+        """Wait for them, and put them into their rows."""
+        if self.arrival is not None:
+            self.arrival.synchronize()
+        out[self.rows] = self.vectors.numpy()
+
+
+def _event(device: str) -> torch.cuda.Event | None:
+    """A mark behind what was given to the device so far; None on CPU tensors, where nothing is under way."""
+    import torch
+
+    if not device.startswith("cuda"):
+        return None
+    event = torch.cuda.Event()
+    event.record(torch.cuda.current_stream(device))
+    return event
 
 
 class Encoder:
@@ -215,6 +246,8 @@ class Encoder:
         tokens = np.zeros(n, dtype=np.int32)
         if n == 0:
             return EncodedTexts(vectors, truncated, tokens)
+        if self.device != "cpu":
+            return self._encode_on_device(texts, EncodedTexts(vectors, truncated, tokens))
         ids, truncated = self._tokenize(texts)
         tokens[:] = [len(row) for row in ids]
         pool = self._workers()
@@ -223,6 +256,88 @@ class Encoder:
         for (rows, _, _), result in zip(batches, results, strict=True):
             vectors[rows] = result
         return EncodedTexts(vectors, truncated, tokens)
+
+    def _encode_on_device(self, texts: Sequence[str], result: EncodedTexts) -> EncodedTexts:
+        """`encode` on a GPU: one thread tokenises ahead, full batches start as soon as there is one, and vectors
+        travel back while the next batches run. Fills and returns `result`."""
+        flight: deque[_Flight] = deque()
+        waiting: dict[int, list[tuple[int, npt.NDArray[np.int32]]]] = {}
+
+        def launch(length: int, taken: int) -> None:
+            batch, waiting[length] = waiting[length][:taken], waiting[length][taken:]
+            rows = [row for row, _ in batch]
+            for part, vectors in self._launched([ids for _, ids in batch], length):
+                flight.append(_Flight(np.array(rows[part]), vectors, _event(self.device)))
+            while len(flight) > GPU_BATCHES_IN_FLIGHT:
+                flight.popleft().land(result.vectors)
+
+        with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as ahead:
+            starts = range(0, len(texts), TOKENIZE_CHUNK)
+            coming = deque(ahead.submit(self._tokenize, texts[s : s + TOKENIZE_CHUNK]) for s in starts[:2])
+            for k, start in enumerate(starts):
+                ids, cut = coming.popleft().result()
+                if k + 2 < len(starts):
+                    coming.append(ahead.submit(self._tokenize, texts[starts[k + 2] : starts[k + 2] + TOKENIZE_CHUNK]))
+                counts = np.array([len(row) for row in ids], dtype=np.int32)
+                result.tokens[start : start + len(ids)] = counts
+                result.truncated[start : start + len(ids)] = cut
+                steps = np.minimum(np.searchsorted(self._ladder, counts + 1), len(self._ladder))
+                for row, step in enumerate(steps.tolist()):
+                    waiting.setdefault(step, []).append((start + row, ids[row]))
+                for step in waiting:
+                    taken = self._taken(step)
+                    while len(waiting[step]) >= taken:
+                        launch(step, taken)
+            for step in sorted(waiting, reverse=True):
+                while waiting[step]:
+                    launch(step, self._taken(step))
+        while flight:
+            flight.popleft().land(result.vectors)
+        return result
+
+    def _length(self, step: int) -> int:
+        """Padded length of a class; the one past the ladder is the full window without padding (rule 2)."""
+        return int(self._ladder[min(step, len(self._ladder) - 1)])
+
+    def _taken(self, step: int) -> int:
+        height = max(1, self._tokens // self._length(step))
+        return min(height, self.batch_size or height)
+
+    def _launched(self, ids: list[npt.NDArray[np.int32]], step: int) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Start a batch; yields which of its texts, and where on the host their vectors will be.
+
+        Where the device has no memory for the shape, all shapes are halved for good: the vectors of the texts
+        that follow may differ in their last bits from those of the same texts before.
+        """
+        import torch
+
+        from dedup_assets.compute.device_rows import is_out_of_memory, release
+
+        start = 0
+        length = self._length(step)
+        while start < len(ids):
+            height = max(1, self._tokens // length)
+            part = slice(start, min(start + height, len(ids)))
+            problem = None
+            try:
+                vectors = self._unit_vectors(ids[part], length, height)
+                host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=vectors.device.type == "cuda")
+                host.copy_(vectors, non_blocking=True)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                problem = str(error)
+            if problem is None:
+                yield part, host
+                start = part.stop
+                continue
+            if self._tokens <= SMALLEST_GPU_TOKENS or height == 1:
+                raise ModelError(
+                    f"{self.device} has no memory for a batch of {height} texts of {length} tokens: {problem}. Free "
+                    "the device, take a smaller model or max_length, or use device 'cpu'"
+                )
+            release(self.device)
+            self._tokens //= 2
 
     def _tokenize(self, texts: Sequence[str]) -> tuple[list[npt.NDArray[np.int32]], npt.NDArray[np.bool_]]:
         """Token ids of every text, cut to the window, and whether it was cut.
@@ -272,6 +387,10 @@ class Encoder:
 
     def _forward(self, ids: list[npt.NDArray[np.int32]], length: int, height: int) -> npt.NDArray[np.float32]:
         """Unit vectors (len(ids), d) of one batch, run in the shape (height, length)."""
+        return self._unit_vectors(ids, length, height).numpy()
+
+    def _unit_vectors(self, ids: list[npt.NDArray[np.int32]], length: int, height: int) -> torch.Tensor:
+        """`_forward` on the device, without waiting for it."""
         import torch
 
         counts = np.array([len(row) for row in ids] + [len(ids[0])] * (height - len(ids)))
@@ -280,15 +399,21 @@ class Encoder:
             row = ids[r] if r < len(ids) else ids[0]
             inputs[r, : len(row)] = row
         with torch.inference_mode():
-            mask = torch.from_numpy(np.arange(length)[None, :] < counts[:, None]).to(self.device)
+            mask = self._sent(torch.from_numpy(np.arange(length)[None, :] < counts[:, None]))
             hidden = self._model(
-                input_ids=torch.from_numpy(inputs).to(self.device), attention_mask=mask.long()
+                input_ids=self._sent(torch.from_numpy(inputs)), attention_mask=mask.long()
             ).last_hidden_state
             pooled = self._pool_tokens(hidden, mask)[: len(ids)]
             # Norms in float64: what is stored is then a unit vector to the last bit of float32.
             pooled = pooled.double()
             pooled = pooled / pooled.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-            return pooled.float().cpu().numpy()
+            return pooled.float()
+
+    def _sent(self, array: torch.Tensor) -> torch.Tensor:
+        """An array of the host on the device; from pinned memory, so that nothing waits for the copy."""
+        if not self.device.startswith("cuda"):
+            return array.to(self.device)
+        return array.pin_memory().to(self.device, non_blocking=True)
 
     def _pool_tokens(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """One float32 vector per row of `hidden` (rows, length, d); `mask` (rows, length) is True on text."""
@@ -296,7 +421,9 @@ class Encoder:
             return hidden[:, 0].float()
         counts = mask.sum(dim=1)
         if self.pooling == "last":
-            return hidden[range(len(hidden)), counts - 1].float()
+            import torch
+
+            return hidden[torch.arange(len(hidden), device=hidden.device), counts - 1].float()
         total = (hidden.float() * mask[..., None]).sum(dim=1)
         return total / counts[:, None]
 
