@@ -35,37 +35,56 @@ def first_occurrences(hashes: np.ndarray) -> np.ndarray:
 
 
 class HashIndex:
-    """A sorted set of distinct hashes, each with an int64 value."""
+    """A set of distinct hashes, each with an int64 value, kept as a few sorted runs.
+
+    An index that grows by small steps sorts only what is new: a run is merged with the one before it when it
+    has reached half its length, so every hash is sorted some log2(n) times in all and a look-up searches as
+    many runs at most.
+    """
 
     def __init__(self, hashes: np.ndarray, values: np.ndarray) -> None:
-        order = np.lexsort((hashes[:, 1], hashes[:, 0]))
-        self._hashes = hashes[order]
-        self._values = np.asarray(values, dtype=np.int64)[order]
+        self._runs = [_sorted_run(hashes, np.asarray(values, dtype=np.int64))] if len(hashes) else []
 
     def __len__(self) -> int:
-        return len(self._values)
+        return sum(len(values) for _, values in self._runs)
 
     def find(self, hashes: np.ndarray) -> np.ndarray:
         """The value of each hash, or -1 where it is unknown: shape (n,), int64."""
         found = np.full(len(hashes), -1, dtype=np.int64)
-        if not len(self._values):
-            return found
-        high = np.ascontiguousarray(self._hashes[:, 0])
-        place = np.searchsorted(high, hashes[:, 0], side="left")
-        open_rows = np.arange(len(hashes))
-        # Two different texts share the upper half once in 2^64: the loop ends after one step in practice.
-        while len(open_rows):
-            at = place[open_rows]
-            inside = at < len(high)
-            open_rows, at = open_rows[inside], at[inside]
-            same_high = high[at] == hashes[open_rows, 0]
-            open_rows, at = open_rows[same_high], at[same_high]
-            hit = self._hashes[at, 1] == hashes[open_rows, 1]
-            found[open_rows[hit]] = self._values[at[hit]]
-            open_rows = open_rows[~hit]
-            place[open_rows] += 1
+        for run in self._runs:
+            _find_in(run, hashes, found)
         return found
 
     def extended(self, hashes: np.ndarray, values: np.ndarray) -> HashIndex:
         """A new index with further hashes, none of which is in it yet."""
-        return HashIndex(np.concatenate([self._hashes, hashes]), np.concatenate([self._values, values]))
+        grown = HashIndex(hashes, values)
+        grown._runs = self._runs + grown._runs
+        while len(grown._runs) > 1 and 2 * len(grown._runs[-1][1]) >= len(grown._runs[-2][1]):
+            (old_hashes, old_values), (new_hashes, new_values) = grown._runs[-2:]
+            merged = _sorted_run(np.concatenate([old_hashes, new_hashes]), np.concatenate([old_values, new_values]))
+            grown._runs[-2:] = [merged]
+        return grown
+
+
+def _sorted_run(hashes: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    order = np.lexsort((hashes[:, 1], hashes[:, 0]))
+    return hashes[order], values[order]
+
+
+def _find_in(run: tuple[np.ndarray, np.ndarray], hashes: np.ndarray, found: np.ndarray) -> None:
+    """Fill `found` where a hash is in the run."""
+    known, values = run
+    high = np.ascontiguousarray(known[:, 0])
+    place = np.searchsorted(high, hashes[:, 0], side="left")
+    open_rows = np.arange(len(hashes))
+    # Two different texts share the upper half once in 2^64: the loop ends after one step in practice.
+    while len(open_rows):
+        at = place[open_rows]
+        inside = at < len(high)
+        open_rows, at = open_rows[inside], at[inside]
+        same_high = high[at] == hashes[open_rows, 0]
+        open_rows, at = open_rows[same_high], at[same_high]
+        hit = known[at, 1] == hashes[open_rows, 1]
+        found[open_rows[hit]] = values[at[hit]]
+        open_rows = open_rows[~hit]
+        place[open_rows] += 1
