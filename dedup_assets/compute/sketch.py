@@ -54,10 +54,11 @@ class LowRows:
 def principal_directions(vectors: np.ndarray, squares: np.ndarray, width: int) -> np.ndarray:
     """Leading right singular vectors, float32 (d, width), of evenly spaced unit rows (at most 4,096)."""
     chosen = np.linspace(0, len(vectors) - 1, min(len(vectors), SKETCH_ROWS)).astype(np.int64)
-    unit = unit_rows(vectors[chosen], squares[chosen]).numpy()
-    moment = (unit.T @ unit).astype(np.float64)
-    _, axes = np.linalg.eigh(moment)
-    return np.ascontiguousarray(axes[:, ::-1][:, :width]).astype(np.float32)
+    unit = unit_rows(vectors[chosen], squares[chosen])
+    # In torch, not numpy: it keeps to the threads of its worker, while numpy's library starts one per core
+    # beside those of the neighbouring tasks (0.13 s of processor time here instead of 0.025).
+    axes = torch.linalg.eigh((unit.T @ unit).double()).eigenvectors
+    return np.ascontiguousarray(axes.flip(1)[:, :width].float().numpy())
 
 
 def low_rows(
