@@ -19,6 +19,7 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from dedup_assets.errors import DedupError, WorkspaceError
+from dedup_assets.resources.gpu_memory import pool_options
 from dedup_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -135,8 +136,7 @@ class DaskCluster(dg.ConfigurableResource):
             dashboard_address=None,
             scheduler_kwargs=LOOPBACK_HTTP,
             host="127.0.0.1",
-            rmm_pool_size=0.5,
-            rmm_async=False,
+            **pool_options(),
         )
         return client_type(self._cluster)
 
@@ -147,7 +147,8 @@ class DaskCluster(dg.ConfigurableResource):
         except (OSError, TimeoutError, ValueError) as problem:
             raise WorkspaceError(
                 f"No Dask scheduler with a worker answers at {self._address}: {problem}. Start one with "
-                "`dask scheduler` and `dask worker ADDRESS`, or leave --scheduler out."
+                "`dask scheduler` and `dask worker ADDRESS`, or compute on this machine with --scheduler '' (the "
+                "first call's address stays in curation.toml)."
             ) from problem
         return client
 
