@@ -204,6 +204,21 @@ def test_a_shard_of_another_dimension_fails_and_the_others_finish(tmp_path: Path
     assert kept_ids(result) == {"a", "d"}
 
 
+def test_an_error_that_nobody_foresaw_reaches_the_caller_and_the_next_call_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = write_shards(tmp_path / "in", corpus("random", (20,), seed=24))
+
+    def broken(*arguments: Any) -> None:
+        raise ZeroDivisionError("nobody foresaw this")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dedup_assets.assets.duplicate_ids.decide_batch", broken)
+        with pytest.raises(ZeroDivisionError, match="nobody foresaw this"):
+            curate(paths, tmp_path / "ws", threshold=0.9)
+    assert curate(paths, tmp_path / "ws").summary["shards"] == 1
+
+
 def test_a_shard_whose_content_changed_is_refused_and_the_published_result_stays(tmp_path: Path) -> None:
     tables = corpus("random", (20, 20, 20), seed=22)
     paths = write_shards(tmp_path / "in", tables)
