@@ -1,65 +1,157 @@
-"""Centroids on GPUs: cuML's distributed k-means on the dask-cuda workers, or torch on one of them."""
+"""Centroids on GPUs: cuML's distributed k-means on the dask-cuda workers, cuML on one GPU, or torch on it.
+
+All three fit the same thing, unit centroids of a sample of unit rows, and none of them decides anything:
+centroids change what a join costs.
+"""
 
 from __future__ import annotations
 
+import contextlib
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dedup_assets.compute.kmeans import fit_centroids
+from dedup_assets.compute.kmeans import fit_centroids, order_by_locality
+from dedup_assets.compute.precision import unit_rows
+from dedup_assets.compute.similarity import squared_norms
 from dedup_assets.errors import DedupError
 
 if TYPE_CHECKING:
     from distributed import Client
+
+MAX_ITERATIONS = 20
+"""Of cuML's k-means. Beyond a few rounds centroids of text embeddings hardly move: see `compute.kmeans`."""
+
+ROWS_PER_CELL = 2
+"""Fewer sampled rows per centroid are left to torch: the seeding of k-means|| would have to repeat rows."""
 
 
 def fit_on_gpus(client: Client, sample: np.ndarray, cells: int, seed: int) -> tuple[np.ndarray, str]:
     """Unit centroids (k, d) float32 fitted on the workers' GPUs, and what fitted them.
 
     A collective step hangs when one worker cannot take part, so every worker is asked first.
+
+    Raises
+    ------
+    DedupError
+        There is no worker, or one has no usable GPU.
     """
-    reports = client.run(_probe)
+    reports = client.run(probe)
+    if not reports:
+        raise DedupError("No Dask worker is there to fit centroids on. Start one, or use --device cpu.")
     unfit = {worker: text for worker, text in reports.items() if text not in ("cuml", "torch")}
     if unfit:
         listed = "; ".join(f"{worker}: {text}" for worker, text in unfit.items())
         raise DedupError(f"Workers cannot fit centroids on a GPU: {listed}. Give them a GPU, or use --device cpu.")
-    if len(sample) >= 2 * cells and all(text == "cuml" for text in reports.values()):
-        return _fit_with_cuml(client, sample, cells, seed), "cuml"
-    centroids = client.submit(fit_centroids, sample, cells, seed=seed, device="cuda", pure=False).result()
-    return centroids, "torch"
+    workers = sorted(reports)
+    rows = _unit_sample(sample)
+    able = len(rows) >= ROWS_PER_CELL * cells and all(text == "cuml" for text in reports.values())
+    if able and len(workers) == 1:
+        future = client.submit(_fit_on_one, rows, cells, seed, workers=workers, pure=False)
+        return order_by_locality(_unit(future.result())), "cuml on one GPU"
+    # The client takes part in the collective step: it needs a GPU itself.
+    if able and len(rows) >= len(workers) and probe() == "cuml":
+        return order_by_locality(_unit(_fit_on_all(client, workers, rows, cells, seed))), "cuml"
+    future = client.submit(fit_centroids, sample, cells, seed=seed, device="cuda", workers=workers[:1], pure=False)
+    return future.result(), "torch"
 
 
-def _probe() -> str:
-    """What this worker can fit with: `cuml`, `torch`, or why it cannot."""
+def probe() -> str:
+    """What this process can fit with: `cuml`, `torch`, or why it cannot."""
     import torch
 
     if not torch.cuda.is_available():
         return "torch finds no usable GPU"
     try:
-        import cuml.dask  # noqa: F401
+        if float(torch.ones(1, device="cuda") + 1) != 2:
+            return "its GPU adds wrongly"
+    except Exception as problem:
+        return f"its GPU does not work: {problem}"
+    try:
+        # Raises ImportError, too, where one of the packages of its extra `dask` is missing.
+        import_module("cuml.dask.cluster")
+        cupy = import_module("cupy")
     except ImportError:
         return "torch"
+    try:
+        cupy.zeros(1) + 1
+    except Exception as problem:
+        return f"CuPy cannot use its GPU: {problem}"
     return "cuml"
 
 
-def _fit_with_cuml(client: Client, sample: np.ndarray, cells: int, seed: int) -> np.ndarray:
+def _unit_sample(sample: np.ndarray) -> np.ndarray:
+    """Non-zero rows at unit length, float32: Euclidean k-means then orders neighbours as the cosine does."""
+    squares = squared_norms(sample)
+    usable = squares > 0
+    return unit_rows(sample[usable], squares[usable]).numpy()
+
+
+def _unit(centroids: np.ndarray) -> np.ndarray:
+    """Means put back on the sphere; one that is no direction becomes the first axis."""
+    norms = np.linalg.norm(centroids, axis=1, keepdims=True)
+    usable = np.isfinite(norms) & (norms > 0)
+    axis = np.eye(1, centroids.shape[1])
+    return np.where(usable, centroids / np.where(usable, norms, 1), axis).astype(np.float32)
+
+
+def _options(cells: int, seed: int) -> dict[str, Any]:
+    # scalable-k-means++ keeps the seeding on the GPUs.
+    return {"n_clusters": cells, "random_state": seed, "init": "scalable-k-means++", "max_iter": MAX_ITERATIONS}
+
+
+def _fit_on_one(rows: np.ndarray, cells: int, seed: int) -> np.ndarray:
+    """On a worker: cuML's k-means on its GPU."""
+    import cupy
+    from cuml.cluster import KMeans
+
+    return _to_cpu(KMeans(**_options(cells, seed)).fit(cupy.asarray(rows)).cluster_centers_)
+
+
+def _fit_on_all(client: Client, workers: list[str], rows: np.ndarray, cells: int, seed: int) -> np.ndarray:
+    """One part of the rows on each worker, and cuML's collective fit over them."""
+    import cupy
     import dask.array as da
     from cuml.dask.cluster import KMeans
 
-    workers = len(client.scheduler_info(n_workers=-1)["workers"])
-    rows = -(-len(sample) // workers)
-    sharded = da.from_array(sample.astype(np.float32), chunks=(rows, sample.shape[1])).map_blocks(_to_gpu)
-    sharded = client.persist(sharded)
+    before = client.run(_sessions)
+    parts = []
     try:
-        # Euclidean k-means of unit vectors orders neighbours as cosine does; the means are put back on
-        # the sphere below. scalable-k-means++ keeps the seeding on the GPUs.
-        model = KMeans(client=client, n_clusters=cells, random_state=seed, init="scalable-k-means++", max_iter=20)
+        # Placed by hand: left to the scheduler, two parts may land on one worker and none on another.
+        for worker, part in zip(workers, np.array_split(rows, len(workers)), strict=True):
+            there = client.submit(_to_gpu, part, workers=[worker], pure=False)
+            parts.append((there, part.shape))
+        sharded = da.concatenate(
+            [
+                da.from_delayed(there, shape, dtype=np.float32, meta=cupy.empty((0, 0), dtype=np.float32))
+                for there, shape in parts
+            ]
+        )
+        model = KMeans(client=client, **_options(cells, seed))
         model.fit(sharded)
-        centroids = np.asarray(_to_cpu(model.cluster_centers_), dtype=np.float32)
+        return _to_cpu(model.cluster_centers_)
     finally:
-        client.cancel(sharded)
-    norms = np.linalg.norm(centroids, axis=1, keepdims=True)
-    return (centroids / np.where(norms > 0, norms, 1)).astype(np.float32)
+        # cuML destroys its communicator when a fit fails, but not when setting it up did. The error of the
+        # fit must not be hidden by one of cleaning up, which happens where a worker has died.
+        with contextlib.suppress(Exception):
+            client.cancel([there for there, _ in parts])
+        with contextlib.suppress(Exception):
+            client.run(_destroy_sessions, sorted(set().union(*before.values())))
+
+
+def _sessions(dask_worker: Any) -> list[str]:
+    """Sessions of RAFT communicators on this worker."""
+    return [str(name) for name in getattr(dask_worker, "_raft_comm_state", {})]
+
+
+def _destroy_sessions(keep: list[str], dask_worker: Any) -> None:
+    """Destroy this worker's RAFT communicators but those of the given sessions."""
+    states = getattr(dask_worker, "_raft_comm_state", {})
+    for name in [name for name in states if str(name) not in keep and name != "ucp"]:
+        state = states.pop(name)
+        if "nccl" in state:
+            state["nccl"].destroy()
 
 
 def _to_gpu(block: np.ndarray) -> Any:
@@ -69,4 +161,4 @@ def _to_gpu(block: np.ndarray) -> Any:
 
 
 def _to_cpu(array: Any) -> np.ndarray:
-    return array.get() if hasattr(array, "get") else np.asarray(array)
+    return np.asarray(array.get() if hasattr(array, "get") else array, dtype=np.float32)
