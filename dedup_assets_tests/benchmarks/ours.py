@@ -1,0 +1,121 @@
+"""The join of this package as a contender: from vectors to decisions, alone in a process of its own.
+
+    python -m dedup_assets_tests.benchmarks.ours JOB
+
+JOB is the JSON object that `measure` makes. With ``"profile": true`` it runs on one thread and says which share
+of it were matrix products and the compiled scans that are their epilogue.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from dedup_assets.compute import cells, decisions, join, kmeans, precision, sketch
+from dedup_assets_tests.benchmarks.peers import Clock, Found, halves, measured
+
+
+def decide(vectors: np.ndarray, threshold: float, clock: Clock, threads: int) -> Found:
+    """What `exact_matches` and `leader_cover` do, with a lap after each stage."""
+    n = len(vectors)
+    k = kmeans.choose_cells(n, threshold)
+    chosen = np.sort(np.random.default_rng(0).choice(n, size=kmeans.sample_size(n, k), replace=False))
+    centroids = kmeans.fit_centroids(vectors[chosen], k)
+    clock.lap("k-means")
+    with precision.one_thread_each(threads):
+        assigned = cells.assign(vectors, centroids, threshold, threads=threads)
+        rows, offsets = assigned.home_rows()
+        clock.lap("assign and ghosts")
+        block = join.CellBlock(
+            vectors, offsets, rows, assigned.ghost_offsets, assigned.ghost_rows, np.ones(n, dtype=bool)
+        )
+        matches = join.unique_matches(list(join.match_cells(block, threshold, threads=threads)))
+        clock.lap("pairs")
+    cover = decisions.leader_cover(matches.i, matches.j, matches.similarity, n, threshold)
+    clock.lap("decisions")
+    return Found(np.column_stack([matches.i, matches.j]), cover.kept)
+
+
+class Shares:
+    """Processor seconds of wrapped functions, each without the wrapped functions it calls. One thread."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.inner = [0.0]
+
+    def wrap(self, owner: Any, name: str, label: str) -> None:
+        """Replace a function by one that is timed."""
+        function: Callable = getattr(owner, name)
+
+        @functools.wraps(function)
+        def timed(*arguments: Any, **named: Any) -> Any:
+            start = time.process_time()
+            self.inner.append(0.0)
+            try:
+                return function(*arguments, **named)
+            finally:
+                spent = time.process_time() - start
+                self.seconds[label] = self.seconds.get(label, 0.0) + spent - self.inner.pop()
+                self.inner[-1] += spent
+
+        setattr(owner, name, timed)
+
+
+PRODUCTS = "matrix products"
+EPILOGUE = "scans of the products"
+
+
+def watch() -> Shares:
+    """Wrap what the join spends its time in."""
+    shares = Shares()
+    shares.wrap(torch, "mm", PRODUCTS)
+    shares.wrap(torch.Tensor, "__matmul__", PRODUCTS)
+    shares.wrap(join, "scan_half", EPILOGUE)
+    shares.wrap(join, "scan_single", EPILOGUE)
+    for owner, name in ((cells, "_list_bits"), (cells, "_list_floats"), (kmeans, "_nearest_bits")):
+        shares.wrap(owner, name, EPILOGUE)
+    shares.wrap(join, "gather", "gathering ghosts")
+    shares.wrap(join, "low_rows", "sketch: rounding and layout")
+    for owner in (cells, kmeans, sketch):
+        shares.wrap(owner, "unit_rows", "unit rows")
+    for owner in (join, cells, kmeans):
+        shares.wrap(owner, "squared_norms", "norms")
+    shares.wrap(cells, "_sort_by_cell", "sorting ghosts")
+    shares.wrap(kmeans, "_sum_cells", "means of cells")
+    shares.wrap(kmeans, "order_by_locality", "order of cells")
+    shares.wrap(join, "unique_matches", "sorting matches")
+    shares.wrap(decisions, "leader_cover", "leader cover")
+    return shares
+
+
+def main() -> None:
+    """Run the job; the report is the last line."""
+    job = json.loads(sys.argv[1])
+    profile = job.get("profile", False)
+    threads = 1 if profile else torch.get_num_threads()
+    torch.set_num_threads(threads)
+    # What is compiled or prepared once is not the join's: cells of all shapes are met in a few thousand rows.
+    decide(halves(job["vectors"], min(20_000, job["rows"])), job["threshold"], Clock(), threads)
+    shares = watch() if profile else None
+    report = measured(
+        lambda: halves(job["vectors"], job["rows"]),
+        lambda vectors, clock: decide(vectors, job["threshold"], clock, threads),
+        job["out"],
+    )
+    if shares is not None:
+        shares.seconds["everything else"] = report["cpu_seconds"] - sum(shares.seconds.values())
+        report["profile"] = shares.seconds
+        report["products_share"] = (shares.seconds[PRODUCTS] + shares.seconds[EPILOGUE]) / report["cpu_seconds"]
+    report["threads"] = threads
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The benchmark runs, on a few hundred rows and without peers from a package index."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from dedup_assets_tests.benchmarks import corpus, join, peers
+from dedup_assets_tests.benchmarks.fit import traits
+from dedup_assets_tests.benchmarks.generator import generate
+from dedup_assets_tests.benchmarks.measure import exponent, extrapolated, truth
+from dedup_assets_tests.compute.vectors import brute_force, make_vectors
+
+
+def test_the_command_finds_recall_and_precision_one_and_writes_json(tmp_path, capsys):
+    file = tmp_path / "results.json"
+    arguments = ["--rows", "400", "--data", "dense", "--repeats", "2", "--peer-repeats", "1", "--cache", str(tmp_path)]
+    assert join.main([*arguments, "--peers", "torch-fp32", "--json", str(file)]) == 0
+    written = json.loads(file.read_text())
+    assert [result["rows"] for result in written["results"]] == [400]
+    for result in written["results"]:
+        ours, brute = result["contenders"]
+        assert (ours["recall"], ours["precision"], ours["repeatable"]) == (1.0, 1.0, True)
+        assert (brute["recall"], brute["precision"], brute["differ"]) == (1.0, 1.0, 0)
+        assert ours["pairs"] == brute["pairs"] > 0
+    assert "decided otherwise" in capsys.readouterr().out
+
+
+def test_the_generator_gives_the_same_unit_rows_for_the_same_seed():
+    one, other, third = (np.empty((2_000, 384), np.float16) for _ in range(3))
+    generate(one)
+    generate(other)
+    generate(third, seed=1)
+    assert (one == other).all()
+    assert (one != third).any()
+    np.testing.assert_allclose(np.linalg.norm(one.astype(np.float32), axis=1), 1.0, atol=1e-3)
+
+
+def test_generated_rows_have_the_spectrum_they_were_fitted_to():
+    rows = np.empty((5_000, 384), np.float16)
+    generate(rows)
+    found = traits(rows, threads=1)
+    assert found["length of the mean"] == pytest.approx(0.273, abs=0.05)
+    assert found["eigenvalue 4"] == pytest.approx(0.0209, rel=0.5)
+    assert found["rows with a match at 0.8"] > 0
+
+
+def test_half_of_the_dense_corpus_is_near_ten_templates(tmp_path):
+    rows = np.load(corpus.corpus("dense", 1_000, tmp_path, lambda text: None)).astype(np.float32)
+    cosines = rows @ rows.T
+    # Copies of one template: 0.99 to it, so about 0.98 to each other.
+    assert 480 <= (np.sort(cosines, axis=1)[:, -20] > 0.95).sum() <= 560
+
+
+@pytest.mark.parametrize("queries", [None, 40])
+def test_truth_is_what_a_full_product_says(queries):
+    vectors = make_vectors("clustered", 300, 16, np.float16, 0)
+    wanted = np.argwhere(np.triu(brute_force(vectors) >= 0.9, 1))
+    known = truth(vectors, 0.9, exact_rows=0 if queries else 300, queries=queries or 0)
+    codes = np.unique(peers.codes(wanted))
+    assert known.judge(codes) == (1.0, 1.0)
+    if queries is None:
+        assert known.codes.tolist() == codes.tolist()
+        assert known.judge(codes[::2])[0] == pytest.approx(0.5, abs=0.01)
+
+
+def test_greedy_keeps_a_row_whose_only_earlier_matches_are_gone():
+    pairs = np.array([[1, 0], [1, 2], [3, 2]])
+    assert peers.greedy(pairs, 4).tolist() == [True, False, True, False]
+
+
+def test_a_time_is_extrapolated_only_from_a_measured_exponent():
+    assert exponent([10, 100], [1.0, 100.0]) == pytest.approx(2.0)
+    assert extrapolated([10], [1.0], 100) is None
+    assert extrapolated([10, 100], [1.0, 100.0], 1000) == pytest.approx((10_000.0, 2.0))
