@@ -11,7 +11,7 @@ from dedup_assets.assets.duplicate_ids import STAGE as DECIDING
 from dedup_assets.assets.duplicate_ids import duplicate_ids
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.resources.workspace import WorkspaceResource
-from dedup_assets.storage.ledger import Admission, Generation
+from dedup_assets.storage.ledger import Admission, Entry, Generation
 from dedup_assets.storage.output import (
     PublishedShard,
     publication_basis,
@@ -51,28 +51,22 @@ def publish_decided(run: StageRun) -> None:
     basis = {a.shard: publication_basis(workspace, decided[a.shard].basis) for a in targets}
     pending = [a for a in targets if a.shard not in published or published[a.shard].basis != basis[a.shard]]
     run.progress.total(sum(a.records for a in pending), "records")
+    facts = {a.shard: published[a.shard].facts for a in targets if a not in pending}
+    entries: list[Entry] = []
     for a in pending:
         started = time.perf_counter()
-        facts = raw[a.shard].facts
-        result = publish_shard(workspace, a, generation, facts["rows"], facts["quarantined_by_reason"])
-        run.complete(a.shard, basis[a.shard], _facts(run, a, generation, result), time.perf_counter() - started)
+        read = raw[a.shard].facts
+        result = publish_shard(workspace, a, generation, read["rows"], read["quarantined_by_reason"])
+        facts[a.shard] = _facts(run, a, generation, result)
+        entries.append((a.shard, basis[a.shard], facts[a.shard], time.perf_counter() - started))
         run.spent.rows += result.rows
         run.progress.advance(a.records)
     if pending and generation.number > 1:
         _publish_changes(run, generation, targets)
-    published = run.ledger.completions(STAGE)
-    publish_manifest(
-        workspace,
-        generation,
-        [
-            (
-                a,
-                PurePosixPath(raw[a.shard].facts["source_file"]).name,
-                _manifest_entry(published[a.shard].facts),
-            )
-            for a in targets
-        ],
-    )
+    sources = {a.shard: PurePosixPath(raw[a.shard].facts["source_file"]).name for a in targets}
+    publish_manifest(workspace, generation, [(a, sources[a.shard], _manifest_entry(facts[a.shard])) for a in targets])
+    # Last of all: a run killed before this publishes the same files and the same manifest again.
+    run.ledger.complete(STAGE, entries, run.run_id)
 
 
 def _publish_changes(run: StageRun, generation: Generation, targets: list[Admission]) -> None:

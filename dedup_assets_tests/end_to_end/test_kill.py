@@ -49,7 +49,9 @@ POINTS: list[Point] = [
     ("duplicate_ids", "in a transaction", 1),
     ("deduplicated_dataset", "written", 5),
     ("deduplicated_dataset", "renamed", 2),
-    ("deduplicated_dataset", "recorded", 2),
+    ("deduplicated_dataset", "renamed", 9),  # all files of the three shards, and no manifest
+    ("deduplicated_dataset", "written", 10),
+    ("deduplicated_dataset", "in a transaction", 1),
 ]
 
 
