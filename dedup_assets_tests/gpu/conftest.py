@@ -1,0 +1,18 @@
+"""Tests here are skipped where there is no GPU, and say so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One look for a GPU decides for all tests of this folder that are marked `gpu`."""
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="no NVIDIA GPU: torch.cuda.is_available() is False")
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("gpu"):
+            item.add_marker(skip)
