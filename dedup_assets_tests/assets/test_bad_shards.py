@@ -15,6 +15,7 @@ import pytest
 
 import dedup_assets as da
 from dedup_assets.errors import DedupError, SettingsError
+from dedup_assets.storage.decisions import DecisionStore
 from dedup_assets.storage.output import read_manifest
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import (
@@ -213,7 +214,7 @@ def test_an_error_that_nobody_foresaw_reaches_the_caller_and_the_next_call_goes_
         raise ZeroDivisionError("nobody foresaw this")
 
     with monkeypatch.context() as patch:
-        patch.setattr("dedup_assets.assets.duplicate_ids.decide_batch", broken)
+        patch.setattr(DecisionStore, "write", broken)
         with pytest.raises(ZeroDivisionError, match="nobody foresaw this"):
             curate(paths, tmp_path / "ws", threshold=0.9)
     assert curate(paths, tmp_path / "ws").summary["shards"] == 1
