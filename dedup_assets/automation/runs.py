@@ -14,8 +14,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import dagster as dg
+from dagster._core.instance.ref import InstanceRef
 from sqlalchemy.exc import OperationalError
 
 from dedup_assets.assets.stage import STAGES
@@ -35,6 +37,16 @@ telemetry:
 nux:
   enabled: false
 """
+
+
+NO_CAPTURE: Any = {
+    "compute_logs": {
+        "module": "dagster._core.storage.noop_compute_log_manager",
+        "class": "NoOpComputeLogManager",
+    }
+}
+"""Runs in this process write no compute logs: Dagster would redirect the terminal to capture them and start four
+helper processes, which answer Ctrl-C with tracebacks. Runs from the UI keep theirs."""
 
 
 @dataclass
@@ -61,7 +73,7 @@ class EmbeddedDagster:
             home = prepare_home(self._workspace)
             with ExitStack() as opening, storage_errors(home), instance_errors(home):
                 opening.enter_context(steady_sqlite(home))
-                self._instance = dg.DagsterInstance.from_config(str(home))
+                self._instance = dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides=NO_CAPTURE))
                 opening.callback(self._instance.dispose)
                 self._open = opening.pop_all()
         return self

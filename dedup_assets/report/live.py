@@ -115,8 +115,8 @@ def live_progress() -> Iterator[Listener | None]:
 
     While the block lasts, what is written to standard output goes to standard error: libraries that print
     must not mix with the result. On a terminal, standard error leads through a pipe to lines above the bars.
-    Both are done to the file descriptors, because Dagster redirects these while a step runs, and because
-    compiled libraries and child processes write there.
+    Both are done to the file descriptors, because compiled libraries and child processes write there, and
+    because Dagster redirects them where it captures what a step prints.
     """
     sys.stdout.flush()
     with ExitStack() as stack:
