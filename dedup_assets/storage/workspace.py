@@ -74,6 +74,11 @@ class Workspace:
         """
         path = Path(root).expanduser().absolute()
         file = path / SETTINGS_FILE
+        if not str(path).isprintable() or set(str(path)) & set("*?[%"):
+            raise WorkspaceError(
+                f"Cannot make the workspace {str(path)!r}: LanceDB takes no control characters in a path, and "
+                "Dagster reads *, ? and [ as patterns and % as an escape. Choose another folder."
+            )
         with storage_errors(path):
             try:
                 path.mkdir(parents=True, exist_ok=True)

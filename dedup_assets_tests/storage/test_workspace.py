@@ -188,7 +188,8 @@ def test_settings_edited_by_hand_are_refused_once_data_is_stored_under_them(tmp_
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
-    for root in (tmp_path / ("x" * 300), Path("/proc/nowhere")):
+    names = ["x" * 300, "line\nfeed", "why?", "all*", "[draft]", "a%20b", "\udcff"]
+    for root in [Path("/proc/nowhere"), *(tmp_path / name for name in names)]:
         with pytest.raises(WorkspaceError, match=r"Cannot (make|write).*hoose another folder"):
             make(root)
 
