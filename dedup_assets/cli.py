@@ -371,6 +371,7 @@ def _demo_corpus(workspace: str) -> tuple[str, ...]:
 
     folder = Path(workspace).expanduser() / "demo"
     with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)  # gathering takes seconds: fail before it
         return tuple(str(path) for path in write_demo_corpus(folder))
 
 

@@ -1,0 +1,88 @@
+"""Calling the command line in this process, and small shards whose vectors come with them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dedup_assets import cli
+
+SCRIPT = [sys.executable, "-c", "from dedup_assets.cli import run; run()"]
+"""The command as a process of its own; starting it takes seconds, so most tests call it in theirs."""
+
+CORPUS = [
+    [
+        {"id": "a0", "text": "the first text", "v": [1.0, 0.0, 0.0]},
+        {"id": "a1", "text": "very like the first", "v": [1.0, 0.1, 0.0]},
+        {"id": "a2", "text": "something else", "v": [0.0, 1.0, 0.0]},
+        {"id": "a3", "text": "  ", "v": [0.0, 0.0, 1.0]},
+    ],
+    [
+        {"id": "b0", "text": "the first text", "v": [1.0, 0.0, 0.0]},
+        {"id": "b1", "text": "a third thing", "v": [0.0, 0.0, 1.0]},
+        {"id": "b2", "text": "rather like the third thing", "v": [0.3, 0.0, 1.0]},
+        {"id": "b1", "text": "an id that is taken", "v": [1.0, 1.0, 1.0]},
+    ],
+]
+"""At 0.95: kept a0, a2, b1; removed a1 (0.995), b0 (exact), b2 (0.958); quarantined a3 and the second b1."""
+
+
+@dataclass
+class Called:
+    """What a call came to."""
+
+    status: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        """The one JSON value that is all of standard output."""
+        assert self.out.endswith("\n") and self.out.count("\n") == 1, self.out
+        return json.loads(self.out)
+
+
+Call = Callable[..., Called]
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Call `dedup-assets` with arguments, on a terminal of some width."""
+
+    def called(*arguments: str | Path, columns: int = 100) -> Called:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setattr(sys, "argv", ["dedup-assets", *map(str, arguments)])
+        capfd.readouterr()
+        status = 0
+        try:
+            cli.run()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return Called(status, *capfd.readouterr())
+
+    return called
+
+
+def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """A JSON lines shard."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def write_corpus(folder: Path) -> Path:
+    """The corpus above as two shards, `a` and `b`."""
+    for name, rows in zip("ab", CORPUS, strict=True):
+        write_jsonl(folder / f"{name}.jsonl", rows)
+    return folder
+
+
+def published(workspace: Path) -> dict[str, bytes]:
+    """Every file of the output by its relative path."""
+    output = workspace / "output"
+    return {str(path.relative_to(output)): path.read_bytes() for path in output.rglob("*") if path.is_file()}
