@@ -164,7 +164,8 @@ def _run_and_report(
     curation = Curation(space.root, space.output, _summary(space, clock, outcome.run_ids, started), outcome.failures)
     if check and outcome.failures:
         listed = "\n".join(f"  {shard}: {message}" for shard, message in outcome.failures.items())
-        raise DedupError(f"{len(outcome.failures)} shards failed; all others are finished.\n{listed}")
+        count = f"{len(outcome.failures)} {'shard' if len(outcome.failures) == 1 else 'shards'}"
+        raise DedupError(f"{count} failed; all others are finished.\n{listed}")
     return curation
 
 
