@@ -150,10 +150,7 @@ def test_shards_hold_the_corpus_in_order_and_keep_duplicates(only_fixture_packag
 
 def test_the_same_installation_gives_the_same_bytes(tmp_path: Path) -> None:
     digests = [
-        [
-            hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in demo.write_demo_corpus(tmp_path / name, 60, 2)
-        ]
+        [hashlib.sha256(file.read_bytes()).hexdigest() for file in demo.write_demo_corpus(tmp_path / name, 60, 2)]
         for name in ("one", "two")
     ]
     assert digests[0] == digests[1]

