@@ -71,11 +71,15 @@ def compare(job: Job, names: list[str], arguments: argparse.Namespace, before: S
             entry["fingerprints"] = sorted(prints)
         before.setdefault(name, {})[job.rows] = (entry["seconds"], entry["cpu_seconds"])
         entries.append(entry)
+    judged = "not judged"
+    if known is not None:
+        asked = "all pairs" if known.queries is None else f"{int(known.queries.sum()):,} queries"
+        judged = f"{asked} against brute force"
     return {
         "rows": job.rows,
         "data": data,
         "threshold": job.threshold,
-        "all_pairs": known is None or known.queries is None,
+        "judged": judged,
         "load": load,
         "contenders": entries,
     }

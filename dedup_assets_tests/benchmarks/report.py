@@ -51,7 +51,7 @@ def table(result: dict[str, Any]) -> str:
         rows.append([_cell(entry, key, form) for key, _, form in COLUMNS])
     lines = [
         f"{result['rows']:,} rows, {result['data']}, threshold {result['threshold']}, "
-        f"{'all pairs' if result['all_pairs'] else '2,000 queries'} against brute force, "
+        f"{result['judged']}, "
         f"load {result['load'][0]:.1f} to {result['load'][1]:.1f} on {os.cpu_count()} cores",
         "",
         *("| " + " | ".join(row) + " |" for row in rows),
