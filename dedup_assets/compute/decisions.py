@@ -65,9 +65,7 @@ def leader_cover(
     Decisions
         Independent of the order and repetition of edges. Time and memory are linear in nodes and edges.
     """
-    earlier, partner, score = _earlier_matches(order_i, order_j, similarity, n, threshold)
-    fixed = _fixed(decided, n)
-    return Decisions(*_cover(earlier, partner, score, fixed, True))
+    return Walk(order_i, order_j, similarity, n, threshold, decided).advance(n).decisions()
 
 
 def semdedup(
@@ -83,9 +81,66 @@ def semdedup(
     The node named may itself be removed: there need be no survivor within the threshold. For comparison with
     other tools; parameters and result as in `leader_cover`.
     """
-    earlier, partner, score = _earlier_matches(order_i, order_j, similarity, n, threshold)
-    fixed = _fixed(decided, n)
-    return Decisions(*_cover(earlier, partner, score, fixed, False))
+    return Walk(order_i, order_j, similarity, n, threshold, decided, keepers_only=False).advance(n).decisions()
+
+
+class Walk:
+    """The walk over the nodes in curation order, in as many pieces as the caller likes.
+
+    Between two pieces more matches may be told, so that not all need to be known, or held, at once.
+
+    Parameters
+    ----------
+    order_i, order_j, similarity, n, threshold, decided
+        As in `leader_cover`.
+    keepers_only : bool
+        A node goes only for one that is itself kept (`leader_cover`), or for any earlier one (`semdedup`).
+    """
+
+    def __init__(
+        self,
+        order_i: np.ndarray,
+        order_j: np.ndarray,
+        similarity: np.ndarray,
+        n: int,
+        threshold: float,
+        decided: np.ndarray | None = None,
+        *,
+        keepers_only: bool = True,
+    ) -> None:
+        self._matches = _earlier_matches(order_i, order_j, similarity, n, threshold)
+        self.matches = len(self._matches[1])
+        """Matches listed from the start."""
+        self._decided = _fixed(decided, n)
+        self.n, self.threshold, self.keepers_only = n, threshold, keepers_only
+        self.at = 0
+        """The first node that was not walked yet."""
+        self.kept = np.zeros(n, bool)
+        self._keeper = np.full(n, -1, np.int64)
+        self._similarity = np.full(n, np.nan, np.float64)
+
+    def tell(self, later: np.ndarray, earlier: np.ndarray, similarity: np.ndarray) -> None:
+        """Matches of nodes not walked yet with walked ones that count (kept ones, where only keepers count)."""
+        _tell(later, earlier, similarity, self.threshold, self._keeper, self._similarity)
+
+    def answered(self, nodes: np.ndarray) -> np.ndarray:
+        """Of some nodes not walked yet, which were told a match: they will not stay unless decided already."""
+        return self._keeper[nodes] >= 0
+
+    def advance(self, stop: int, matches: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None) -> Walk:
+        """Walk up to node ``stop`` (exclusive), with further matches (i, j, similarity) among the nodes walked."""
+        i, j, similarity = matches or (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+        more = _earlier_matches(i - self.at, j - self.at, similarity, stop - self.at, self.threshold)
+        _cover(
+            *self._matches, *more, self.at, stop, self._decided, self.keepers_only,
+            self.kept, self._keeper, self._similarity,
+        )  # fmt: skip
+        self.at = stop
+        return self
+
+    def decisions(self) -> Decisions:
+        """What was decided for each node walked."""
+        return Decisions(self.kept, self._keeper, self._similarity)
 
 
 def _fixed(decided: np.ndarray | None, n: int) -> np.ndarray:
@@ -135,27 +190,46 @@ def _group(first, second, similarity, n, threshold):
 
 
 @njit(cache=True, nogil=True)
-def _cover(offsets, partner, score, decided, keepers_only):
-    n = offsets.shape[0] - 1
-    kept = np.zeros(n, np.bool_)
-    keeper = np.full(n, -1, np.int64)
-    similarity = np.full(n, np.nan, np.float64)
-    for node in range(n):
+def _tell(later, earlier, similarity, threshold, keeper, top):
+    for edge in range(later.shape[0]):
+        node, other, score = later[edge], earlier[edge], similarity[edge]
+        if score < threshold:
+            continue
+        best = keeper[node]
+        if best < 0 or score > top[node] or (score == top[node] and other < best):
+            keeper[node] = other
+            top[node] = score
+
+
+@njit(cache=True, nogil=True)
+def _best(offsets, partner, score, node, base, kept, keepers_only, best, top):
+    for at in range(offsets[node - base], offsets[node - base + 1]):
+        other = partner[at] + base
+        if keepers_only and not kept[other]:
+            continue
+        if score[at] > top or (score[at] == top and other < best):
+            top = score[at]
+            best = other
+    return best, top
+
+
+@njit(cache=True, nogil=True)
+def _cover(
+    offsets, partner, score, more_offsets, more_partner, more_score, first, stop, decided, keepers_only,
+    kept, keeper, similarity,
+):  # fmt: skip
+    for node in range(first, stop):
         if decided[node] == KEPT:
             kept[node] = True
+            keeper[node] = -1
+            similarity[node] = np.nan
             continue
-        best = -1
-        top = -np.inf
-        for at in range(offsets[node], offsets[node + 1]):
-            other = partner[at]
-            if keepers_only and not kept[other]:
-                continue
-            if score[at] > top or (score[at] == top and other < best):
-                top = score[at]
-                best = other
+        best = keeper[node]
+        top = similarity[node] if best >= 0 else -np.inf
+        best, top = _best(offsets, partner, score, node, 0, kept, keepers_only, best, top)
+        best, top = _best(more_offsets, more_partner, more_score, node, first, kept, keepers_only, best, top)
         if best >= 0:
             keeper[node] = best
             similarity[node] = top
         elif decided[node] == UNKNOWN:
             kept[node] = True
-    return kept, keeper, similarity

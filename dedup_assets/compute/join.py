@@ -28,12 +28,13 @@ from dedup_assets.compute.scan import (
     scan_half,
     scan_single,
 )
-from dedup_assets.compute.similarity import as_bits, squared_norms
+from dedup_assets.compute.similarity import as_bits, canonical_pairs, squared_norms
 from dedup_assets.compute.sketch import low_rows
 from dedup_assets.compute.streams import stream
 
 __all__ = [
     "CellBlock",
+    "DenseCells",
     "Matches",
     "ShardPiece",
     "build_block",
@@ -52,6 +53,42 @@ TILE_ROWS = 256
 
 MAX_MATCHES = 1 << 18
 """Matches handed over at a time: 6 MB."""
+
+DENSE_LIMIT = 256
+"""Matches per row from which a cell counts as dense. Families of package descriptions and licence texts reach
+120 in real corpora and stay listed pair by pair; a template with thousands of near-copies does not."""
+
+DENSE_MATCHES = 1 << 21
+"""A cell with more matches is dense whatever its size: it holds 40 MB of them back until it is done."""
+
+SAMPLE_SIDE = (32, 256)
+"""Home and listed rows compared to recognise a very dense cell before its matches are met one by one: 8,192
+pairs take 2 ms at most, 70,000 matches 20 ms."""
+
+
+class DenseCells:
+    """Receives the cells in which nearly everything matches: they are named instead of being listed.
+
+    A cell is dense if it has more matches than `limit` for each row at home or for each new row, whichever
+    are fewer, and than ``limit²``, below which nothing is gained. That depends on the rows of the cell alone.
+
+    Attributes
+    ----------
+    limit : int
+        Matches per row; 0: no cell is dense.
+    cells : list of int
+        Numbers of the dense cells met so far, in no particular order. Their matches were not given.
+    """
+
+    def __init__(self, limit: int = DENSE_LIMIT) -> None:
+        if limit < 0:
+            raise ValueError(f"limit must be 0 (every match is listed) or more, found {limit}")
+        self.limit = limit
+        self.cells: list[int] = []
+
+    def most(self, home: int, new: int) -> int:
+        """Matches that a cell with so many rows at home and so many new rows may have."""
+        return min(self.limit * max(self.limit, min(home, new)), DENSE_MATCHES)
 
 
 @dataclass(frozen=True)
@@ -98,6 +135,7 @@ def match_cells(
     tile_bytes: int | None = None,
     max_matches: int = MAX_MATCHES,
     sketch: int | None = None,
+    dense: DenseCells | None = None,
 ) -> Iterator[Matches]:
     """Every pair of the block's cells at or above the floor with at least one new record.
 
@@ -120,6 +158,9 @@ def match_cells(
         Matches per item at most. Memory does not grow with the number of matches.
     sketch : int, optional
         Columns of the sketch; 0 compares whole vectors; by default chosen by size.
+    dense : DenseCells, optional
+        Receives the dense cells, whose matches are then not given (each may still be met in another cell, and
+        is given then); without it every match is given. On a CUDA device no cell is dense.
 
     Yields
     ------
@@ -135,6 +176,7 @@ def match_cells(
     if device != "cpu" or isinstance(block.vectors, DeviceRows):
         return _on_device(block, floor, device, tile_bytes, max_matches, sketch)
     join = _Join(block, floor, device, tile_bytes or TILE_BYTES, max_matches, sketch, threads)
+    join.dense = dense if dense is not None and dense.limit else None
     return stream(join.worker, block.cells, threads)
 
 
@@ -162,6 +204,7 @@ class _Join:
         threads: int,
     ) -> None:
         self.block, self.floor, self.device, self.max_matches = block, floor, device, max_matches
+        self.dense: DenseCells | None = None
         self.vectors = as_bits(block.vectors)
         self.squares = squared_norms(block.vectors, threads)
         self.homes = _new_first(block.home_rows, block.home_offsets, block.is_new)
@@ -217,6 +260,9 @@ class _Worker:
         self.i, self.j = np.empty(room, np.int32), np.empty(room, np.int32)
         self.s = np.empty(room, np.float64)
         self.count = 0
+        self.before = 0  # matches in the buffer that are of earlier cells
+        self.held: list[Matches] | None = None  # matches of a cell that may turn out dense
+        self.met, self.most = 0, 0
         self.product = join.low.new_empty(rows * columns)
         self.columns = join.low.new_zeros(columns, join.low.shape[1])
 
@@ -229,7 +275,46 @@ class _Worker:
         homes = join.homes[first:last]
         new_homes = int(block.is_new[homes].sum())
         new_ghosts = int(block.is_new[ghosts].sum())
-        width = join.tile_columns
+        if join.dense is None:
+            self._compare(first, homes, ghosts, new_homes, new_ghosts)
+            return
+        self.most = join.dense.most(len(homes), new_homes + new_ghosts)
+        pairs = new_homes * (len(homes) + len(ghosts)) + (len(homes) - new_homes) * new_ghosts
+        self.before, self.met, self.held = self.count, 0, [] if pairs > self.most else None
+        try:
+            if self.held is not None and self._looks_dense(homes, ghosts, new_homes, new_ghosts, pairs):
+                raise _Dense
+            self._compare(first, homes, ghosts, new_homes, new_ghosts)
+            if self.held is not None and self.met + self.count - self.before > self.most:
+                raise _Dense
+            for matches in self.held or ():
+                self.emit(matches)
+        except _Dense:
+            self.count = self.before
+            join.dense.cells.append(cell)
+        finally:
+            self.held = None
+
+    def _looks_dense(
+        self, homes: np.ndarray, ghosts: np.ndarray, new_homes: int, new_ghosts: int, pairs: int
+    ) -> bool:
+        """Whether a sample of the cell's pairs, the same on every machine, promises four times the bound."""
+        # A pair of two home rows can be drawn either way round, hence half.
+        join = self.join
+        rows, columns = (homes[:new_homes], (homes, ghosts)) if new_homes else (homes, (ghosts[:new_ghosts],))
+        rows, listed = _spread(rows, SAMPLE_SIDE[0]), _spread(np.concatenate(columns), SAMPLE_SIDE[1])
+        i, j = np.repeat(rows, len(listed)), np.tile(listed, len(rows))
+        near = (join.low[join.position[rows]] @ join.low[join.position[listed]].T).float().numpy().ravel()
+        # Against the rounded bound no match is lost, so what is counted does not depend on the precision.
+        proposed = (near >= torch.tensor(join.bound, dtype=join.low.dtype).item()) & (i != j)
+        similarity = canonical_pairs(join.block.vectors, i[proposed], j[proposed], squares=join.squares)
+        share = np.count_nonzero(similarity >= join.floor) / max(1, len(i))
+        return share * pairs / 2 > 4 * self.most
+
+    def _compare(self, first: int, homes: np.ndarray, ghosts: np.ndarray, new_homes: int, new_ghosts: int) -> None:
+        """Compare the rows of one cell whose homes begin at place ``first``."""
+        join = self.join
+        last, width = first + len(homes), join.tile_columns
         if new_homes:
             for start in range(0, len(homes), width):
                 stop = min(start + width, len(homes))
@@ -292,14 +377,32 @@ class _Worker:
                 row, self.i, self.j, self.s, self.count,
             )  # fmt: skip
             if row >= len(rows):
-                return
+                break
             self._flush()
+        if self.held is not None and self.met + self.count - self.before > self.most:
+            raise _Dense
 
     def _flush(self) -> None:
-        for start in range(0, self.count, self.join.max_matches):
-            at = slice(start, min(start + self.join.max_matches, self.count))
+        """Hand the buffer over; what a cell has met that may be dense yet is held back."""
+        ours = self.count if self.held is None else self.before
+        for start in range(0, ours, self.join.max_matches):
+            at = slice(start, min(start + self.join.max_matches, ours))
             self.emit(Matches.of(self.i[at], self.j[at], self.s[at]))
-        self.count = 0
+        if self.held is not None:
+            for start in range(ours, self.count, self.join.max_matches):
+                at = slice(start, min(start + self.join.max_matches, self.count))
+                self.held.append(Matches.of(self.i[at], self.j[at], self.s[at]))
+            self.met += self.count - ours
+        self.count = self.before = 0
+
+
+class _Dense(Exception):
+    """The cell at hand has more matches than are worth listing."""
+
+
+def _spread(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the rows, evenly spaced."""
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(np.int64)]
 
 
 def _padded(count: int, most: int) -> int:
@@ -312,20 +415,25 @@ def match_pieces(
     first_cell: int,
     last_cell: int,
     floor: float,
+    dense: DenseCells | None = None,
     **options: object,
 ) -> Iterator[Matches]:
     """`match_cells` on cells ``first_cell`` to ``last_cell`` of shard pieces, by global keys.
 
-    Options as in `match_cells`. Pairs of rows with one key are left out: they are one text.
+    Options as in `match_cells`; ``dense`` receives the numbers that cells have in the codebook, once all
+    matches were taken. Pairs of rows with one key are left out: they are one text.
     """
     block = build_block(pieces, first_cell, last_cell)
     keys = block.keys
     assert keys is not None
-    for found in match_cells(block, floor, **options):  # type: ignore[arg-type]
+    within = None if dense is None else DenseCells(dense.limit)
+    for found in match_cells(block, floor, dense=within, **options):  # type: ignore[arg-type]
         i, j = keys[found.i], keys[found.j]
         apart = i != j
         if apart.any():
             yield Matches.of(i[apart], j[apart], found.similarity[apart])
+    if dense is not None and within is not None:
+        dense.cells += [first_cell + cell for cell in within.cells]
 
 
 def exact_matches(

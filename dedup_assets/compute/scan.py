@@ -68,6 +68,28 @@ def gather(source, position, rows, out):
             out[r, word] = source[at, word]
 
 
+@njit(cache=True, nogil=True)
+def propose(product, bound, rows, columns, out_row, out_column):
+    """Places at or above the bound in the first rows and columns of a tile (rows, chunks, `CHUNK`); their number.
+
+    The outputs have room for the whole tile.
+    """
+    count = 0
+    for row in range(rows):
+        for chunk in range((columns + CHUNK - 1) // CHUNK):
+            hit = np.int16(0)
+            for at in range(CHUNK):
+                hit |= np.int16(product[row, chunk, at] >= bound)
+            if hit == 0:
+                continue
+            for at in range(min(CHUNK, columns - chunk * CHUNK)):
+                if product[row, chunk, at] >= bound:
+                    out_row[count] = row
+                    out_column[count] = chunk * CHUNK + at
+                    count += 1
+    return count
+
+
 def _make_scan(dot):
     @njit(cache=True, nogil=True, error_model="numpy")
     def scan(product, bound, row_ids, col_ids, diagonal, vectors, squares, floor, first, out_i, out_j, out_s, count):

@@ -246,7 +246,7 @@ def canonical_pairs(
     """
     if squares is None:
         squares = squared_norms(vectors)
-    return _between(vectors, i, vectors, j, squares, squares, threads)
+    return canonical_between(vectors, i, vectors, j, squares, squares, threads)
 
 
 def canonical_similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -256,18 +256,19 @@ def canonical_similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
             f"expected two arrays of one shape and dtype, found {a.shape} {a.dtype} and {b.shape} {b.dtype}"
         )
     rows = np.arange(len(a))
-    return _between(a, rows, b, rows, squared_norms(a), squared_norms(b), 1)
+    return canonical_between(a, rows, b, rows, squared_norms(a), squared_norms(b))
 
 
-def _between(
+def canonical_between(
     a: np.ndarray,
     i: np.ndarray,
     b: np.ndarray,
     j: np.ndarray,
     squares_a: np.ndarray,
     squares_b: np.ndarray,
-    threads: int,
+    threads: int = 1,
 ) -> np.ndarray:
+    """Canonical similarities of rows ``i`` of ``a`` with rows ``j`` of ``b``: as `canonical_pairs`."""
     rows_a, rows_b = as_bits(a), as_bits(b)
     if len(i) != len(j):
         raise ValueError(f"i and j must have one length, found {len(i)} and {len(j)}")

@@ -85,32 +85,62 @@ def low_rows(
     threads : int
         Tiles of rows worked on at once.
     """
-    d = vectors.shape[1]
-    precision = native_precision(device)
-    if width is None:
-        width = SKETCH_WIDTH if len(order) >= SKETCH_ROWS and d >= 2 * SKETCH_WIDTH else 0
-    if width >= d:
-        width = 0
-    columns = width or d
-    rows = torch.zeros(len(order) + padding, columns, dtype=PRECISIONS[precision], device=device)
-    axes = torch.from_numpy(principal_directions(vectors, squares, width - 1)) if width else None
-    delta = (accumulation_error(d) + 2.0**-23) * float(np.sqrt(columns)) if width else 0.0
+    projection = Projection(vectors, squares, len(order), device=device, width=width)
+    shape = (len(order) + padding, projection.columns)
+    rows = torch.zeros(shape, dtype=projection.dtype, device=device)
 
     def fill(start: int) -> float:
         at = order[start : start + TILE_ROWS]
-        unit = unit_rows(vectors[at], squares[at])
-        if axes is not None:
-            unit = _sketch(unit, axes, delta)
-            unit[torch.from_numpy(squares[at] == 0)] = 0.0
-        low = unit.to(rows.dtype)
+        low, residual = projection(vectors[at], squares[at])
         rows[start : start + len(at)] = low.to(device)
-        return rounding_residual(unit, low)
+        return residual
 
     with ThreadPoolExecutor(max(1, threads)) as pool:
         residual = max(pool.map(fill, range(0, len(order), TILE_ROWS)), default=0.0)
-    # A sketch's norm is within 3δ of 1, hence the factor on what is proportional to it.
-    slack = product_slack(precision, columns, residual) * (1 + 6 * delta) + 2 * delta + delta**2
-    return LowRows(rows, slack)
+    return LowRows(rows, projection.slack(residual))
+
+
+class Projection:
+    """Turns vectors into rows to multiply, all of one kind however many are turned at a time.
+
+    Parameters
+    ----------
+    vectors, squares : array (m, d) and their canonical squared norms (m,)
+        Where the principal directions are found; any rows will do for a bound, typical ones for a tight one.
+    n : int
+        Rows there will be: few are not sketched.
+    width : int, optional
+        As in `low_rows`.
+    """
+
+    def __init__(
+        self, vectors: np.ndarray, squares: np.ndarray, n: int, *, device: str = "cpu", width: int | None = None
+    ) -> None:
+        d = vectors.shape[1]
+        if width is None:
+            width = SKETCH_WIDTH if n >= SKETCH_ROWS and d >= 2 * SKETCH_WIDTH else 0
+        if width >= d:
+            width = 0
+        self.precision = native_precision(device)
+        self.dtype = PRECISIONS[self.precision]
+        self.columns = width or d
+        self._axes = torch.from_numpy(principal_directions(vectors, squares, width - 1)) if width else None
+        self._delta = (accumulation_error(d) + 2.0**-23) * float(np.sqrt(self.columns)) if width else 0.0
+
+    def __call__(self, vectors: np.ndarray, squares: np.ndarray) -> tuple[torch.Tensor, float]:
+        """Rows (m, columns) on the CPU in the device's precision, and their largest rounding residual."""
+        unit = unit_rows(vectors, squares)
+        if self._axes is not None:
+            unit = _sketch(unit, self._axes, self._delta)
+            unit[torch.from_numpy(squares == 0)] = 0.0
+        low = unit.to(self.dtype)
+        return low, rounding_residual(unit, low)
+
+    def slack(self, residual: float) -> float:
+        """How far products of rows with at most this residual are off; see `LowRows`."""
+        delta = self._delta
+        # A sketch's norm is within 3δ of 1, hence the factor on what is proportional to it.
+        return product_slack(self.precision, self.columns, residual) * (1 + 6 * delta) + 2 * delta + delta**2
 
 
 def _sketch(unit: torch.Tensor, axes: torch.Tensor, delta: float) -> torch.Tensor:
