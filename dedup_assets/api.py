@@ -51,7 +51,11 @@ class Curation:
 
     @property
     def pairs(self) -> LazyTable:
-        """All matches down to the floor, one row for each pair of distinct texts."""
+        """All matches down to the floor, one row for each pair of distinct texts.
+
+        Except those inside dense cells, where near-copies come by the thousand (setting `dense_limit`): these
+        take part in every decision and are not listed one by one.
+        """
         return LazyTable.of_folder(self.workspace / "pairs", PAIRS)
 
     @property

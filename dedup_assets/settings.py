@@ -105,6 +105,18 @@ class Settings:
     # -- cost ---------------------------------------------------------------------------------------
     clusters: int = _setting(0, "cost", "Number of k-means cells; 0: chosen from the corpus size.")
     batch_size: int = _setting(0, "cost", "Texts per batch of the encoder at most; 0: by token count.")
+    dense_limit: int = _setting(
+        256,
+        "cost",
+        "Matches per text from which a cell of near-copies is not listed pair by pair in pairs/; its texts are "
+        "decided against their keepers all the same. 0: every match is listed.",
+    )
+    memory_limit: str = _setting(
+        "",
+        "cost",
+        "Memory for data held at once, such as 2GB or 500MB, beside about 1 GB of libraries; matches beyond it "
+        "spill to disk. Empty: half of what is free.",
+    )
     device: str = _setting("auto", "cost", "Where to compute.", ("auto", "cpu", "cuda"))
     scheduler: str = _setting("", "cost", "Address of a running Dask scheduler; empty: a local cluster.")
     workers: int = _setting(0, "cost", "Workers of the local cluster; 0: one per GPU, or one on the CPU.")
@@ -130,9 +142,10 @@ class Settings:
             raise SettingsError("text_columns is empty: name at least one column that holds the text.")
         if len(set(self.text_columns)) != len(self.text_columns):
             raise SettingsError(f"text_columns names a column twice: {', '.join(self.text_columns)}.")
-        for name in ("clusters", "batch_size", "max_length", "workers"):
+        for name in ("clusters", "batch_size", "max_length", "workers", "dense_limit"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"{name} = {getattr(self, name)}: expected 0 (automatic) or more.")
+        parse_bytes(self.memory_limit)
         if not 0 <= self.seed < 2**32:  # what every random generator in use takes
             raise SettingsError(f"seed = {self.seed}: expected a whole number from 0 to {2**32 - 1}.")
         self.keep_column()
@@ -197,6 +210,26 @@ class Settings:
             for f in fields(self)
             if f.metadata["layer"] in layers and getattr(self, f.name) != getattr(other, f.name)
         }
+
+
+def parse_bytes(text: str) -> int | None:
+    """Bytes of a size such as 2GB, 500 MB or 1.5GiB; None where it is empty. Raises SettingsError."""
+    if not text.strip():
+        return None
+    found = _SIZE.fullmatch(text.strip())
+    size = int(float(found["number"]) * _UNITS[found["unit"].lower()]) if found else 0
+    if size <= 0:
+        raise SettingsError(f"memory_limit = {text!r}: expected a size such as 2GB or 500MB, or nothing.")
+    return size
+
+
+_SIZE = re.compile(r"(?P<number>\d{1,15}(\.\d{1,15})?)\s*(?P<unit>([kmgt]i?)?b?)", re.IGNORECASE | re.ASCII)
+_UNITS = {
+    f"{prefix}{binary}{ending}": (1024 if binary else 1000) ** power
+    for power, prefix in enumerate(("", "k", "m", "g", "t"))
+    for binary in (("", "i") if prefix else ("",))
+    for ending in ("", "b")
+}
 
 
 def _checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def setting_values(draw: st.DrawFn) -> dict[str, Any]:
     for item in fields(Settings):
         if item.metadata["choices"]:
             values[item.name] = draw(st.sampled_from(item.metadata["choices"]))
-    for name in ("max_length", "clusters", "batch_size", "workers"):
+    for name in ("max_length", "clusters", "batch_size", "workers", "dense_limit"):
         values[name] = draw(st.integers(0, 2**40))
     return values | {
         "text_columns": tuple(draw(st.lists(odd_name, min_size=1, max_size=3, unique=True))),
@@ -40,6 +40,7 @@ def setting_values(draw: st.DrawFn) -> dict[str, Any]:
         "floor": floor,
         "threshold": threshold,
         "keep": draw(keeps),
+        "memory_limit": draw(st.sampled_from(["", "2GB", "1.5 GiB", "200mb", "4096"])),
         "seed": draw(st.integers(0, 2**32 - 1)),
     }
 
@@ -136,7 +137,7 @@ def test_the_default_floor_always_fits_its_threshold(threshold: float) -> None:
     assert Settings(threshold=threshold, floor=default_floor(threshold)).floor <= threshold
 
 
-@pytest.mark.parametrize("name", ["clusters", "batch_size", "max_length", "workers"])
+@pytest.mark.parametrize("name", ["clusters", "batch_size", "max_length", "workers", "dense_limit"])
 def test_a_negative_number_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match=rf"{name} = -1: expected 0 \(automatic\) or more"):
         Settings.from_mapping({name: -1})

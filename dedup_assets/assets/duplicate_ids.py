@@ -20,6 +20,7 @@ from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.cells import ShardCells
 from dedup_assets.storage.decisions import DecidedShard, DecisionStore
+from dedup_assets.storage.dense import DenseTexts
 from dedup_assets.storage.ledger import Admission, Entry, Generation
 from dedup_assets.storage.shards import (
     REJECTED,
@@ -120,12 +121,21 @@ def _decide(workspace: Workspace, store: DecisionStore, batch: Sequence[Admissio
     order = _rebuild_order(workspace, shards) if settings.mode == "rebuild" else _append_order(workspace, shards[0])
     columns = [read_pairs(workspace.pairs(a.shard), settings.threshold) for a in batch]
     pairs = tuple(np.concatenate([part[i] for part in columns]) for i in range(3))
+    dense = DenseTexts(workspace, {a: part[3] for a, part in zip(batch, columns, strict=True)})
+    cells = dense.cells()
     numbers = np.array([a.number for a in batch])
-    referred = np.unique(np.concatenate([record_texts, pairs[0], pairs[1]]))
+    referred = np.unique(np.concatenate([record_texts, pairs[0], pairs[1], *(cell.members for cell in cells)]))
     outside = referred[~np.isin(admission_of(referred), numbers)]
     earlier = store.texts(outside) if settings.mode == "append" else TextDecisions.empty()
     decisions = decide_batch(
-        record_texts, order, (pairs[0], pairs[1], pairs[2]), settings.threshold, earlier, settings.keeper_rule
+        record_texts,
+        order,
+        (pairs[0], pairs[1], pairs[2]),
+        settings.threshold,
+        earlier,
+        settings.keeper_rule,
+        cells,
+        dense.vectors,
     )
     return _publish(store, shards, decisions)
 

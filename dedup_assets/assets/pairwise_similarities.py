@@ -1,8 +1,10 @@
 """Pairwise similarities: every match of a shard with itself and with all shards admitted before it, down
-to the floor."""
+to the floor. Matches inside dense cells are not listed but implied: the cells are named, and their texts are
+on disk."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -11,21 +13,20 @@ import pyarrow as pa
 from dedup_assets.assets.cluster_partitions import cluster_partitions
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.blocks import plan_groups
-from dedup_assets.compute.join import Matches, unique_matches
+from dedup_assets.compute.join import Matches
 from dedup_assets.resources.dask_cluster import DaskCluster
+from dedup_assets.resources.memory import memory_plan
 from dedup_assets.resources.worker_tasks import match_cells_of_shards
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.cells import ShardCells
 from dedup_assets.storage.ledger import Admission, Codebook
+from dedup_assets.storage.publish import temporary_folder
 from dedup_assets.storage.shards import admission_of, read_ids, row_of
-from dedup_assets.storage.tables import pairs_table, write_parquet
+from dedup_assets.storage.spill import MatchRuns
+from dedup_assets.storage.tables import pairs_table, write_pairs
 from dedup_assets.storage.workspace import Workspace
 
 STAGE = "pairwise_similarities"
-
-GROUP_BYTES = 256 * 2**20
-"""Vectors a task gathers at once. With two or three tasks in flight this stays far below a laptop's
-memory, and a group is long enough that starting it does not show."""
 
 MIN_GROUPS = 8
 """Groups of cells at least, so that workers end together and progress shows."""
@@ -69,50 +70,65 @@ def _match_under(
     workspace = run.workspace
     new_numbers = np.array([a.number for a in new])
     folders = [(str(workspace.cells(codebook, a)), a.number, bool(a.number in new_numbers)) for a in visible]
-    groups = _plan(workspace, codebook, visible)
-    parts: list[Matches] = []
-    arguments = ((folders, first, last, workspace.settings.floor, dask.resolved_device()) for first, last in groups)
-    for index, found in dask.map(match_cells_of_shards, arguments) if groups else ():
-        # The later shard of a match owns it; matches owned by a shard of another run are that run's.
-        mine = np.isin(admission_of(found.j), new_numbers)
-        parts.append(Matches(found.i[mine], found.j[mine], found.similarity[mine]))
-        run.progress.advance(groups[index][1] - groups[index][0])
-    matches = unique_matches(parts)
-    by_owner = np.argsort(admission_of(matches.j), kind="stable")
-    keys_a, keys_b, similarity = matches.i[by_owner], matches.j[by_owner], matches.similarity[by_owner]
-    owner = admission_of(keys_b)
-    ids_a, ids_b = _ids(workspace, visible, keys_a), _ids(workspace, visible, keys_b)
+    memory = memory_plan(workspace.settings, dask.tasks_at_once())
+    groups = _plan(workspace, codebook, visible, memory.group_bytes)
+    dense: list[int] = []
+    with temporary_folder(workspace.root) as scratch:
+        gathered = MatchRuns(scratch, memory.match_bytes)
+        options = (workspace.settings.floor, dask.resolved_device(), workspace.settings.dense_limit)
+        spill = (str(scratch), memory.task_match_bytes)
+        arguments = ((folders, first, last, *options, spill) for first, last in groups)
+        for index, found in dask.map(match_cells_of_shards, arguments) if groups else ():
+            gathered.add(found.matches)
+            gathered.files += found.files
+            dense += found.dense_cells
+            run.progress.advance(groups[index][1] - groups[index][0])
+        runs = gathered.runs()
+        facts = [_write(workspace, codebook, a, visible, gathered.of_owner(runs, a.number), dense) for a in new]
     seconds = time.perf_counter() - started
     total = max(1, sum(a.records for a in new))
-    entries = []
-    for a in new:
-        start, stop = np.searchsorted(owner, [a.number, a.number + 1])
-        part = slice(start, stop)
-        length = int(stop - start)
-        table = pairs_table(
-            keys_a[part],
-            keys_b[part],
-            ids_a.slice(start, length),
-            ids_b.slice(start, length),
-            similarity[part],
-        )
-        write_parquet(workspace.pairs(a.shard), table)
-        facts = {
-            "rows": a.records,
-            "matches": length,
-            "matches_at_threshold": int((similarity[part] >= workspace.settings.threshold).sum()),
-            "with_earlier_shards": int((admission_of(keys_a[part]) != a.number).sum()),
-            "floor": workspace.settings.floor,
-            "compared_with_admissions": a.number,
-            "codebook": codebook.number,
-            "pairs_file": str(workspace.pairs(a.shard)),
-        }
-        entries.append((a.shard, a.fingerprint, facts, seconds * a.records / total))
+    entries = [(a.shard, a.fingerprint, fact, seconds * a.records / total) for a, fact in zip(new, facts, strict=True)]
     run.ledger.complete(STAGE, entries, run.run_id)
     run.spent.rows += sum(a.records for a in new)
 
 
-def _plan(workspace: Workspace, codebook: Codebook, visible: list[Admission]) -> list[tuple[int, int]]:
+def _write(
+    workspace: Workspace,
+    codebook: Codebook,
+    a: Admission,
+    visible: list[Admission],
+    parts: Iterable[Matches],
+    dense_cells: Sequence[int],
+) -> dict[str, Any]:
+    """Publish the matches that a shard owns; returns facts. Of the dense cells it names those it is listed in."""
+    counts = dict.fromkeys(("matches", "matches_at_threshold", "with_earlier_shards"), 0)
+
+    def tables() -> Iterator[pa.Table]:
+        for part in parts:
+            counts["matches"] += len(part)
+            counts["matches_at_threshold"] += int((part.similarity >= workspace.settings.threshold).sum())
+            counts["with_earlier_shards"] += int((admission_of(part.i) != a.number).sum())
+            ids_a, ids_b = _ids(workspace, visible, part.i), _ids(workspace, visible, part.j)
+            yield pairs_table(part.i, part.j, ids_a, ids_b, part.similarity)
+
+    cells = ShardCells.read(workspace.cells(codebook, a))
+    texts = {c: int(cells.home_counts[c]) for c in dense_cells if cells.home_counts[c] or cells.ghost_counts[c]}
+    write_pairs(workspace.pairs(a.shard), tables(), list(texts))
+    return {
+        "rows": a.records,
+        **counts,
+        "floor": workspace.settings.floor,
+        "compared_with_admissions": a.number,
+        "codebook": codebook.number,
+        "pairs_file": str(workspace.pairs(a.shard)),
+        "dense_cells": len(texts),
+        "texts_in_dense_cells": sum(texts.values()),
+    }
+
+
+def _plan(
+    workspace: Workspace, codebook: Codebook, visible: list[Admission], group_bytes: int
+) -> list[tuple[int, int]]:
     """Contiguous groups of cells, balanced by predicted cost and bounded in bytes."""
     homes = np.zeros(codebook.cells, np.int64)
     ghosts = np.zeros(codebook.cells, np.int64)
@@ -125,7 +141,7 @@ def _plan(workspace: Workspace, codebook: Codebook, visible: list[Admission]) ->
             row_bytes = cells.vectors.shape[1] * cells.vectors.dtype.itemsize
     if not homes.any():
         return []
-    return plan_groups(homes, homes + ghosts, row_bytes, GROUP_BYTES, MIN_GROUPS)
+    return plan_groups(homes, homes + ghosts, row_bytes, group_bytes, MIN_GROUPS)
 
 
 def _ids(workspace: Workspace, visible: list[Admission], keys: np.ndarray) -> pa.Array:

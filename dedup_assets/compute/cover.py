@@ -87,11 +87,11 @@ def deduplicate_vectors(
         del block, home_rows, home_offsets, ghost_rows, ghost_offsets
         walk = Walk(i, j, similarity, n, threshold, keepers_only=rule == "leader")
         del i, j, similarity
-        work = walk_dense(walk, groups, lambda rows: vectors[rows], np.full(n, UNKNOWN, np.int8), piece=piece)
+        products = walk_dense(walk, groups, lambda rows: vectors[rows], np.full(n, UNKNOWN, np.int8), piece=piece)
     noted["cells"], noted["dense_cells"] = len(centroids), len(dense.cells)
     noted["matches"] = walk.matches
     noted["dense_rows"] = sum(len(group.members) for group in groups)
-    noted["dense_products"] = work.products
+    noted["dense_products"] = products
     return walk.decisions()
 
 

@@ -8,11 +8,13 @@ all its records name the same keeper.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from dedup_assets.compute.decisions import leader_cover, semdedup
+from dedup_assets.compute.decisions import Walk
+from dedup_assets.compute.dense import DenseCell, Vectors, walk_dense
 
 NONE = -1
 
@@ -94,6 +96,8 @@ def decide_batch(
     threshold: float,
     earlier: TextDecisions,
     rule: str = "leader",
+    dense: Sequence[DenseCell] = (),
+    vectors: Vectors | None = None,
 ) -> BatchDecisions:
     """Decide every record of a batch.
 
@@ -104,11 +108,16 @@ def decide_batch(
     order : (n,) int64
         Record indexes in curation order (a permutation).
     pairs : (m,) int64, (m,) int64, (m,) float64
-        Matches among the batch's texts and between them and earlier ones; any others are passed over.
+        Matches among the batch's texts and between them and earlier ones, all of them except those inside
+        dense cells; any others are passed over.
     threshold : float
     earlier : TextDecisions
-        Every text decided before this batch that a record or a pair of it refers to.
+        Every text decided before this batch that a record, a pair or a dense cell of it refers to.
     rule : {"leader", "semdedup"}
+    dense : sequence of DenseCell, optional
+        Members are keys: texts among which matches are not listed.
+    vectors : callable, optional
+        Stored vectors (m, d) of text keys (m,); needed with dense cells.
 
     Notes
     -----
@@ -143,10 +152,16 @@ def decide_batch(
     useful = (low >= 0) & (high >= nodes_before)
     decided = np.full(nodes_before + len(unique), -1, np.int8)
     decided[:nodes_before] = earlier.kept
-    cover = {"leader": leader_cover, "semdedup": semdedup}[rule]
-    nodes = cover(low[useful], high[useful], pairs[2][useful], len(decided), threshold, decided=decided)
-
     key_of_node = np.concatenate([earlier.keys, unique[by_rank]])
+    keepers_only = {"leader": True, "semdedup": False}[rule]
+    walk = Walk(
+        low[useful], high[useful], pairs[2][useful], len(decided), threshold, decided, keepers_only=keepers_only
+    )  # fmt: skip
+    if dense and vectors is not None:
+        fetch = vectors
+        cells = [cell.renamed(node_of(cell.members)) for cell in dense]
+        walk_dense(walk, cells, lambda some: fetch(key_of_node[some]), decided)
+    nodes = walk.advance(walk.n).decisions()
     own_nodes = nodes_before + rank_of_text
     text_kept = nodes.kept[own_nodes]
     keeper_of = nodes.keeper[own_nodes]

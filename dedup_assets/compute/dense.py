@@ -113,7 +113,7 @@ def walk_dense(
     *,
     piece: int = PIECE,
     sketch: int | None = None,
-) -> DenseWork:
+) -> int:
     """Finish a walk with all matches between a home record and another record of each dense cell.
 
     Parameters
@@ -133,36 +133,38 @@ def walk_dense(
 
     Returns
     -------
-    DenseWork
-        With the number of products taken. The decisions, in the walk, do not depend on `piece` or `sketch`.
+    int
+        Pairs of which a low-precision product was taken. The decisions, in the walk, do not depend on `piece`
+        or `sketch`.
     """
-    work = DenseWork(walk, cells, vectors, decided, sketch)
-    members = np.unique(np.concatenate([np.empty(0, np.int64), *(cell.members for cell in cells)]))
-    members = members[decided[members] == UNKNOWN]
+    everyone = np.unique(np.concatenate([np.empty(0, np.int64), *(cell.members for cell in cells)]))
+    members = everyone[decided[everyone] == UNKNOWN]
+    if not len(members):
+        walk.advance(walk.n)
+        return 0
+    work = _DenseWork(walk, cells, everyone, vectors, decided, sketch)
     start, size = 0, min(piece, FIRST_PIECE)
     while start < len(members):
         stop = min(start + size, len(members))
         work.advance(members[start:stop], walk.n if stop == len(members) else int(members[stop]))
         start, size = stop, min(2 * size, piece)
-    walk.advance(walk.n)
-    return work
+    return work.products
 
 
-class DenseWork:
-    """The state between two pieces: which records of each cell count so far, and their rows to multiply.
-
-    Attributes
-    ----------
-    products : int
-        Pairs of which a low-precision product was taken.
-    """
+class _DenseWork:
+    """The state between two pieces: which records of each cell count so far, and their rows to multiply."""
 
     def __init__(
-        self, walk: Walk, cells: Sequence[DenseCell], vectors: Vectors, decided: np.ndarray, sketch: int | None
+        self,
+        walk: Walk,
+        cells: Sequence[DenseCell],
+        everyone: np.ndarray,
+        vectors: Vectors,
+        decided: np.ndarray,
+        sketch: int | None,
     ) -> None:
         self.walk, self.cells, self.vectors = walk, cells, vectors
         self.products = 0
-        everyone = np.unique(np.concatenate([np.empty(0, np.int64), *(cell.members for cell in cells)]))
         counts = decided[everyone] != REMOVED if walk.keepers_only else np.ones(len(everyone), bool)
         everyone = everyone[counts]
         sample = everyone[np.linspace(0, len(everyone) - 1, min(len(everyone), SKETCH_ROWS)).astype(np.int64)]
@@ -244,9 +246,7 @@ class DenseWork:
                 )  # fmt: skip
                 self.walk.tell(members[row], others[column], similarity)
 
-    def _against_each_other(
-        self, members: np.ndarray, home: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _against_each_other(self, members: np.ndarray, home: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Matches among members, of which the earlier one may count."""
         own = np.searchsorted(self.piece, members)
         # What an earlier keeper matches is not going to be a keeper.

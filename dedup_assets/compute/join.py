@@ -295,9 +295,7 @@ class _Worker:
         finally:
             self.held = None
 
-    def _looks_dense(
-        self, homes: np.ndarray, ghosts: np.ndarray, new_homes: int, new_ghosts: int, pairs: int
-    ) -> bool:
+    def _looks_dense(self, homes: np.ndarray, ghosts: np.ndarray, new_homes: int, new_ghosts: int, pairs: int) -> bool:
         """Whether a sample of the cell's pairs, the same on every machine, promises four times the bound."""
         # A pair of two home rows can be drawn either way round, hence half.
         join = self.join
@@ -309,7 +307,7 @@ class _Worker:
         proposed = (near >= torch.tensor(join.bound, dtype=join.low.dtype).item()) & (i != j)
         similarity = canonical_pairs(join.block.vectors, i[proposed], j[proposed], squares=join.squares)
         share = np.count_nonzero(similarity >= join.floor) / max(1, len(i))
-        return share * pairs / 2 > 4 * self.most
+        return bool(share * pairs / 2 > 4 * self.most)
 
     def _compare(self, first: int, homes: np.ndarray, ghosts: np.ndarray, new_homes: int, new_ghosts: int) -> None:
         """Compare the rows of one cell whose homes begin at place ``first``."""

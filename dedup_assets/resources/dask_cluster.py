@@ -20,6 +20,7 @@ from pydantic import PrivateAttr
 
 from dedup_assets.errors import DedupError, WorkspaceError
 from dedup_assets.resources.gpu_memory import pool_options
+from dedup_assets.resources.memory import worker_memory
 from dedup_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class DaskCluster(dg.ConfigurableResource):
             self._cluster = LocalCluster(
                 n_workers=workers,
                 threads_per_worker=threads,
+                memory_limit=worker_memory(self._settings, workers),
                 dashboard_address=None,
                 scheduler_kwargs=LOOPBACK_HTTP,
                 host="127.0.0.1",
@@ -163,6 +165,11 @@ class DaskCluster(dg.ConfigurableResource):
             yield
         finally:
             torch.set_num_threads(before)
+
+    def tasks_at_once(self) -> int:
+        """How many tasks run at once on one machine and share its memory; starts the cluster."""
+        threads = self.client().nthreads().values()
+        return max(1, max(threads, default=1) if self._address else sum(threads))
 
     def close(self) -> None:
         """Disconnect, and end the cluster if it is ours."""

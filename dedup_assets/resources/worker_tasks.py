@@ -6,19 +6,21 @@ worker sees under the same path. Each task may run twice: what it publishes is t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from dedup_assets.compute.blocks import ShardPiece
 from dedup_assets.compute.cells import assign
-from dedup_assets.compute.join import Matches, match_pieces, unique_matches
+from dedup_assets.compute.join import MAX_MATCHES, DenseCells, Matches, match_pieces
 from dedup_assets.errors import ModelError
 from dedup_assets.settings import Settings
 from dedup_assets.storage.cells import ShardCells, read_centroids
 from dedup_assets.storage.embeddings import EmbeddingTable
 from dedup_assets.storage.models import load_encoder, locate_model
-from dedup_assets.storage.shards import text_keys
+from dedup_assets.storage.shards import admission_of, text_keys
+from dedup_assets.storage.spill import MatchRuns
 
 
 def worker_device(device: str) -> str:
@@ -111,12 +113,19 @@ def lay_out(vectors: np.ndarray, rows: np.ndarray, centroids: np.ndarray, floor:
 
 
 def match_cells_of_shards(
-    shards: list[tuple[str, int, bool]], first: int, last: int, floor: float, device: str
-) -> Matches:
-    """Matches met in cells [first, last) with at least one text of a new shard.
+    shards: list[tuple[str, int, bool]],
+    first: int,
+    last: int,
+    floor: float,
+    device: str,
+    dense_limit: int,
+    spill: tuple[str, int],
+) -> FoundMatches:
+    """Matches met in cells [first, last) that a new shard owns, being the later one.
 
     `shards` lists (cells folder, admission number, is new). Matches are between text keys, the earlier
-    first; one that is met in two groups of cells is in the answer of both.
+    first; one that is met in two groups of cells is in the answer of both. `spill` is the folder that matches
+    are written to when they take more than so many bytes.
     """
     pieces = []
     for folder, admission, is_new in shards:
@@ -131,4 +140,22 @@ def match_cells_of_shards(
                 is_new=is_new,
             )
         )
-    return unique_matches(list(match_pieces(pieces, first, last, floor, device=worker_device(device))))
+    owners = np.array([admission for _, admission, is_new in shards if is_new])
+    runs = MatchRuns(Path(spill[0]), spill[1])
+    dense = DenseCells(dense_limit)
+    most = min(MAX_MATCHES, runs.most)
+    options = {"device": worker_device(device), "max_matches": most}
+    for found in match_pieces(pieces, first, last, floor, dense=dense, **options):
+        # The later shard of a match owns it; matches owned by a shard of another run are that run's.
+        mine = np.isin(admission_of(found.j), owners)
+        runs.add(Matches(found.i[mine], found.j[mine], found.similarity[mine]))
+    return FoundMatches(runs.in_memory(), runs.files, dense.cells)
+
+
+@dataclass(frozen=True)
+class FoundMatches:
+    """What a group of cells gave: matches in memory, runs of further ones on disk, and dense cells."""
+
+    matches: Matches
+    files: list[Path]
+    dense_cells: list[int]

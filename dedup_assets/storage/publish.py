@@ -122,6 +122,16 @@ def publish_folder(target: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """A name for a temporary folder, which is removed at the end if it was made; swept if the process dies."""
+    folder = temporary_beside(parent / "any")
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def sweep_temporary(folder: Path, *, deep: bool = True) -> int:
     """Remove what killed processes of this host left in `folder` and, if `deep`, in the folders below it.
 

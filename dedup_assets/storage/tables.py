@@ -3,10 +3,13 @@ equal bytes."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dedup_assets.storage.publish import publish_file
@@ -89,11 +92,55 @@ def pairs_table(
     return pa.table([ids_a, ids_b, pa.array(similarity), pa.array(keys_a), pa.array(keys_b)], schema=PAIRS)
 
 
-def read_pairs(path: Path, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Text keys (m,), (m,) and similarities (m,) of the matches at or above a threshold."""
-    table = pq.read_table(path, columns=["key_a", "key_b", "similarity"], filters=[("similarity", ">=", threshold)])
+PAIR_ROWS = 1 << 20
+"""Rows of a row group of matches."""
+
+DENSE_CELLS = b"dense_cells"
+"""Name in a file's metadata: the cells, of the codebook its shard was admitted under, whose matches are not
+listed. In the file itself, so that what is listed and what is not can never be out of step."""
+
+
+def write_pairs(path: Path, parts: Iterator[pa.Table], dense_cells: Sequence[int] = ()) -> None:
+    """Publish matches, given in parts of any size; the bytes do not depend on the parts."""
+    schema = PAIRS
+    if dense_cells:
+        schema = PAIRS.with_metadata({DENSE_CELLS: json.dumps(sorted(dense_cells))})
+
+    def write(temporary: Path) -> None:
+        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            waiting = PAIRS.empty_table()
+            written = False
+            for part in parts:
+                waiting = pa.concat_tables([waiting, part])
+                while waiting.num_rows >= PAIR_ROWS:
+                    writer.write_table(_whole(waiting.slice(0, PAIR_ROWS), schema), PAIR_ROWS)
+                    waiting, written = waiting.slice(PAIR_ROWS), True
+            if waiting.num_rows or not written:
+                writer.write_table(_whole(waiting, schema), PAIR_ROWS)
+
+    publish_file(path, write)
+
+
+def _whole(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table in one chunk: how a table is cut into chunks shows in the pages of a file."""
+    return table.combine_chunks().cast(schema)
+
+
+def read_pairs(path: Path, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[int]]:
+    """Text keys (m,), (m,) and similarities (m,) of the matches at or above a threshold, and the dense cells.
+
+    Read row group by row group from one open file: it may be replaced by an equivalent one meanwhile.
+    """
+    parts = []
+    with path.open("rb") as handle, pq.ParquetFile(handle) as file:
+        metadata = file.schema_arrow.metadata or {}
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=["key_a", "key_b", "similarity"])
+            parts.append(table.filter(pc.field("similarity") >= threshold))
+    table = pa.concat_tables(parts) if parts else PAIRS.empty_table()
     return (
         table.column("key_a").to_numpy(),
         table.column("key_b").to_numpy(),
         table.column("similarity").to_numpy(),
+        json.loads(metadata.get(DENSE_CELLS, b"[]")),
     )

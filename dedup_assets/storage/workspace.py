@@ -7,7 +7,8 @@ lancedb/                 table `embeddings`: one row per distinct text
 codebooks/NUMBER.npy     centroids
 admitted/SHARD@CONTENT/  which text each record has, which texts are new with this shard
 cells/NUMBER/SHARD@CONTENT/   the new texts by home cell, and their ghosts, under one codebook
-pairs/SHARD.parquet      every match of the shard with itself and with shards admitted before it
+pairs/SHARD.parquet      every match of the shard with itself and with shards admitted before it; of dense
+                         cells, in the file's metadata, the numbers instead of the matches
 decisions/GENERATION/    decisions per record and per text
 output/                  what is published
 dagster/                 the embedded Dagster instance

@@ -1,0 +1,68 @@
+"""How much of what is held in memory at once, given the setting ``memory_limit``. Changes no result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dedup_assets.settings import Settings, parse_bytes
+
+LIBRARIES = 2**30
+"""What a worker process needs before it holds any data: torch, pyarrow and LanceDB take 0.6 GB."""
+
+TEXT_BYTES = 4096
+"""A text while it is embedded: the text itself, 1 to 2 KB, its place in a batch, and its vector."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Shares of the memory for data.
+
+    Attributes
+    ----------
+    total : int
+        Bytes for data in all.
+    group_bytes : int
+        Vectors that a task of the join gathers; rows to multiply and listings take about as much again.
+    task_match_bytes, match_bytes : int
+        Matches that a task, and the process that gathers them, hold before they spill.
+    texts : int
+        Texts held at once while embedding.
+    """
+
+    total: int
+    group_bytes: int
+    task_match_bytes: int
+    match_bytes: int
+    texts: int
+
+
+def memory_plan(settings: Settings, tasks: int) -> MemoryPlan:
+    """Divide the memory among so many tasks at once.
+
+    A half goes to the vectors of the join and what is made of them, an eighth to the matches of all tasks and
+    an eighth to those gathered; sorting matches needs the rest. The upper bounds are where more would not make
+    anything faster.
+    """
+    total = parse_bytes(settings.memory_limit) or _half_of_free()
+    tasks = max(1, tasks)
+    return MemoryPlan(
+        total=total,
+        group_bytes=max(2**20, min(256 * 2**20, total // (4 * tasks))),
+        task_match_bytes=max(2**14, min(64 * 2**20, total // (8 * tasks))),
+        match_bytes=max(2**14, min(512 * 2**20, total // 8)),
+        texts=max(512, min(50_000, total // 4 // TEXT_BYTES)),
+    )
+
+
+def worker_memory(settings: Settings, workers: int) -> str | int:
+    """Limit of one worker process of a local cluster, as Dask takes it: beyond it spills, pauses and restarts."""
+    limit = parse_bytes(settings.memory_limit)
+    return "auto" if limit is None else limit // max(1, workers) + LIBRARIES
+
+
+def _half_of_free() -> int:
+    """Half of the memory that is free, within the limit of the container."""
+    import psutil
+    from distributed.system import MEMORY_LIMIT
+
+    return min(psutil.virtual_memory().available, MEMORY_LIMIT) // 2
