@@ -13,17 +13,15 @@ from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.hashes import HashIndex, first_occurrences
 from dedup_assets.errors import ModelError, WorkspaceError
 from dedup_assets.resources.dask_cluster import DaskCluster
+from dedup_assets.resources.memory import embedded_at_once
 from dedup_assets.resources.worker_tasks import encode_texts
 from dedup_assets.resources.workspace import WorkspaceResource
+from dedup_assets.settings import Settings
 from dedup_assets.storage.embeddings import EmbeddingTable
 from dedup_assets.storage.ingest import read_texts
 from dedup_assets.storage.models import ModelLocation, load_encoder, locate_model
 from dedup_assets.storage.shards import Records, read_records
 from dedup_assets.storage.workspace import Workspace
-
-GROUP_TEXTS = 50_000
-"""Texts embedded between two commits: about a minute or two on a laptop is what a crash can cost, and
-sorting by length over that many makes padding negligible. 50,000 x 384 float16 are 38 MB in memory."""
 
 BATCH_TEXTS = 512
 """Texts sent to a worker at once: about a second of work on one core, so two cores end together."""
@@ -55,7 +53,7 @@ def embeddings(context: dg.AssetExecutionContext, workspace: WorkspaceResource, 
         known = table.known()
         shards = {key: read_records(run.workspace.raw(key, bases[key])) for key in pending}
         run.progress.total(sum(len(records) for records in shards.values()), "records")
-        for group in _groups(shards):
+        for group in _groups(shards, embedded_at_once(run.workspace.settings)):
             known = _embed_group(run, dask, table, known, group, bases, encoder)
 
 
@@ -68,11 +66,11 @@ class _ShardTexts:
     new: np.ndarray  # indexes among the records
 
 
-def _groups(shards: dict[str, Records]) -> Iterator[dict[str, Records]]:
+def _groups(shards: dict[str, Records], most: int) -> Iterator[dict[str, Records]]:
     group: dict[str, Records] = {}
     size = 0
     for key, records in shards.items():
-        if group and size + len(records) > GROUP_TEXTS:
+        if group and size + len(records) > most:
             yield group
             group, size = {}, 0
         group[key] = records
@@ -150,24 +148,50 @@ def _encode(
     """Vectors (n, d) of the new texts in order, and whether each was over the window."""
     settings = run.workspace.settings
     spec = ingest_spec(settings)
-    texts: list[str] = []
-    for s in shards:
-        texts += read_texts(run.workspace.raw(s.key, bases[s.key]), spec, s.records.positions[s.new])
-    characters = np.concatenate([s.records.characters[s.new] for s in shards])
-    # Longest first: batches hold texts of like length, and no long batch is left for the end.
-    order = np.argsort(-characters, kind="stable")
-    step = GPU_BATCH_TEXTS if dask.resolved_device() == "cuda" else BATCH_TEXTS
-    batches = [order[start : start + step] for start in range(0, len(order), step)]
-    vectors = np.empty((len(texts), dimension), dtype=settings.vector_dtype)
-    truncated = np.zeros(len(texts), dtype=bool)
-    arguments = (
-        ([texts[i] for i in batch], settings, encoder.fingerprint, dask.resolved_device()) for batch in batches
-    )
-    for index, (batch_vectors, batch_truncated) in dask.map(encode_texts, arguments) if batches else ():
+    device = dask.resolved_device()
+    step = GPU_BATCH_TEXTS if device == "cuda" else BATCH_TEXTS
+    count = sum(len(s.new) for s in shards)
+    vectors = np.empty((count, dimension), dtype=settings.vector_dtype)
+    truncated = np.zeros(count, dtype=bool)
+    batches: list[np.ndarray] = []
+
+    def arguments() -> Iterator[tuple[list[str], Settings, str, str]]:
+        first = 0
+        for part in _at_once(shards, embedded_at_once(settings)):
+            texts: list[str] = []
+            for s in part:
+                texts += read_texts(run.workspace.raw(s.key, bases[s.key]), spec, s.records.positions[s.new])
+            characters = np.concatenate([s.records.characters[s.new] for s in part])
+            # Longest first: batches hold texts of like length, and no long batch is left for the end.
+            order = np.argsort(-characters, kind="stable")
+            for start in range(0, len(order), step):
+                batch = order[start : start + step]
+                batches.append(first + batch)
+                yield [texts[i] for i in batch], settings, encoder.fingerprint, device
+            first += len(texts)
+
+    for index, (batch_vectors, batch_truncated) in dask.map(encode_texts, arguments()) if count else ():
         vectors[batches[index]] = batch_vectors
         truncated[batches[index]] = batch_truncated
         run.progress.advance(len(batches[index]))
     return vectors, truncated
+
+
+def _at_once(shards: list[_ShardTexts], most: int) -> Iterator[list[_ShardTexts]]:
+    """The new texts of shards, in order, in parts of at most so many; a large shard is cut."""
+    part: list[_ShardTexts] = []
+    room = most
+    for s in shards:
+        start = 0
+        while start < len(s.new):
+            taken = s.new[start : start + room]
+            part.append(_ShardTexts(s.key, s.records, taken))
+            start, room = start + len(taken), room - len(taken)
+            if room == 0:
+                yield part
+                part, room = [], most
+    if part:
+        yield part
 
 
 def _given_vectors(
