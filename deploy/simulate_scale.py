@@ -22,10 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dedup_assets.assets.pairwise_similarities import GROUP_BYTES, MIN_GROUPS
+from dedup_assets.assets.pairwise_similarities import MIN_GROUPS
 from dedup_assets.compute.blocks import plan_groups
 from dedup_assets.compute.kmeans import ITERATIONS, SAMPLES_PER_CENTROID, choose_cells
 from dedup_assets.resources.dask_cluster import WINDOW_PER_THREAD
+from dedup_assets.resources.memory import GROUP_BYTES
 
 # -- measured --------------------------------------------------------------------------------------------------
 # CPU seconds of one thread (`time.process_time`, OpenBLAS and OpenMP held to one thread), Intel Xeon with AMX,

@@ -13,6 +13,10 @@ GROUP_TEXTS = 50_000
 """Texts embedded between two commits: about a minute or two on a laptop is what a crash can cost, and
 sorting by length over that many makes padding negligible. 50,000 x 384 float16 are 38 MB in memory."""
 
+GROUP_BYTES = 256 * 2**20
+"""Vectors that a task of the join gathers at most, whatever memory there is: groups of cells are then still
+many enough that workers end together."""
+
 TEXT_BYTES = 4096
 """A text while it is embedded: the text itself, 1 to 2 KB, its place in a batch, and its vector."""
 
@@ -48,7 +52,7 @@ def memory_plan(settings: Settings, tasks: int) -> MemoryPlan:
     tasks = max(1, tasks)
     return MemoryPlan(
         total=total,
-        group_bytes=max(2**20, min(256 * 2**20, total // (4 * tasks))),
+        group_bytes=max(2**20, min(GROUP_BYTES, total // (4 * tasks))),
         task_match_bytes=max(2**14, min(64 * 2**20, total // (8 * tasks))),
         match_bytes=max(2**14, min(512 * 2**20, total // 8)),
     )
