@@ -114,6 +114,14 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="[default: auto]"),
         click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler.  [default: a local cluster]"),
         click.option("--workers", type=click.IntRange(min=1), help="Local workers.  [default: one, or one per GPU]"),
+        click.option(
+            "--memory-limit", metavar="SIZE", help="Memory for data, such as 2GB.  [default: half of what is free]"
+        ),
+        click.option(
+            "--dense-limit",
+            type=click.IntRange(min=0),
+            help=f"Matches per text from which a cell is not listed pair by pair; 0: never.  [default: {d.dense_limit}]",
+        ),
     ]
     for option in reversed(options):
         command = option(command)
