@@ -120,7 +120,7 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--dense-limit",
             type=click.IntRange(min=0),
-            help=f"Matches per text from which a cell is not listed pair by pair; 0: never.  [default: {d.dense_limit}]",
+            help=f"Matches per text from which a cell is not listed by pairs; 0: never.  [default: {d.dense_limit}]",
         ),
     ]
     for option in reversed(options):
