@@ -292,7 +292,8 @@ def pairs(around: float | None, count: int, workspace: str, full: bool, as_json:
     """The stored matches nearest similarity T, texts side by side: how to choose a threshold.
 
     Look at a few T between the floor and 1, and stop where the texts are no longer what you would call
-    duplicates. `dedup-assets threshold` then decides anew.
+    duplicates. `dedup-assets threshold` then decides anew. Matches in cells of near-copies are not listed one by
+    one (--dense-limit of `dedup-assets curate`) and so not shown.
 
     \b
     Examples:
