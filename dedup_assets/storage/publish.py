@@ -132,6 +132,15 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def identity(folder: Path) -> tuple[int, int, int]:
+    """What tells a published folder from another that stood under its name: device, inode, time of change.
+
+    A published folder never changes, but a workspace may be deleted and made anew: caches use this as a key.
+    """
+    found = folder.stat()
+    return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
 def sweep_temporary(folder: Path, *, deep: bool = True) -> int:
     """Remove what killed processes of this host left in `folder` and, if `deep`, in the folders below it.
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from dedup_assets.compute.hashes import HashIndex, empty_hashes
 from dedup_assets.errors import ShardError
-from dedup_assets.storage.publish import publish_folder
+from dedup_assets.storage.publish import identity, publish_folder
 
 ROW_BITS = 40
 """A shard has fewer than 2^40 rows, a corpus fewer than 2^23 shards."""
@@ -74,9 +74,13 @@ def read_records(raw: Path) -> Records:
     )
 
 
-@lru_cache(maxsize=512)
 def read_ids(raw: Path) -> tuple[np.ndarray, pa.Array]:
-    """Rows (n,) int64 and ids (n,) of a shard's valid records. Raw folders never change, so it is cached."""
+    """Rows (n,) int64 and ids (n,) of a shard's valid records; read once per process."""
+    return _read_ids(raw, identity(raw))
+
+
+@lru_cache(maxsize=512)
+def _read_ids(raw: Path, _: tuple[int, int, int]) -> tuple[np.ndarray, pa.Array]:
     table = pq.read_table(raw / "records.parquet", columns=["row", "id"]).combine_chunks()
     ids = table.column("id").chunk(0) if table.num_rows else pa.array([], pa.string())
     return table.column("row").to_numpy(), ids

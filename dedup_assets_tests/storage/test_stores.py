@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -352,3 +355,36 @@ def test_writing_the_same_decisions_again_gives_the_same_bytes(workspace: Worksp
     assert len(before) == 6
     write_all(workspace)
     assert content() == before
+
+
+def test_a_folder_that_was_made_anew_is_read_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "cells"
+    for first in (0, 100):
+        cells = ShardCells(
+            vectors=np.eye(2, dtype=np.float16),
+            rows=np.array([first, first + 1]),
+            home_offsets=np.array([0, 2]),
+            ghost_rows=np.empty(0, np.int32),
+            ghost_offsets=np.array([0, 0]),
+        )
+        cells.write(folder)
+        assert ShardCells.read(folder).rows.tolist() == [first, first + 1]
+        assert ShardCells.read(folder) is ShardCells.read(folder), "mapped once per process"
+        shutil.rmtree(folder)
+
+
+def test_more_shards_can_be_mapped_than_the_usual_limit_of_open_files(tmp_path: Path) -> None:
+    program = """
+import pathlib, resource, sys
+import numpy as np
+from dedup_assets.storage.cells import ShardCells
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+root = pathlib.Path(sys.argv[1])
+for number in range(60):
+    offsets = np.array([0, 1])
+    arrays = np.ones((1, 4), np.float16), np.array([number]), offsets, np.zeros(1, np.int32), offsets
+    ShardCells(*arrays).write(root / str(number))
+shards = [ShardCells.read(root / str(number)) for number in range(60)]
+assert [int(shard.rows[0]) for shard in shards] == list(range(60))
+"""
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
