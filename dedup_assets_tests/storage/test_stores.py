@@ -200,7 +200,8 @@ def test_matches_are_read_down_to_the_threshold_asked_for(tmp_path: Path, count:
     write_parquet(path, table)
     assert pq.read_table(path) == table
     for threshold in (0.5, 0.9, float(np.linspace(0.9, 1.0, 11)[5]), 0.951, 1.0, 1.1):
-        a, b, similarity = read_pairs(path, threshold)
+        a, b, similarity, dense = read_pairs(path, threshold)
+        assert dense == []
         expected = [i for i, s in enumerate(np.linspace(0.9, 1.0, count)) if s >= threshold]
         assert a.tolist() == expected
         assert b.tolist() == [i + 2**50 for i in expected]
