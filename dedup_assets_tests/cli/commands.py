@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,3 +87,8 @@ def published(workspace: Path) -> dict[str, bytes]:
     """Every file of the output by its relative path."""
     output = workspace / "output"
     return {str(path.relative_to(output)): path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+
+def heed_interrupts() -> None:
+    """For a child that is to be interrupted: a shell starts what runs in its background deaf to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

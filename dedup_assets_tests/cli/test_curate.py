@@ -22,7 +22,7 @@ from dedup_assets import api
 from dedup_assets.assets.stage import STAGES
 from dedup_assets.cli import main
 from dedup_assets.settings import Settings
-from dedup_assets_tests.cli.commands import SCRIPT, Call, published, write_corpus, write_jsonl
+from dedup_assets_tests.cli.commands import SCRIPT, Call, heed_interrupts, published, write_corpus, write_jsonl
 
 KEYS = {
     *("shards", "rows_in", "kept", "removed_exact", "removed_semantic", "quarantined", "texts_over_window"),
@@ -204,6 +204,7 @@ def test_ctrl_c_ends_with_a_message_and_the_same_command_goes_on(tmp_path: Path,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=heed_interrupts,
     )
     until = time.monotonic() + 60
     while not (ws / "raw").is_dir() and time.monotonic() < until and process.poll() is None:

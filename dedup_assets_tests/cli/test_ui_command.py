@@ -17,7 +17,7 @@ import pytest
 
 import dedup_assets as da
 from dedup_assets.assets.stage import STAGES
-from dedup_assets_tests.cli.commands import SCRIPT, Call, write_corpus
+from dedup_assets_tests.cli.commands import SCRIPT, Call, heed_interrupts, write_corpus
 
 QUERY = """{ assetNodes { assetKey { path } partitionKeys assetMaterializations { partition } } }"""
 
@@ -65,7 +65,11 @@ def test_the_ui_shows_the_workspace_until_it_is_interrupted(tmp_path: Path, call
 
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen(
-            [*SCRIPT, "ui", "-w", str(ws), "--port", str(port)], stdout=log, stderr=log, start_new_session=True
+            [*SCRIPT, "ui", "-w", str(ws), "--port", str(port)],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=heed_interrupts,
         )
     try:
         until = time.monotonic() + 120

@@ -96,7 +96,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
         _wait_for(lambda: server.poll() is None and _answers(address), 120, lambda: (folder / "ui.log").read_text())
         yield address, workspace
     finally:
-        os.killpg(server.pid, signal.SIGINT)
+        os.killpg(server.pid, signal.SIGTERM)
         server.wait(timeout=60)
         log.close()
 
