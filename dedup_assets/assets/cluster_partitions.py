@@ -9,7 +9,6 @@ import time
 import dagster as dg
 import numpy as np
 
-from dedup_assets.assets.embeddings import settled_dimension
 from dedup_assets.assets.kmeans_centroids import codebook_in_force, kmeans_centroids
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.hashes import HashIndex, first_occurrences, hash_ids
@@ -17,6 +16,7 @@ from dedup_assets.errors import ShardError
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.worker_tasks import assign_shard
 from dedup_assets.resources.workspace import WorkspaceResource
+from dedup_assets.storage.encoding import settled_dimension
 from dedup_assets.storage.ledger import Admission, Codebook, Completion
 from dedup_assets.storage.shards import (
     REJECTED,

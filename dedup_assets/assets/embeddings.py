@@ -8,18 +8,19 @@ import dagster as dg
 import numpy as np
 import pyarrow as pa
 
-from dedup_assets.assets.raw_shards import ingest_spec, raw_shards
+from dedup_assets.assets.raw_shards import raw_shards
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.hashes import HashIndex, first_occurrences
-from dedup_assets.errors import ModelError, WorkspaceError
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.memory import embedded_at_once
 from dedup_assets.resources.worker_tasks import encode_texts
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.settings import Settings
 from dedup_assets.storage.embeddings import EmbeddingTable
+from dedup_assets.storage.encoding import open_table, settle_encoder, settled_dimension
 from dedup_assets.storage.ingest import read_texts
-from dedup_assets.storage.models import ModelLocation, load_encoder, locate_model
+from dedup_assets.storage.ingest_spec import ingest_spec
+from dedup_assets.storage.models import ModelLocation
 from dedup_assets.storage.shards import Records, read_records
 from dedup_assets.storage.workspace import Workspace
 
@@ -206,41 +207,3 @@ def _given_vectors(
             vectors[start : start + len(s.new)] = given[s.new]
             start += len(s.new)
     return vectors, np.zeros(len(vectors), dtype=bool)
-
-
-def settle_encoder(workspace: Workspace) -> ModelLocation:
-    """Find the model and hold it to the one the workspace was made with. Raises ModelError."""
-    location = locate_model(workspace.settings.model)
-    settled = workspace.ledger.settle_meta("model_fingerprint", location.fingerprint)
-    if settled != location.fingerprint:
-        raise ModelError(
-            f"Model {workspace.settings.model} found in {location.folder} has fingerprint "
-            f"{location.fingerprint}, but {workspace.root} was made with {settled}: vectors of different "
-            "models cannot be compared. Install the same model files, or curate into a new workspace."
-        )
-    if workspace.ledger.meta("dimension") is None:
-        settings = workspace.settings
-        encoder = load_encoder(
-            location,
-            pooling=None if settings.pooling == "auto" else settings.pooling,
-            max_length=settings.max_length or None,
-            batch_size=settings.batch_size or None,
-            device="cpu",
-            precision="auto",
-        )
-        workspace.ledger.settle_meta("dimension", str(encoder.dimension))
-    return location
-
-
-def settled_dimension(workspace: Workspace) -> int | None:
-    """Dimension of the workspace's vectors; None while no valid record with a vector has come."""
-    dimension = workspace.ledger.meta("dimension")
-    return None if dimension is None else int(dimension)
-
-
-def open_table(workspace: Workspace) -> EmbeddingTable:
-    """The workspace's table of embeddings. Raises WorkspaceError before there is a vector."""
-    dimension = settled_dimension(workspace)
-    if dimension is None:
-        raise WorkspaceError(f"{workspace.root} has no vectors yet: materialise the asset `embeddings`.")
-    return EmbeddingTable(workspace.lancedb, dimension, workspace.settings.vector_dtype)

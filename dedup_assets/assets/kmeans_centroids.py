@@ -9,7 +9,7 @@ import time
 import dagster as dg
 import numpy as np
 
-from dedup_assets.assets.embeddings import embeddings, open_table, settled_dimension
+from dedup_assets.assets.embeddings import embeddings
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.kmeans import choose_cells, fit_centroids, sample_size
 from dedup_assets.resources.centroids import fit_on_gpus
@@ -17,6 +17,7 @@ from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.worker_tasks import reassign_shard
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.cells import read_centroids, write_centroids
+from dedup_assets.storage.encoding import open_table, settled_dimension
 from dedup_assets.storage.ledger import Codebook
 from dedup_assets.storage.workspace import Workspace
 

@@ -8,9 +8,9 @@ import dagster as dg
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.errors import DedupError, ShardError
 from dedup_assets.resources.workspace import WorkspaceResource
-from dedup_assets.settings import Settings
 from dedup_assets.storage.changes import refuse_changed_content, source_file, source_state
-from dedup_assets.storage.ingest import IngestSpec, ingest_shard
+from dedup_assets.storage.ingest import ingest_shard
+from dedup_assets.storage.ingest_spec import ingest_spec
 from dedup_assets.storage.ledger import Completion, Shard
 from dedup_assets.storage.publish import publish_folder
 from dedup_assets.storage.sources import content_fingerprint
@@ -72,20 +72,3 @@ def _ingest(run: StageRun, key: str, shard: Shard | None, done: Completion | Non
     }
     run.complete(key, fingerprint, facts, time.perf_counter() - started)
     return report.rows
-
-
-def ingest_spec(settings: Settings) -> IngestSpec:
-    """What the settings mean for reading a shard."""
-    keep_column = settings.keep_column()
-    return IngestSpec(
-        text_columns=settings.text_columns,
-        id_column=settings.id_column,
-        # Only the default name may be absent: whoever named a column wants it to be there.
-        id_column_required=settings.id_column != Settings.id_column,
-        embedding_column=settings.embedding_column or None,
-        embedding_dtype=settings.vector_dtype,
-        order_column=keep_column[0] if keep_column else None,
-        unicode_form=settings.unicode_form,
-        keep_empty=settings.keep_empty,
-        duplicate_ids=settings.duplicate_ids,
-    )

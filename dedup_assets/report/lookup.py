@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dedup_assets.assets.embeddings import open_table, settle_encoder
-from dedup_assets.assets.raw_shards import ingest_spec
 from dedup_assets.compute.similarity import canonical_similarity
 from dedup_assets.errors import SettingsError, WorkspaceError
 from dedup_assets.resources.worker_tasks import encode_texts
+from dedup_assets.storage.encoding import open_table, settle_encoder
 from dedup_assets.storage.ingest import read_texts
+from dedup_assets.storage.ingest_spec import ingest_spec
 from dedup_assets.storage.ledger import Admission, Completion
 from dedup_assets.storage.output import read_manifest
 from dedup_assets.storage.shards import Records, admission_of, read_records, row_of

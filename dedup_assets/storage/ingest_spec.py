@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dedup_assets.errors import ShardError
+from dedup_assets.settings import Settings
 from dedup_assets.storage import columns
 from dedup_assets.storage.readers import ShardContent
 from dedup_assets.storage.sources import SourceFile
@@ -47,6 +48,23 @@ class IngestSpec:
     keep_empty: bool = False
     duplicate_ids: str = "quarantine"
     dimension: int | None = None
+
+
+def ingest_spec(settings: Settings) -> IngestSpec:
+    """What the settings mean for reading a shard."""
+    keep_column = settings.keep_column()
+    return IngestSpec(
+        text_columns=settings.text_columns,
+        id_column=settings.id_column,
+        # Only the default name may be absent: whoever named a column wants it to be there.
+        id_column_required=settings.id_column != Settings.id_column,
+        embedding_column=settings.embedding_column or None,
+        embedding_dtype=settings.vector_dtype,
+        order_column=keep_column[0] if keep_column else None,
+        unicode_form=settings.unicode_form,
+        keep_empty=settings.keep_empty,
+        duplicate_ids=settings.duplicate_ids,
+    )
 
 
 def check_columns(source: SourceFile, spec: IngestSpec, content: ShardContent) -> None:

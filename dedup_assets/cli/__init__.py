@@ -1,0 +1,83 @@
+"""The command line: a thin face over `dedup_assets.api` and the look-ups, a module for each family of commands."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+
+import click
+
+from dedup_assets.cli import curate, look, operate
+from dedup_assets.errors import DedupError
+
+# Libraries that draw bars or warn on standard error would run into ours.
+_QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "true",
+    "DAGSTER_DISABLE_TELEMETRY": "1",
+}
+
+
+class _InOrder(click.Group):
+    """A group that lists its commands in the order in which people meet them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="dedup-assets")
+def main() -> None:
+    """Exact semantic deduplication for text corpora that grow.
+
+    Shard files become a corpus without duplicates, with the reason for every removal. The work is done by
+    Dagster assets; `dedup-assets ui` shows them. `dedup-assets COMMAND --help` explains a command.
+
+    \b
+    Examples:
+      dedup-assets curate shards/ --workspace ws
+      dedup-assets pairs --around 0.92 --workspace ws
+      dedup-assets threshold 0.92 --workspace ws
+
+    Exit status: 0 done, 1 something failed and is named on standard error, 2 wrong usage, 130 interrupted.
+    """
+
+
+# In the order in which people meet them: `--help` lists them so.
+for _command in (
+    curate.curate,
+    curate.register,
+    curate.threshold,
+    look.explain,
+    look.pairs,
+    look.search,
+    operate.ui,
+):
+    main.add_command(_command)
+
+
+def run() -> None:
+    """Entry point: errors a person can act on are printed without a traceback."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show ≥ is no reason to fail
+    try:
+        main(standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as problem:
+        problem.show()
+        sys.exit(problem.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted. What was finished is kept; run the same command to go on.", err=True)
+        sys.exit(130)
+    except DedupError as problem:
+        click.echo(f"Error: {problem}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough (`| head`). What is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,125 @@
+"""Commands that make a curation: curate, register, threshold."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from dedup_assets.cli.options import given_settings, json_option, print_json, settings_options, workspace_option
+
+
+@click.command(short_help="Deduplicate shard files, or finish what is unfinished.")
+@click.argument("sources", nargs=-1, metavar="[SOURCE]...")
+@workspace_option
+@settings_options
+@click.option("--demo", is_flag=True, help="Curate the docstrings of the installed Python packages.")
+@json_option
+def curate(sources: tuple[str, ...], workspace: str, demo: bool, as_json: bool, **options: Any) -> None:
+    """Deduplicate shard files against each other and all that was curated before.
+
+    SOURCE is a file, a folder, a glob or an fsspec URL of Parquet, JSON lines (.jsonl, .json; .gz, .zst) or
+    CSV; one file is one shard. Without SOURCE, what is registered and unfinished is finished.
+
+    The first call writes the options to WORKSPACE/curation.toml, later calls read them. Shards that are
+    finished are not touched again. A shard that cannot be read fails alone: the others are finished, the
+    reason goes to standard error and, with --json, under "failures", and the exit status is 1.
+
+    \b
+    Examples:
+      dedup-assets curate shards/ --workspace ws
+      dedup-assets curate reviews.csv --text-column title --text-column body
+      dedup-assets curate 's3://bucket/week-*.parquet' --threshold 0.9
+      dedup-assets curate --demo --workspace demo
+    """
+    from dedup_assets import api
+    from dedup_assets.report import console as report
+    from dedup_assets.report.live import live_progress
+
+    if demo and sources:
+        raise click.UsageError("--demo gathers its own corpus: leave SOURCE out.")
+    with live_progress() as bars:
+        if demo:
+            sources = _demo_corpus(workspace)
+        curation = api.curate(*sources, workspace=workspace, listener=bars, check=False, **given_settings(options))
+    failures = dict(curation.failures)
+    if as_json:
+        print_json({**curation.summary, "failures": failures})
+    else:
+        report.print_summary(Console(), curation.summary, len(failures))
+    for shard, message in failures.items():
+        click.echo(f"Failed: {shard}: {message}", err=True)
+    if failures:
+        click.echo(
+            f"Error: {len(failures)} {'shard' if len(failures) == 1 else 'shards'} failed, all others are finished. "
+            "Correct what is named above and run the same command again.",
+            err=True,
+        )
+        sys.exit(1)
+
+
+@click.command(short_help="Register shards as partitions without running anything.")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@workspace_option
+@settings_options
+@json_option
+def register(sources: tuple[str, ...], workspace: str, as_json: bool, **options: Any) -> None:
+    """Register shards as Dagster partitions without running anything.
+
+    The assets of the new partitions can then be materialised from the UI, or by `dedup-assets curate` without
+    sources. Options are those of `dedup-assets curate`.
+
+    \b
+    Example:
+      dedup-assets register 'shards/week-*.jsonl.gz' --workspace ws
+      dedup-assets ui --workspace ws
+    """
+    from dedup_assets import api
+    from dedup_assets.report.live import live_progress
+
+    with live_progress():
+        new = api.register(*sources, workspace=workspace, **given_settings(options))
+    if as_json:
+        print_json({"registered": new})
+    else:
+        click.echo("\n".join([*new, f"{len(new)} new {'shard' if len(new) == 1 else 'shards'} registered."]))
+
+
+@click.command(short_help="Decide anew under another threshold, in seconds.")
+@click.argument("similarity", metavar="T", type=float)
+@workspace_option
+@json_option
+def threshold(similarity: float, workspace: str, as_json: bool) -> None:
+    """Decide anew under threshold T, from stored matches: no model, no join.
+
+    T must not lie below the floor of the stored matches. What changes is listed in OUTPUT/changes. Shards
+    that are registered and unfinished are finished on the way.
+
+    \b
+    Examples:
+      dedup-assets threshold 0.92 --workspace ws
+      dedup-assets threshold 0.92 --workspace ws --json | jq .kept
+    """
+    from dedup_assets import api
+    from dedup_assets.report import console as report
+    from dedup_assets.report.live import live_progress
+
+    with live_progress() as bars:
+        curation = api.rethreshold(similarity, workspace=workspace, listener=bars)
+    if as_json:
+        print_json(dict(curation.summary))
+    else:
+        report.print_summary(Console(), curation.summary)
+
+
+def _demo_corpus(workspace: str) -> tuple[str, ...]:
+    from dedup_assets.demo import write_demo_corpus
+    from dedup_assets.storage.publish import storage_errors
+
+    folder = Path(workspace).expanduser() / "demo"
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)  # gathering takes seconds: fail before it
+        return tuple(str(path) for path in write_demo_corpus(folder))

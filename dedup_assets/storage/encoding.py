@@ -1,0 +1,49 @@
+"""Which encoder and which vectors a workspace is made of, settled by the first shard and held to ever after.
+
+Finds the model and opens the table; embeds nothing itself.
+"""
+
+from __future__ import annotations
+
+from dedup_assets.errors import ModelError, WorkspaceError
+from dedup_assets.storage.embeddings import EmbeddingTable
+from dedup_assets.storage.models import ModelLocation, load_encoder, locate_model
+from dedup_assets.storage.workspace import Workspace
+
+
+def settle_encoder(workspace: Workspace) -> ModelLocation:
+    """Find the model and hold it to the one the workspace was made with. Raises ModelError."""
+    location = locate_model(workspace.settings.model)
+    settled = workspace.ledger.settle_meta("model_fingerprint", location.fingerprint)
+    if settled != location.fingerprint:
+        raise ModelError(
+            f"Model {workspace.settings.model} found in {location.folder} has fingerprint "
+            f"{location.fingerprint}, but {workspace.root} was made with {settled}: vectors of different "
+            "models cannot be compared. Install the same model files, or curate into a new workspace."
+        )
+    if workspace.ledger.meta("dimension") is None:
+        settings = workspace.settings
+        encoder = load_encoder(
+            location,
+            pooling=None if settings.pooling == "auto" else settings.pooling,
+            max_length=settings.max_length or None,
+            batch_size=settings.batch_size or None,
+            device="cpu",
+            precision="auto",
+        )
+        workspace.ledger.settle_meta("dimension", str(encoder.dimension))
+    return location
+
+
+def settled_dimension(workspace: Workspace) -> int | None:
+    """Dimension of the workspace's vectors; None while no valid record with a vector has come."""
+    dimension = workspace.ledger.meta("dimension")
+    return None if dimension is None else int(dimension)
+
+
+def open_table(workspace: Workspace) -> EmbeddingTable:
+    """The workspace's table of embeddings. Raises WorkspaceError before there is a vector."""
+    dimension = settled_dimension(workspace)
+    if dimension is None:
+        raise WorkspaceError(f"{workspace.root} has no vectors yet: materialise the asset `embeddings`.")
+    return EmbeddingTable(workspace.lancedb, dimension, workspace.settings.vector_dtype)
