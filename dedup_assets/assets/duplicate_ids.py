@@ -15,21 +15,13 @@ from dedup_assets.assets.pairwise_similarities import STAGE as MATCHING
 from dedup_assets.assets.pairwise_similarities import match_shards, pairwise_similarities
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.curation import BatchDecisions, TextDecisions, decide_batch
-from dedup_assets.compute.order import keeper_order, prototype_cosine, random_keys, rebuild_order
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.workspace import WorkspaceResource
-from dedup_assets.storage.cells import ShardCells
+from dedup_assets.storage.curation_order import LoadedShard, append_order_of, load_shard, rebuild_order_of
 from dedup_assets.storage.decisions import DecidedShard, DecisionStore
 from dedup_assets.storage.dense import DenseTexts
 from dedup_assets.storage.ledger import Admission, Entry, Generation
-from dedup_assets.storage.shards import (
-    REJECTED,
-    AdmittedShard,
-    Records,
-    admission_of,
-    read_column,
-    read_records,
-)
+from dedup_assets.storage.shards import admission_of
 from dedup_assets.storage.tables import read_pairs
 from dedup_assets.storage.workspace import Workspace
 
@@ -116,9 +108,9 @@ def _ensure_matches(run: StageRun, dask: DaskCluster, admissions: Sequence[Admis
 def _decide(workspace: Workspace, store: DecisionStore, batch: Sequence[Admission]) -> list[dict[str, Any]]:
     """Decide the records of a batch, publish the decisions of its shards, return facts of each."""
     settings = workspace.settings
-    shards = [_load(workspace, a) for a in batch]
+    shards = [load_shard(workspace, a) for a in batch]
     record_texts = np.concatenate([s.texts for s in shards])
-    order = _rebuild_order(workspace, shards) if settings.mode == "rebuild" else _append_order(workspace, shards[0])
+    order = rebuild_order_of(workspace, shards) if settings.mode == "rebuild" else append_order_of(workspace, shards[0])
     columns = [read_pairs(workspace.pairs(a.shard), settings.threshold) for a in batch]
     pairs = tuple(np.concatenate([part[i] for part in columns]) for i in range(3))
     dense = DenseTexts(workspace, {a: part[3] for a, part in zip(batch, columns, strict=True)})
@@ -140,92 +132,7 @@ def _decide(workspace: Workspace, store: DecisionStore, batch: Sequence[Admissio
     return _publish(store, shards, decisions)
 
 
-class _LoadedShard:
-    """The accepted records of an admitted shard."""
-
-    def __init__(self, admission: Admission, raw: Records, admitted: AdmittedShard) -> None:
-        accepted = np.flatnonzero(admitted.record_texts != REJECTED)
-        self.admission = admission
-        self.texts = admitted.record_texts[accepted]
-        self.rows = raw.rows[accepted]
-        self.positions = raw.positions[accepted]
-        self.hashes = raw.hashes[accepted]
-        self.characters = raw.characters[accepted]
-        self.ids = raw.ids.take(accepted)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-
-def _load(workspace: Workspace, a: Admission) -> _LoadedShard:
-    raw = read_records(workspace.raw(a.shard, a.fingerprint))
-    return _LoadedShard(a, raw, AdmittedShard.read(workspace.admitted(a)))
-
-
-def _append_order(workspace: Workspace, shard: _LoadedShard) -> np.ndarray:
-    """Curation order of one shard's records: by the keeper rule, ties by row."""
-    settings = workspace.settings
-    values, descending = _preference(workspace, [shard])
-    if values is None:
-        return keeper_order("first", len(shard))
-    if settings.keep == "random":
-        return keeper_order("random", len(shard), ids=shard.ids.to_pylist(), seed=settings.seed)
-    return keeper_order("column", len(shard), column=values, descending=descending)
-
-
-def _rebuild_order(workspace: Workspace, shards: Sequence[_LoadedShard]) -> np.ndarray:
-    """One order over all records: by the keeper rule, ties by content, whatever shard they came in."""
-    values, descending = _preference(workspace, shards)
-    ids = [record_id for shard in shards for record_id in shard.ids.to_pylist()]
-    hashes = np.concatenate([shard.hashes for shard in shards])
-    return rebuild_order(hashes, ids, quality=values, descending=descending)
-
-
-def _preference(workspace: Workspace, shards: Sequence[_LoadedShard]) -> tuple[Any, bool]:
-    """The value that orders records under the keeper rule and whether the largest comes first; None for
-    the order in which they stand."""
-    settings = workspace.settings
-    column = settings.keep_column()
-    if column is not None:
-        name, descending = column
-        values: list[Any] = []
-        for shard in shards:
-            raw = workspace.raw(shard.admission.shard, shard.admission.fingerprint)
-            values += read_column(raw, name, shard.positions)
-        return values, descending
-    if settings.keep == "longest":
-        return np.concatenate([shard.characters for shard in shards]), True
-    if settings.keep == "random":
-        return random_keys([i for shard in shards for i in shard.ids.to_pylist()], settings.seed), False
-    if settings.keep in ("hard", "easy"):
-        return _likeness(workspace, shards), settings.keep == "easy"
-    return None, False
-
-
-def _likeness(workspace: Workspace, shards: Sequence[_LoadedShard]) -> np.ndarray:
-    """Cosine of each record's text to the mean vector of the batch's new texts.
-
-    A prototype without clusters, so that the number of cells changes no decision. Copies of earlier texts
-    are removed or follow them in any order, so their value does not matter.
-    """
-    keys, vectors = [], []
-    for shard in shards:
-        codebook = workspace.ledger.codebooks()[shard.admission.codebook]
-        cells = ShardCells.read(workspace.cells(codebook, shard.admission))
-        by_row = np.argsort(cells.rows, kind="stable")
-        keys.append(np.sort(AdmittedShard.read(workspace.admitted(shard.admission)).new_keys))
-        vectors.append(np.asarray(cells.vectors)[by_row])
-    known = np.concatenate(keys)
-    texts = np.concatenate([shard.texts for shard in shards])
-    if not len(known):
-        return np.zeros(len(texts))
-    cosine = prototype_cosine(np.concatenate([part for part in vectors if len(part)]))
-    order = np.argsort(known, kind="stable")
-    at = order[np.minimum(np.searchsorted(known[order], texts), len(known) - 1)]
-    return np.where(known[at] == texts, cosine[at], 0.0)
-
-
-def _publish(store: DecisionStore, shards: Sequence[_LoadedShard], decisions: BatchDecisions) -> list[dict[str, Any]]:
+def _publish(store: DecisionStore, shards: Sequence[LoadedShard], decisions: BatchDecisions) -> list[dict[str, Any]]:
     """Write the decisions of each shard of a batch; returns facts of each."""
     rows = np.concatenate([shard.rows for shard in shards])
     ids = [record_id for shard in shards for record_id in shard.ids.to_pylist()]
