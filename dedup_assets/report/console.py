@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,15 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-LONG_TEXT = 500
-"""Characters of a text shown in a table; `--full` shows all."""
+from dedup_assets.report.words import counted, shorten, visible
 
 WRAPPED_TEXT = 20_000
 """Characters of a text laid out in columns at most: wrapping takes a second for some 100,000 of them, and more
 than a few pages cannot be compared side by side anyway."""
-
-_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Control characters other than tab and line feed, and those that reverse the direction of writing."""
 
 
 def print_summary(console: Console, summary: Mapping[str, Any], failed: int = 0) -> None:
@@ -41,7 +36,7 @@ def print_summary(console: Console, summary: Mapping[str, Any], failed: int = 0)
     if summary.get("texts_over_window"):
         console.print(
             Text(
-                f"{_counted(summary['texts_over_window'], 'text')} longer than the model's window: compared by "
+                f"{counted(summary['texts_over_window'], 'text')} longer than the model's window: compared by "
                 "their beginning"
             )
         )
@@ -49,7 +44,7 @@ def print_summary(console: Console, summary: Mapping[str, Any], failed: int = 0)
     work = f"{seconds:.1f} s of work, {summary['overhead_seconds']:.1f} s to start and orchestrate"
     if not failed and not any(stage["rows"] for stage in summary["stages"].values()):
         work = "nothing was left to do"
-    console.print(Text(f"{_counted(summary['shards'], 'shard')} published; {work}"))
+    console.print(Text(f"{counted(summary['shards'], 'shard')} published; {work}"))
     console.print(Text(f"output     {visible(summary['output'])}", no_wrap=True, overflow="fold"))
     console.print(Text(f"workspace  {visible(summary['workspace'])}", no_wrap=True, overflow="fold"))
 
@@ -107,18 +102,6 @@ def print_hits(console: Console, hits: Sequence[Mapping[str, Any]], full: bool) 
     console.print(table)
 
 
-def shorten(text: str, full: bool) -> str:
-    """A text cut to what a table shows, without what a terminal would obey."""
-    if full or len(text) <= LONG_TEXT:
-        return visible(text)
-    return visible(text[:LONG_TEXT]) + f" … ({len(text):,} characters)"
-
-
-def visible(text: str) -> str:
-    """A text with control characters written out: one from a corpus must not steer the terminal."""
-    return _UNSEEN.sub(lambda found: ascii(found.group())[1:-1], text.replace("\r\n", "\n"))
-
-
 def _facts(facts: Mapping[str, Any]) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
@@ -148,10 +131,6 @@ def _print_text(console: Console, text: str) -> None:
         console.file.write(f"{text}\n")
     else:
         console.print(Text(text))
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _shown(value: Any) -> str:
