@@ -4,7 +4,10 @@ Admission gives the shard its number in the curation order. Its cells are on dis
 and its matches are looked for after, so of two shards at least one sees the other.
 """
 
+import shutil
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import dagster as dg
 import numpy as np
@@ -18,14 +21,8 @@ from dedup_assets.resources.worker_tasks import assign_shard
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.encoding import settled_dimension
 from dedup_assets.storage.ledger import Admission, Codebook, Completion
-from dedup_assets.storage.shards import (
-    REJECTED,
-    AdmittedShard,
-    Records,
-    corpus_index,
-    read_records,
-    text_keys,
-)
+from dedup_assets.storage.living import Living, corpus_index
+from dedup_assets.storage.shards import REJECTED, RETRACTED_ID, AdmittedShard, Records, read_records, text_keys
 
 
 @shard_asset(
@@ -38,30 +35,82 @@ def cluster_partitions(context: dg.AssetExecutionContext, workspace: WorkspaceRe
     with stage_run(context, workspace, dask) as run:
         bases = {shard: done.basis for shard, done in run.upstream("kmeans_centroids").items()}
         raw = run.upstream("raw_shards")
-        pending = run.unfinished(bases)
-        if not pending:
+        if not _unadmitted(run, bases):
             return
-        run.progress.total(sum(raw[shard].facts["records"] for shard in pending), "records")
+        run.progress.total(sum(raw[shard].facts["records"] for shard in _unadmitted(run, bases)), "records")
         with run.workspace.lock("admission"):
-            # Another run may have admitted some of them, or refitted, while this one waited.
-            pending = run.unfinished(bases)
+            # Another run may have admitted some of them, or refitted, or retracted, while this one waited.
+            pending = _unadmitted(run, bases)
             codebook = codebook_in_force(run, dask)
             _admit(run, dask, codebook, {shard: raw[shard] for shard in pending})
+
+
+def _unadmitted(run: StageRun, contents: Mapping[str, str]) -> list[str]:
+    """Shards of this run that are not admitted with the content that was read, and are not retracted."""
+    live = {(a.shard, a.fingerprint) for a in run.ledger.live_admissions()}
+    out = {shard.key for shard in run.ledger.shards() if shard.retracted is not None}
+    return [shard for shard in run.shards if (shard, contents[shard]) not in live and shard not in out]
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A shard about to be admitted."""
+
+    admission: Admission
+    settled: AdmittedShard
+    rows: np.ndarray
+    facts: dict[str, object]
 
 
 def _admit(run: StageRun, dask: DaskCluster, codebook: Codebook, shards: dict[str, Completion]) -> None:
     """Admit shards one after the other; their cells are laid out side by side."""
     workspace = run.workspace
-    admitted = run.ledger.admissions()
-    texts, ids = corpus_index([workspace.admitted(a) for a in admitted])
-    number = admitted[-1].number if admitted else 0
     started = time.perf_counter()
-    admissions: list[Admission] = []
-    facts: list[dict[str, object]] = []
+    candidates = _candidates(run, codebook, shards)
     batches = []
+    for c in candidates:
+        # What a killed run left under these names may rest on texts that have been retracted since.
+        for folder in (workspace.admitted(c.admission), workspace.cells(codebook, c.admission)):
+            shutil.rmtree(folder, ignore_errors=True)
+        c.settled.write(workspace.admitted(c.admission))
+        batches.append(
+            (
+                (str(workspace.lancedb), settled_dimension(workspace), workspace.settings.vector_dtype),
+                c.admission.shard,
+                c.settled.new_hashes,
+                c.rows,
+                str(workspace.codebook(codebook)),
+                workspace.settings.floor,
+                str(workspace.cells(codebook, c.admission)),
+                dask.resolved_device(),
+            )
+        )
+    admissions = [c.admission for c in candidates]
+    facts = [c.facts for c in candidates]
+    for index, counts in dask.map(assign_shard, batches) if batches else ():
+        new = max(1, counts["texts"])
+        facts[index]["ghosts"] = counts["ghosts"]
+        facts[index]["ghosts_per_text"] = round(counts["ghosts"] / new, 3)
+        run.progress.advance(int(facts[index]["rows"]))  # type: ignore[call-overload]
+    seconds = time.perf_counter() - started
+    total = max(1, sum(a.records for a in admissions))
+    entries = [(a.shard, a.basis, fact, seconds * a.records / total) for a, fact in zip(admissions, facts, strict=True)]
+    run.ledger.admit(admissions, entries, run.stage, run.run_id)
+    run.spent.rows += sum(a.records for a in admissions)
+
+
+def _candidates(run: StageRun, codebook: Codebook, shards: dict[str, Completion]) -> list[_Candidate]:
+    """Settle what each shard brings, in order. A shard that is refused is recorded as failed and left out."""
+    workspace = run.workspace
+    # Content that takes over from other content of its shard is compared with what is there without that.
+    living = Living(workspace, without=shards)
+    texts, ids, retracted = corpus_index(workspace, living)
+    number = living.all[-1].number if living.all else 0
+    candidates: list[_Candidate] = []
     for shard, raw in shards.items():
         records = read_records(workspace.raw(shard, raw.basis))
-        settled, taken = _settle(records, number + 1, texts, ids)
+        settled = _settle(records, number + 1, texts, ids, retracted)
+        taken = int(np.count_nonzero(settled.record_texts == REJECTED))
         if taken and workspace.settings.duplicate_ids == "refuse":
             example = records.ids[int(np.flatnonzero(settled.record_texts == REJECTED)[0])].as_py()
             run.fail(
@@ -71,66 +120,46 @@ def _admit(run: StageRun, dask: DaskCluster, codebook: Codebook, shards: dict[st
                     f'{example!r}. Make ids unique, or set duplicate_ids = "quarantine" in curation.toml.'
                 ),
             )
+            if any(a.shard == shard for a in living.all if a.retracted is None):
+                # Its old content stays in force after all, so the others are to be compared with it.
+                return _candidates(run, codebook, {key: done for key, done in shards.items() if key != shard})
             continue
         number += 1
-        admission = Admission(number, shard, raw.basis, codebook.number, len(settled.new_records), len(records) - taken)
-        settled.write(workspace.admitted(admission))
+        gone = int(np.count_nonzero(settled.record_texts == RETRACTED_ID))
+        accepted = len(records) - taken - gone
+        admission = Admission(number, shard, raw.basis, codebook.number, len(settled.new_records), accepted)
         texts = texts.extended(settled.new_hashes, settled.new_keys)
         ids = ids.extended(settled.id_hashes, np.zeros(len(settled.id_hashes), np.int64))
-        admissions.append(admission)
-        facts.append(
-            {
-                "rows": len(records),
-                "admission": number,
-                "new_texts": admission.texts,
-                "copies": admission.records - admission.texts,
-                "ids_taken": taken,
-                "codebook": codebook.number,
-                "cells": codebook.cells,
-            }
-        )
-        batches.append(
-            (
-                (str(workspace.lancedb), settled_dimension(workspace), workspace.settings.vector_dtype),
-                shard,
-                settled.new_hashes,
-                records.rows[settled.new_records],
-                str(workspace.codebook(codebook)),
-                workspace.settings.floor,
-                str(workspace.cells(codebook, admission)),
-                dask.resolved_device(),
-            )
-        )
-    for index, counts in dask.map(assign_shard, batches) if batches else ():
-        new = max(1, counts["texts"])
-        facts[index]["ghosts"] = counts["ghosts"]
-        facts[index]["ghosts_per_text"] = round(counts["ghosts"] / new, 3)
-        run.progress.advance(int(facts[index]["rows"]))  # type: ignore[call-overload]
-    seconds = time.perf_counter() - started
-    total = max(1, sum(a.records for a in admissions))
-    entries = [
-        (a.shard, a.fingerprint, fact, seconds * a.records / total) for a, fact in zip(admissions, facts, strict=True)
-    ]
-    run.ledger.admit(admissions, entries, run.stage, run.run_id)
-    run.spent.rows += sum(a.records for a in admissions)
+        facts: dict[str, object] = {
+            "rows": len(records),
+            "admission": number,
+            "new_texts": admission.texts,
+            "copies": admission.records - admission.texts,
+            "ids_taken": taken,
+            "ids_retracted": gone,
+            "codebook": codebook.number,
+            "cells": codebook.cells,
+        }
+        candidates.append(_Candidate(admission, settled, records.rows[settled.new_records], facts))
+    return candidates
 
 
-def _settle(records: Records, admission: int, texts: HashIndex, ids: HashIndex) -> tuple[AdmittedShard, int]:
-    """Which text each record has, which texts are new, and how many ids were taken already."""
+def _settle(records: Records, admission: int, texts: HashIndex, ids: HashIndex, retracted: HashIndex) -> AdmittedShard:
+    """Which text each record has, and which texts are new."""
     id_hashes = hash_ids(records.ids.to_pylist())
-    accepted = ids.find(id_hashes) < 0
+    gone = retracted.find(id_hashes) >= 0
+    accepted = (ids.find(id_hashes) < 0) & ~gone
     known = texts.find(records.hashes)
-    keys = np.full(len(records), REJECTED, np.int64)
+    keys = np.where(gone, np.int64(RETRACTED_ID), np.int64(REJECTED))
     keys[accepted] = known[accepted]
     # A text is named by its first accepted record here, whatever record the keeper order will prefer.
     candidates = np.flatnonzero(accepted & (known < 0))
     first = candidates[first_occurrences(records.hashes[candidates])]
     keys[candidates] = text_keys(admission, records.rows[first])
     new_records = np.unique(first)
-    settled = AdmittedShard(
+    return AdmittedShard(
         record_texts=keys,
         new_records=new_records,
         new_hashes=records.hashes[new_records],
         id_hashes=id_hashes[accepted],
     )
-    return settled, int(np.count_nonzero(~accepted))

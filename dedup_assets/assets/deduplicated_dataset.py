@@ -1,7 +1,10 @@
-"""The deduplicated dataset: kept records in the input's own schema, duplicates, quarantine, manifest."""
+"""The deduplicated dataset: kept records in the input's own schema, duplicates, quarantine, manifest.
+
+What is published of a generation only grows. A new generation is published beside it, and one switch puts it in
+force.
+"""
 
 import time
-from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -11,13 +14,18 @@ from dedup_assets.assets.duplicate_ids import STAGE as DECIDING
 from dedup_assets.assets.duplicate_ids import duplicate_ids
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.resources.workspace import WorkspaceResource
+from dedup_assets.storage.generation_changes import is_known, publish_changes
+from dedup_assets.storage.generations import decision_basis
 from dedup_assets.storage.ledger import Admission, Entry, Generation
+from dedup_assets.storage.living import Living
 from dedup_assets.storage.output import (
     PublishedShard,
     publication_basis,
-    publish_changes,
     publish_manifest,
     publish_shard,
+    published_generation,
+    remove_strangers,
+    switch_to,
 )
 
 STAGE = "deduplicated_dataset"
@@ -38,53 +46,59 @@ def deduplicated_dataset(context: dg.AssetExecutionContext, workspace: Workspace
 
 
 def publish_decided(run: StageRun) -> None:
-    """Bring the output up to date with the generation in force. The caller holds the decision lock."""
+    """Bring the output up to date with the generation in force. The caller holds the decision lock.
+
+    Files first, then the manifest, the list of changes, the switch of the link that readers follow, and last the
+    ledger's record: a run killed before that publishes the same files again, and the same manifest.
+    """
     workspace = run.workspace
     generation = run.ledger.generation()
-    assert generation is not None, "duplicate_ids makes a generation before it completes"
+    if generation is None:
+        return  # every shard of this run was retracted before anything was decided
+    living = Living(workspace)
     decided = run.ledger.completions(DECIDING)
-    raw = run.ledger.completions("raw_shards")
+    raw = run.ledger.versions("raw_shards")
     published = run.ledger.completions(STAGE)
     wanted = set(run.shards)
     # Shards of this run, and those that are published under decisions no longer in force.
-    targets = [a for a in run.ledger.admissions() if a.shard in decided and (a.shard in wanted or a.shard in published)]
+    targets = [
+        a
+        for a in living.live
+        if a.shard in decided
+        and decided[a.shard].basis == decision_basis(a, generation)
+        and (a.shard in wanted or a.shard in published)
+    ]
     basis = {a.shard: publication_basis(workspace, decided[a.shard].basis) for a in targets}
     pending = [a for a in targets if a.shard not in published or published[a.shard].basis != basis[a.shard]]
+    before = published_generation(workspace)
+    if before != generation.number:
+        remove_strangers(workspace, generation, [a.shard for a in targets])
     run.progress.total(sum(a.records for a in pending), "records")
     facts = {a.shard: published[a.shard].facts for a in targets if a not in pending}
     entries: list[Entry] = []
     for a in pending:
         started = time.perf_counter()
-        read = raw[a.shard].facts
-        result = publish_shard(workspace, a, generation, read["rows"], read["quarantined_by_reason"])
+        read = raw[a.shard, a.fingerprint].facts
+        result = publish_shard(workspace, a, generation, living, read["rows"], read["quarantined_by_reason"])
         facts[a.shard] = _facts(run, a, generation, result)
         entries.append((a.shard, basis[a.shard], facts[a.shard], time.perf_counter() - started))
         run.spent.rows += result.rows
         run.progress.advance(a.records)
-    if pending and generation.number > 1:
-        _publish_changes(run, generation, targets)
-    sources = {a.shard: PurePosixPath(raw[a.shard].facts["source_file"]).name for a in targets}
-    publish_manifest(workspace, generation, [(a, sources[a.shard], _manifest_entry(facts[a.shard])) for a in targets])
-    # Last of all: a run killed before this publishes the same files and the same manifest again.
+    sources = {a.shard: PurePosixPath(raw[a.shard, a.fingerprint].facts["source_file"]).name for a in targets}
+    publish_manifest(workspace, generation, [(a, sources[a.shard], facts[a.shard]) for a in targets])
+    if before is not None and before != generation.number and is_known(workspace, before):
+        publish_changes(workspace, before, generation, targets)
+    switch_to(workspace, generation)
     run.ledger.complete(STAGE, entries, run.run_id)
 
 
-def _publish_changes(run: StageRun, generation: Generation, targets: list[Admission]) -> None:
-    """List what this generation changed of the one before, for the shards that both decided."""
-    before = generation.number - 1
-    both = [
-        a.shard
-        for a in targets
-        if all(run.workspace.decisions(number, "records", a.shard).is_file() for number in (before, generation.number))
-    ]
-    publish_changes(run.workspace, before, generation.number, both)
-
-
 def _facts(run: StageRun, a: Admission, generation: Generation, result: PublishedShard) -> dict[str, Any]:
-    output = run.workspace.output
+    folder = run.workspace.output_generation(generation.number)
+    files = {f"{part}_file": str(folder / part / f"{a.shard}.parquet") for part in result.files}
     return {
         "rows": result.rows,
         "kept": result.kept,
+        "reference": result.reference,
         "removed_exact": result.removed_exact,
         "removed_semantic": result.removed_semantic,
         "quarantined": result.quarantined,
@@ -93,12 +107,5 @@ def _facts(run: StageRun, a: Admission, generation: Generation, result: Publishe
         "admission": a.number,
         "generation": generation.number,
         "checksums": result.files,
-        "deduplicated_file": str(output / "deduplicated" / f"{a.shard}.parquet"),
-        "duplicates_file": str(output / "duplicates" / f"{a.shard}.parquet"),
-        "quarantine_file": str(output / "quarantine" / f"{a.shard}.parquet"),
+        **files,
     }
-
-
-def _manifest_entry(facts: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("kept", "removed_exact", "removed_semantic", "quarantined", "quarantined_by_reason", "checksums")
-    return {"rows_in": facts["rows"], **{name: facts[name] for name in names}}

@@ -1,29 +1,33 @@
 """Duplicate ids: one decision for every record, with the keeper and the similarity where it is removed.
 
-Append mode decides one admission at a time and never touches an earlier one. Rebuild mode, and a change of
-the decision settings, make a new generation of decisions beside the old one.
+Appending decides one admission at a time and never touches an earlier one. What is no append (other settings, a
+retraction, a late reference, a rebuild) makes a new generation of decisions beside the old one.
 """
 
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import dagster as dg
 import numpy as np
+import pyarrow as pa
 
-from dedup_assets.assets.pairwise_similarities import STAGE as MATCHING
 from dedup_assets.assets.pairwise_similarities import match_shards, pairwise_similarities
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.curation import BatchDecisions, TextDecisions, decide_batch
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.workspace import WorkspaceResource
-from dedup_assets.storage.curation_order import LoadedShard, append_order_of, load_shard, rebuild_order_of
-from dedup_assets.storage.decisions import DecidedShard, DecisionStore
-from dedup_assets.storage.dense import DenseTexts
-from dedup_assets.storage.ledger import Admission, Entry, Generation
-from dedup_assets.storage.shards import admission_of
+from dedup_assets.storage.curation_order import LoadedShard, curation_order, load_shard
+from dedup_assets.storage.decisions import DecidedShard, DecisionStore, StandIns
+from dedup_assets.storage.dense import dense_cells
+from dedup_assets.storage.generations import Plan, decision_basis, plan_decisions
+from dedup_assets.storage.ledger import REFERENCE, Admission, Entry
+from dedup_assets.storage.living import Living
+from dedup_assets.storage.retraction import forget_dead_pairs
+from dedup_assets.storage.shards import ROW_BITS, admission_of
 from dedup_assets.storage.tables import read_pairs
-from dedup_assets.storage.workspace import Workspace
+from dedup_assets.storage.text_vectors import TextVectors
 
 STAGE = "duplicate_ids"
 
@@ -43,133 +47,137 @@ def duplicate_ids(context: dg.AssetExecutionContext, workspace: WorkspaceResourc
 
 def decide_shards(run: StageRun, dask: DaskCluster) -> None:
     """Bring the decisions up to date for the shards of this run. The caller holds the decision lock."""
-    settings = run.workspace.settings
-    fingerprint = settings.fingerprint("decisions")
-    admissions = run.ledger.admissions()
-    generation = run.ledger.generation()
-    decided = run.ledger.completions(STAGE)
-    wanted = max(a.number for a in admissions if a.shard in set(run.shards))
-    same = generation is not None and generation.fingerprint == fingerprint
-    if settings.mode == "rebuild":
-        targets = admissions
-        current = generation if same and generation and generation.admissions == len(admissions) else None
-    else:
-        # What an earlier generation decided stays decided, so a new one covers at least as much.
-        covered = max((a.number for a in admissions if a.shard in decided), default=0)
-        targets = [a for a in admissions if a.number <= max(wanted, covered)]
-        current = generation if same else None
-    is_new_generation = current is None
-    if current is None:
-        number = 1 if generation is None else generation.number + 1
-        current = Generation(number, fingerprint, settings.mode, len(targets))
-    basis = {a.shard: decision_basis(a, current) for a in targets}
-    pending = [a for a in targets if a.shard not in decided or decided[a.shard].basis != basis[a.shard]]
-    if not pending:
+    retractions = run.ledger.last_retraction()
+    living = Living(run.workspace)
+    plan = plan_decisions(run.ledger, run.workspace.settings, living.live, retractions, run.shards)
+    if plan is None:
         return
-    _ensure_matches(run, dask, pending)
+    pending = plan.pending
+    owners = [*pending, *_gone_owners(plan, living)]
+    _ensure_matches(run, dask, owners)
+    if plan.is_new:
+        # A killed run may have left some under this number, of admissions that have been retracted since.
+        shutil.rmtree(run.workspace.generation(plan.generation.number), ignore_errors=True)
+        if retractions:
+            forget_dead_pairs(run.workspace, living)
     run.progress.total(sum(a.records for a in pending), "records")
-    batches = [pending] if settings.mode == "rebuild" else [[a] for a in pending]
-    store = DecisionStore(run.workspace, current.number, admissions)
+    decider = _Decider(run, plan, living)
     entries: list[Entry] = []
-    for batch in batches:
+    for batch in plan.batches:
         started = time.perf_counter()
-        decided_batch = _decide(run.workspace, store, batch)
+        facts = decider.decide(batch)
         seconds = time.perf_counter() - started
         total = max(1, sum(a.records for a in batch))
-        for a, facts in zip(batch, decided_batch, strict=True):
-            facts["generation"] = current.number
-            entries.append((a.shard, basis[a.shard], facts, seconds * a.records / total))
+        entries += [
+            (a.shard, decision_basis(a, plan.generation), facts[a.number], seconds * a.records / total) for a in batch
+        ]
         run.spent.rows += sum(a.records for a in batch)
         run.progress.advance(sum(a.records for a in batch))
-        if not is_new_generation:
+        if not plan.is_new:
             run.ledger.complete(STAGE, entries, run.run_id)
             entries = []
-    if is_new_generation:
-        run.ledger.add_generation(current, entries, STAGE, run.run_id)
+    if plan.is_new:
+        run.ledger.add_generation(plan.generation, entries, STAGE, run.run_id, plan.answers)
 
 
-def decision_basis(admission: Admission, generation: Generation) -> str:
-    """What a shard's decisions rest on: its content, and the generation."""
-    return f"{admission.fingerprint}/{generation.number}-{generation.fingerprint[:16]}"
+def _gone_owners(plan: Plan, living: Living) -> list[Admission]:
+    """Retracted admissions whose matches count: some of their texts live on in the shards of a new generation."""
+    return [a for a in living.visible if a.retracted is not None] if plan.is_new else []
 
 
-def _ensure_matches(run: StageRun, dask: DaskCluster, admissions: Sequence[Admission]) -> None:
+def _ensure_matches(run: StageRun, dask: DaskCluster, admissions: Iterable[Admission]) -> None:
     """Find the matches of shards that were admitted by a run that did not get further.
 
     Whoever comes to decide helps: the result is the same whoever computes it, and nobody waits for a run
-    that may be dead.
+    that may be dead. A file of matches is published whole, and under the name of its admission.
     """
-    matched = run.ledger.completions(MATCHING)
-    missing = [a.shard for a in admissions if a.shard not in matched or matched[a.shard].basis != a.fingerprint]
+    missing = [a for a in admissions if not run.workspace.pairs(a).is_file()]
     if missing:
         match_shards(run, dask, missing)
 
 
-def _decide(workspace: Workspace, store: DecisionStore, batch: Sequence[Admission]) -> list[dict[str, Any]]:
-    """Decide the records of a batch, publish the decisions of its shards, return facts of each."""
-    settings = workspace.settings
-    shards = [load_shard(workspace, a) for a in batch]
-    record_texts = np.concatenate([s.texts for s in shards])
-    order = rebuild_order_of(workspace, shards) if settings.mode == "rebuild" else append_order_of(workspace, shards[0])
-    columns = [read_pairs(workspace.pairs(a.shard), settings.threshold) for a in batch]
-    pairs = tuple(np.concatenate([part[i] for part in columns]) for i in range(3))
-    dense = DenseTexts(workspace, {a: part[3] for a, part in zip(batch, columns, strict=True)})
-    cells = dense.cells()
-    numbers = np.array([a.number for a in batch])
-    referred = np.unique(np.concatenate([record_texts, pairs[0], pairs[1], *(cell.members for cell in cells)]))
-    outside = referred[~np.isin(admission_of(referred), numbers)]
-    earlier = store.texts(outside) if settings.mode == "append" else TextDecisions.empty()
-    decisions = decide_batch(
-        record_texts,
-        order,
-        (pairs[0], pairs[1], pairs[2]),
-        settings.threshold,
-        earlier,
-        settings.keeper_rule,
-        cells,
-        dense.vectors,
-    )
-    return _publish(store, shards, decisions)
+class _Decider:
+    """Decides the batches of a plan one after the other."""
 
+    def __init__(self, run: StageRun, plan: Plan, living: Living) -> None:
+        self.workspace = run.workspace
+        self.plan = plan
+        self.living = living
+        self.store = DecisionStore(run.workspace, plan.generation.number)
+        self.vectors = TextVectors(run.workspace)
+        self.decided = plan.decided
+        self.gone = _gone_owners(plan, living)
 
-def _publish(store: DecisionStore, shards: Sequence[LoadedShard], decisions: BatchDecisions) -> list[dict[str, Any]]:
-    """Write the decisions of each shard of a batch; returns facts of each."""
-    rows = np.concatenate([shard.rows for shard in shards])
-    ids = [record_id for shard in shards for record_id in shard.ids.to_pylist()]
-    # Keepers may stand in any shard of the batch: all representatives are known before a shard is written.
-    store.remember(decisions.texts, rows[decisions.representative], [ids[i] for i in decisions.representative])
-    facts: list[dict[str, Any]] = []
-    start = 0
-    for shard in shards:
-        stop = start + len(shard)
-        part = slice(start, stop)
-        own = admission_of(decisions.texts.keys) == shard.admission.number
-        store.write(
-            DecidedShard(
-                admission=shard.admission,
-                rows=shard.rows,
-                ids=shard.ids,
-                kept=decisions.kept[part],
-                keeper=decisions.keeper[part],
-                similarity=decisions.similarity[part],
-                exact=decisions.exact[part],
-                texts=decisions.texts.keys[own],
+    def decide(self, batch: Sequence[Admission]) -> dict[int, dict[str, Any]]:
+        """Decide the records of a batch and publish the decisions of its shards; facts by admission number."""
+        settings = self.workspace.settings
+        shards = [load_shard(self.workspace, a, self.living) for a in batch]
+        record_texts = np.concatenate([s.texts for s in shards])
+        # Those of retracted admissions are among texts that this generation decides with its first batch.
+        owners = [*batch, *(self.gone if self.decided == 0 else ())]
+        columns = [read_pairs(self.workspace.pairs(a), settings.threshold) for a in owners]
+        pairs = tuple(np.concatenate([part[i] for part in columns]) for i in range(3))
+        named = {a: part[3] for a, part in zip(owners, columns, strict=True)}
+        cells = dense_cells(self.workspace, named, self.living.visible)
+        referred = np.unique(np.concatenate([record_texts, pairs[0], pairs[1], *(cell.members for cell in cells)]))
+        own = np.isin(admission_of(referred), [a.number for a in batch])
+        # Of the batch's own texts nothing is decided, whatever a killed run left on disk.
+        earlier = self.store.texts(referred[~own]) if self.decided else TextDecisions.empty()
+        decisions = decide_batch(
+            record_texts,
+            curation_order(self.workspace, shards, self.plan.generation.rebuilt, earlier.keys),
+            (pairs[0], pairs[1], pairs[2]),
+            settings.threshold,
+            earlier,
+            settings.keeper_rule,
+            cells,
+            self.vectors,
+            reference=np.concatenate([np.full(len(s), s.is_reference) for s in shards]),
+            first_place=self.decided << ROW_BITS,
+        )
+        self.decided += len(batch)
+        return self._publish(shards, decisions)
+
+    def _publish(self, shards: Sequence[LoadedShard], decisions: BatchDecisions) -> dict[int, dict[str, Any]]:
+        """Write the decisions of each shard of a batch; returns facts of each."""
+        at = decisions.representative
+        numbers = np.concatenate([np.full(len(shard), shard.admission.number) for shard in shards])
+        rows = np.concatenate([shard.rows for shard in shards])
+        ids = [record_id for shard in shards for record_id in shard.ids.to_pylist()]
+        stand_ins = StandIns(numbers[at], rows[at], pa.array([ids[i] for i in at], pa.string()))
+        # Keepers may stand in any shard of the batch: all representatives are known before a shard is written.
+        self.store.write_texts(self.store.remember(decisions.texts, stand_ins))
+        facts: dict[int, dict[str, Any]] = {}
+        start = 0
+        for shard in shards:
+            stop = start + len(shard)
+            part = slice(start, stop)
+            elsewhere = self.store.write_records(
+                DecidedShard(
+                    admission=shard.admission,
+                    rows=shard.rows,
+                    ids=shard.ids,
+                    kept=decisions.kept[part],
+                    keeper=decisions.keeper[part],
+                    similarity=decisions.similarity[part],
+                    exact=decisions.exact[part],
+                )
             )
-        )
-        removed = ~decisions.kept[part]
-        exact = decisions.exact[part]
-        earlier = removed & (admission_of(decisions.keeper[part]) != shard.admission.number)
-        facts.append(
-            {
-                "rows": len(shard),
-                "kept": int(decisions.kept[part].sum()),
-                "removed": int(removed.sum()),
-                "removed_exact": int(exact.sum()),
-                "removed_semantic": int((removed & ~exact).sum()),
-                "removed_for_other_shards": int(earlier.sum()),
-                "duplicate_ratio": round(float(removed.mean()), 4) if len(shard) else 0.0,
-                "threshold": store.threshold,
-            }
-        )
-        start = stop
-    return facts
+            facts[shard.admission.number] = self._facts(shard, ~decisions.kept[part], decisions.exact[part], elsewhere)
+            start = stop
+        return facts
+
+    def _facts(self, shard: LoadedShard, removed: np.ndarray, exact: np.ndarray, elsewhere: int) -> dict[str, Any]:
+        reference = len(shard) if shard.admission.role == REFERENCE else 0
+        return {
+            "rows": len(shard),
+            "reference": reference,
+            "kept": len(shard) - int(removed.sum()) - reference,
+            "removed": int(removed.sum()),
+            "removed_exact": int(exact.sum()),
+            "removed_semantic": int((removed & ~exact).sum()),
+            "removed_for_other_shards": elsewhere,
+            "duplicate_ratio": round(float(removed.mean()), 4) if len(shard) else 0.0,
+            "threshold": self.workspace.settings.threshold,
+            "generation": self.plan.generation.number,
+        }

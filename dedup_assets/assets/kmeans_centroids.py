@@ -19,6 +19,7 @@ from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.cells import read_centroids, write_centroids
 from dedup_assets.storage.encoding import open_table, settled_dimension
 from dedup_assets.storage.ledger import Codebook
+from dedup_assets.storage.living import Living
 from dedup_assets.storage.workspace import Workspace
 
 REFIT_GROWTH = 2.0
@@ -106,7 +107,7 @@ def _fitted(workspace: Workspace, dask: DaskCluster, texts: int, cells: int) -> 
 
 
 def _reassign_admitted(run: StageRun, dask: DaskCluster, old: Codebook, new: Codebook) -> None:
-    """Lay every admitted shard out under a new codebook, before it comes into force."""
+    """Lay every admitted shard of which a text lives out under a new codebook, before it comes into force."""
     workspace = run.workspace
     centroids = str(workspace.codebook(new))
     batches = [
@@ -117,7 +118,7 @@ def _reassign_admitted(run: StageRun, dask: DaskCluster, old: Codebook, new: Cod
             str(workspace.cells(new, a)),
             dask.resolved_device(),
         )
-        for a in run.ledger.admissions()
+        for a in Living(workspace).visible
     ]
     for _ in dask.map(reassign_shard, batches) if batches else ():
         pass

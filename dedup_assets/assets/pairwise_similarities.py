@@ -20,8 +20,9 @@ from dedup_assets.resources.worker_tasks import match_cells_of_shards
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.cells import ShardCells
 from dedup_assets.storage.ledger import Admission, Codebook
+from dedup_assets.storage.living import Living
 from dedup_assets.storage.publish import temporary_folder
-from dedup_assets.storage.shards import admission_of, read_ids, row_of
+from dedup_assets.storage.shards import admission_of
 from dedup_assets.storage.spill import MatchRuns
 from dedup_assets.storage.tables import pairs_table, write_pairs
 from dedup_assets.storage.workspace import Workspace
@@ -44,26 +45,30 @@ def pairwise_similarities(context: dg.AssetExecutionContext, workspace: Workspac
         bases = {shard: done.basis for shard, done in run.upstream("cluster_partitions").items()}
         pending = run.unfinished(bases)
         if pending:
-            match_shards(run, dask, pending)
+            match_shards(run, dask, [a for a in run.ledger.live_admissions() if a.shard in set(pending)])
 
 
-def match_shards(run: StageRun, dask: DaskCluster, pending: Sequence[str]) -> None:
-    """Find, publish and record the matches of admitted shards; one join per codebook they stand under."""
-    admissions = run.ledger.admissions()
+def match_shards(run: StageRun, dask: DaskCluster, wanted: Sequence[Admission]) -> None:
+    """Find, publish and record the matches of admissions; one join per codebook they stand under."""
+    living = Living(run.workspace)
     codebooks = run.ledger.codebooks()
-    wanted = [a for a in admissions if a.shard in set(pending)]
     plans = []
     for number in sorted({a.codebook for a in wanted}):
-        new = [a for a in wanted if a.codebook == number]
-        visible = [a for a in admissions if a.number <= new[-1].number]
+        new = sorted((a for a in wanted if a.codebook == number), key=lambda a: a.number)
+        visible = [a for a in living.visible if a.number <= new[-1].number]
         plans.append((codebooks[number], new, visible))
     run.progress.total(sum(codebook.cells for codebook, _, _ in plans), "cells")
     for codebook, new, visible in plans:
-        _match_under(run, dask, codebook, new, visible)
+        _match_under(run, dask, codebook, new, visible, living)
 
 
 def _match_under(
-    run: StageRun, dask: DaskCluster, codebook: Codebook, new: list[Admission], visible: list[Admission]
+    run: StageRun,
+    dask: DaskCluster,
+    codebook: Codebook,
+    new: list[Admission],
+    visible: list[Admission],
+    living: Living,
 ) -> None:
     """Join `new` shards with `visible` ones under one codebook."""
     started = time.perf_counter()
@@ -84,10 +89,10 @@ def _match_under(
             dense += found.dense_cells
             run.progress.advance(groups[index][1] - groups[index][0])
         runs = gathered.runs()
-        facts = [_write(workspace, codebook, a, visible, gathered.of_owner(runs, a.number), dense) for a in new]
+        facts = [_write(workspace, codebook, a, living, gathered.of_owner(runs, a.number), dense) for a in new]
     seconds = time.perf_counter() - started
     total = max(1, sum(a.records for a in new))
-    entries = [(a.shard, a.fingerprint, fact, seconds * a.records / total) for a, fact in zip(new, facts, strict=True)]
+    entries = [(a.shard, a.basis, fact, seconds * a.records / total) for a, fact in zip(new, facts, strict=True)]
     run.ledger.complete(STAGE, entries, run.run_id)
     run.spent.rows += sum(a.records for a in new)
 
@@ -96,7 +101,7 @@ def _write(
     workspace: Workspace,
     codebook: Codebook,
     a: Admission,
-    visible: list[Admission],
+    living: Living,
     parts: Iterable[Matches],
     dense_cells: Sequence[int],
 ) -> dict[str, Any]:
@@ -105,22 +110,23 @@ def _write(
 
     def tables() -> Iterator[pa.Table]:
         for part in parts:
+            lives = living.texts(part.i) & living.texts(part.j)
+            part = Matches(part.i[lives], part.j[lives], part.similarity[lives])
             counts["matches"] += len(part)
             counts["matches_at_threshold"] += int((part.similarity >= workspace.settings.threshold).sum())
             counts["with_earlier_shards"] += int((admission_of(part.i) != a.number).sum())
-            ids_a, ids_b = _ids(workspace, visible, part.i), _ids(workspace, visible, part.j)
-            yield pairs_table(part.i, part.j, ids_a, ids_b, part.similarity)
+            yield pairs_table(part.i, part.j, living.names(part.i), living.names(part.j), part.similarity)
 
     cells = ShardCells.read(workspace.cells(codebook, a))
     texts = {c: int(cells.home_counts[c]) for c in dense_cells if cells.home_counts[c] or cells.ghost_counts[c]}
-    write_pairs(workspace.pairs(a.shard), tables(), list(texts))
+    write_pairs(workspace.pairs(a), tables(), list(texts))
     return {
         "rows": a.records,
         **counts,
         "floor": workspace.settings.floor,
         "compared_with_admissions": a.number,
         "codebook": codebook.number,
-        "pairs_file": str(workspace.pairs(a.shard)),
+        "pairs_file": str(workspace.pairs(a)),
         "dense_cells": len(texts),
         "texts_in_dense_cells": sum(texts.values()),
     }
@@ -142,21 +148,3 @@ def _plan(
     if not homes.any():
         return []
     return plan_groups(homes, homes + ghosts, row_bytes, group_bytes, MIN_GROUPS)
-
-
-def _ids(workspace: Workspace, visible: list[Admission], keys: np.ndarray) -> pa.Array:
-    """Ids of the records that texts are named by, aligned with `keys`."""
-    if not len(keys):
-        return pa.array([], pa.string())
-    admission = {a.number: a for a in visible}
-    numbers = admission_of(keys)
-    order = np.argsort(numbers, kind="stable")
-    present, starts = np.unique(numbers[order], return_index=True)
-    parts = []
-    for number, chosen in zip(present, np.split(order, starts[1:]), strict=True):
-        a = admission[int(number)]
-        rows, ids = read_ids(workspace.raw(a.shard, a.fingerprint))
-        parts.append(ids.take(pa.array(np.searchsorted(rows, row_of(keys[chosen])))))
-    back = np.empty(len(keys), np.int64)
-    back[order] = np.arange(len(keys))
-    return pa.concat_arrays(parts).take(pa.array(back))

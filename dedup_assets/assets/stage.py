@@ -16,21 +16,12 @@ from dedup_assets.report.metadata import materialisation_metadata
 from dedup_assets.report.progress import Progress, StageTime, stage_progress
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.workspace import WorkspaceResource
-from dedup_assets.storage.ledger import Completion, Ledger
+from dedup_assets.storage.ledger import STAGES, Completion, Ledger
 from dedup_assets.storage.workspace import Workspace
 
 GROUP = "deduplication"
 
-STAGES = (
-    "raw_shards",
-    "embeddings",
-    "kmeans_centroids",
-    "cluster_partitions",
-    "pairwise_similarities",
-    "duplicate_ids",
-    "deduplicated_dataset",
-)
-"""The seven assets in pipeline order."""
+__all__ = ["GROUP", "STAGES", "StageRun", "shard_asset", "stage_run"]
 
 
 def shard_asset(*, deps: Sequence[Any], kinds: set[str], description: str) -> Any:
@@ -49,11 +40,16 @@ def shard_asset(*, deps: Sequence[Any], kinds: set[str], description: str) -> An
 
 
 class StageRun:
-    """One run of one asset over one or many shards."""
+    """One run of one asset over one or many shards.
 
-    def __init__(self, stage: str, shards: Sequence[str], workspace: Workspace, run_id: str) -> None:
+    Partitions of retracted shards stay, for the audit; `shards` are the others, `retracted` says why of these.
+    """
+
+    def __init__(self, stage: str, partitions: Sequence[str], workspace: Workspace, run_id: str) -> None:
         self.stage = stage
-        self.shards = list(shards)
+        out = {shard.key: shard.retracted for shard in workspace.ledger.shards() if shard.retracted is not None}
+        self.retracted = {key: out[key] for key in partitions if key in out}
+        self.shards = [key for key in partitions if key not in out]
         self.workspace = workspace
         self.run_id = run_id
         self.progress: Progress = Progress(stage)
@@ -120,6 +116,8 @@ def stage_run(
         if shard in done:
             metadata = materialisation_metadata(workspace, done[shard])
             context.add_asset_metadata(metadata, partition_key=shard)
+    for shard, reason in run.retracted.items():
+        context.add_asset_metadata({"retracted": reason, "dagster/partition_row_count": 0}, partition_key=shard)
 
 
 def _listed(names: Sequence[str]) -> str:

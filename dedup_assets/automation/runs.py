@@ -26,7 +26,7 @@ from dedup_assets.automation.partitions import register_partitions
 from dedup_assets.automation.sqlite_log import steady_sqlite
 from dedup_assets.errors import DedupError, ShardError, WorkspaceError
 from dedup_assets.storage.changes import refuse_changed_content
-from dedup_assets.storage.output import publication_basis
+from dedup_assets.storage.generations import decisions_due
 from dedup_assets.storage.publish import publish_text, storage_errors
 from dedup_assets.storage.workspace import Workspace
 
@@ -200,26 +200,6 @@ def prepare_home(workspace: Workspace) -> Path:
     if not (home / "dagster.yaml").is_file():
         publish_text(home / "dagster.yaml", INSTANCE_SETTINGS)
     return home
-
-
-def decisions_due(workspace: Workspace) -> set[str]:
-    """Decided shards whose decisions, or whose published files, are not those the settings ask for."""
-    ledger, settings = workspace.ledger, workspace.settings
-    generation = ledger.generation()
-    decided = ledger.completions("duplicate_ids")
-    if generation is None:
-        return set()
-    outdated = generation.fingerprint != settings.fingerprint("decisions") or (
-        settings.mode == "rebuild" and generation.admissions != len(ledger.admissions())
-    )
-    if outdated:
-        return set(decided)
-    published = ledger.completions("deduplicated_dataset")
-    return {
-        shard
-        for shard, done in decided.items()
-        if shard in published and published[shard].basis != publication_basis(workspace, done.basis)
-    }
 
 
 def changed_shards(workspace: Workspace, named: Sequence[str]) -> dict[str, str]:

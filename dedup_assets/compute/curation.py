@@ -1,9 +1,9 @@
 """From matches between texts to a decision for every record. Arrays in, arrays out.
 
-A *batch* is decided at once: one shard in append mode, the whole corpus in rebuild mode. Records with
+A *batch* is decided at once: one shard that is appended, or the whole corpus in a new generation. Records with
 one text share that text's fate: the record that comes first in the curation order stands for the text;
 where the text is kept, its other records are removed as exact copies of that one; where it is removed,
-all its records name the same keeper.
+all its records name the same keeper. Records of a *reference* stay whatever they match.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dedup_assets.compute.decisions import Walk
+from dedup_assets.compute.decisions import KEPT, UNKNOWN, Walk
 from dedup_assets.compute.dense import DenseCell, Vectors, walk_dense
 
 NONE = -1
@@ -31,17 +31,25 @@ class TextDecisions:
         Key of the keeper's text, or -1 where the text is kept.
     similarity : (m,) float64
         Canonical similarity to the keeper; NaN where the text is kept.
+    place : (m,) int64
+        Where the record that stands for the text comes in the curation order: distinct, ascending in it.
     """
 
     keys: np.ndarray
     kept: np.ndarray
     keeper: np.ndarray
     similarity: np.ndarray
+    place: np.ndarray
 
     @classmethod
     def empty(cls) -> TextDecisions:
         """No texts."""
-        return cls(np.empty(0, np.int64), np.empty(0, bool), np.empty(0, np.int64), np.empty(0))
+        nothing = np.empty(0, np.int64)
+        return cls(nothing, np.empty(0, bool), nothing, np.empty(0), nothing)
+
+    def take(self, at: np.ndarray) -> TextDecisions:
+        """Some of the texts, by ascending index."""
+        return TextDecisions(self.keys[at], self.kept[at], self.keeper[at], self.similarity[at], self.place[at])
 
     @classmethod
     def joined(cls, parts: list[TextDecisions]) -> TextDecisions:
@@ -53,9 +61,10 @@ class TextDecisions:
             np.concatenate([np.empty(0, bool), *(p.kept for p in parts)])[order],
             np.concatenate([np.empty(0, np.int64), *(p.keeper for p in parts)])[order],
             np.concatenate([np.empty(0), *(p.similarity for p in parts)])[order],
+            np.concatenate([np.empty(0, np.int64), *(p.place for p in parts)])[order],
         )
 
-    def place(self, keys: np.ndarray) -> np.ndarray:
+    def find(self, keys: np.ndarray) -> np.ndarray:
         """Index of each key, or -1."""
         if not len(self.keys):
             return np.full(len(keys), NONE, np.int64)
@@ -98,6 +107,9 @@ def decide_batch(
     rule: str = "leader",
     dense: Sequence[DenseCell] = (),
     vectors: Vectors | None = None,
+    *,
+    reference: np.ndarray | None = None,
+    first_place: int = 0,
 ) -> BatchDecisions:
     """Decide every record of a batch.
 
@@ -118,29 +130,37 @@ def decide_batch(
         Members are keys: texts among which matches are not listed.
     vectors : callable, optional
         Stored vectors (m, d) of text keys (m,); needed with dense cells.
+    reference : (n,) bool, optional
+        Records that stay unconditionally, also next to each other. They come first in `order`, and before them
+        nothing but references was decided.
+    first_place : int
+        Place in the whole curation order of the batch's first record; above those of all earlier ones.
 
     Notes
     -----
-    A removed text names its most similar keeper. Of equally similar ones it names one decided earlier before
-    one of this batch; among earlier ones that of the lowest key, within the batch the first in `order`. So
-    where records of one batch do not stand in row order, a tie can name another keeper when the same order is
-    cut into other batches; who stays, and at what similarity the rest go, never depends on the cuts.
+    A removed text names its most similar keeper, of equally similar ones the first in the curation order. So
+    nothing depends on how that order is cut into batches.
     """
     n = len(record_texts)
+    standing = np.zeros(n, bool) if reference is None else reference
     ordered_texts = record_texts[order]
-    earlier_of_record = earlier.place(record_texts)
     # The first record of each new text in curation order stands for it; texts are nodes in that order.
-    new_positions = np.flatnonzero(earlier_of_record[order] == NONE)
+    new_positions = np.flatnonzero(earlier.find(ordered_texts) == NONE)
     unique, first = np.unique(ordered_texts[new_positions], return_index=True)
     by_rank = np.argsort(first, kind="stable")
     rank_of_text = np.empty(len(unique), np.int64)
     rank_of_text[by_rank] = np.arange(len(unique))
-    representative = order[new_positions[first]]
+    position = new_positions[first]
+    representative = order[position]
 
     nodes_before = len(earlier.keys)
+    earlier_order = np.argsort(earlier.place, kind="stable")
+    earlier_node = np.empty(nodes_before, np.int64)
+    earlier_node[earlier_order] = np.arange(nodes_before)
 
     def node_of(keys: np.ndarray) -> np.ndarray:
-        nodes = earlier.place(keys)
+        at = earlier.find(keys)
+        nodes = np.where(at >= 0, earlier_node[at], NONE) if nodes_before else at
         if len(unique):
             at = np.minimum(np.searchsorted(unique, keys), len(unique) - 1)
             own = unique[at] == keys
@@ -150,9 +170,10 @@ def decide_batch(
     node_a, node_b = node_of(pairs[0]), node_of(pairs[1])
     low, high = np.minimum(node_a, node_b), np.maximum(node_a, node_b)
     useful = (low >= 0) & (high >= nodes_before)
-    decided = np.full(nodes_before + len(unique), -1, np.int8)
-    decided[:nodes_before] = earlier.kept
-    key_of_node = np.concatenate([earlier.keys, unique[by_rank]])
+    decided = np.full(nodes_before + len(unique), UNKNOWN, np.int8)
+    decided[:nodes_before] = earlier.kept[earlier_order]
+    decided[nodes_before:][standing[representative[by_rank]]] = KEPT
+    key_of_node = np.concatenate([earlier.keys[earlier_order], unique[by_rank]])
     keepers_only = {"leader": True, "semdedup": False}[rule]
     walk = Walk(
         low[useful], high[useful], pairs[2][useful], len(decided), threshold, decided, keepers_only=keepers_only
@@ -170,12 +191,13 @@ def decide_batch(
         kept=text_kept,
         keeper=np.where(text_kept, NONE, key_of_node[np.maximum(keeper_of, 0)]),
         similarity=np.where(text_kept, np.nan, nodes.similarity[own_nodes]),
+        place=first_place + position,
     )
 
     everything = TextDecisions.joined([earlier, texts])
-    at = everything.place(record_texts)
+    at = everything.find(record_texts)
     text_is_kept, text_keeper = everything.kept[at], everything.keeper[at]
-    stands = np.zeros(n, bool)
+    stands = standing.copy()
     stands[representative] = True
     kept = stands & text_is_kept
     exact = text_is_kept & ~kept

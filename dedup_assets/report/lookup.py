@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from dedup_assets.compute.similarity import canonical_similarity
 from dedup_assets.errors import SettingsError, WorkspaceError
+from dedup_assets.report.measures import Group
 from dedup_assets.resources.worker_tasks import encode_texts
 from dedup_assets.storage.encoding import open_table, settle_encoder
 from dedup_assets.storage.ingest import read_texts
@@ -40,12 +41,12 @@ class Corpus:
 
     @cached_property
     def admissions(self) -> dict[str, Admission]:
-        """Admitted shards by key."""
-        return {a.shard: a for a in self.workspace.ledger.admissions()}
+        """Live admissions by shard."""
+        return {a.shard: a for a in self.workspace.ledger.live_admissions()}
 
     @cached_property
     def _by_number(self) -> dict[int, Admission]:
-        return {a.number: a for a in self.admissions.values()}
+        return {a.number: a for a in self.workspace.ledger.admissions()}
 
     def records(self, shard: str) -> Records:
         """The valid records of an admitted shard."""
@@ -82,11 +83,31 @@ class Corpus:
 
     def text(self, shard: str, row: int) -> str:
         """The joined text of a record; "" where the shard has vectors only."""
-        a = self.admissions[shard]
-        records = self.records(shard)
-        at = np.searchsorted(records.rows, row)
+        return self.texts([(shard, row)])[0]
+
+    def texts(self, places: Sequence[tuple[str, int]]) -> list[str]:
+        """The joined texts of records by shard and row; each shard is read once."""
         spec = ingest_spec(self.workspace.settings)
-        return read_texts(self.workspace.raw(shard, a.fingerprint), spec, records.positions[at : at + 1])[0]
+        found = [""] * len(places)
+        for shard in dict.fromkeys(shard for shard, _ in places):
+            at = [number for number, place in enumerate(places) if place[0] == shard]
+            records = self.records(shard)
+            positions = records.positions[np.searchsorted(records.rows, [places[number][1] for number in at])]
+            raw = self.workspace.raw(shard, self.admissions[shard].fingerprint)
+            for number, text in zip(at, read_texts(raw, spec, positions), strict=True):
+                found[number] = text
+        return found
+
+    def group_texts(self, groups: Sequence[Group]) -> list[tuple[Group, str, list[str]]]:
+        """Groups with the text of the keeper and those of the removed records that are named."""
+        places = [(group.keeper_shard, self.row(group.keeper_shard, group.keeper_id)) for group in groups]
+        places += [(member["shard"], member["row"]) for group in groups for member in group.members]
+        texts = self.texts(places)
+        rest = iter(texts[len(groups) :])
+        return [
+            (group, keeper_text, [next(rest) for _ in group.members])
+            for group, keeper_text in zip(groups, texts[: len(groups)], strict=True)
+        ]
 
     def row(self, shard: str, record_id: str) -> int:
         """The row of a record by its id in a known shard."""
@@ -141,7 +162,7 @@ def explain(workspace: Workspace, record_id: str) -> dict[str, Any]:
             "group_id": decision["group_id"],
         }
     return answer | {
-        "settings": _settings_in_force(corpus),
+        "settings": settings_in_force(corpus),
         "generation": corpus.generation.number,
         "run_id": corpus.decided[shard].run_id,
         "decided": corpus.decided[shard].finished,
@@ -149,7 +170,7 @@ def explain(workspace: Workspace, record_id: str) -> dict[str, Any]:
     }
 
 
-def _settings_in_force(corpus: Corpus) -> dict[str, Any]:
+def settings_in_force(corpus: Corpus) -> dict[str, Any]:
     """The settings under which the decisions were taken.
 
     Those of the workspace, unless they were changed and nothing was decided since: then what was published

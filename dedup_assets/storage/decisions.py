@@ -1,4 +1,5 @@
-"""Decisions on disk: one table of records and one of texts for every shard of a generation."""
+"""Decisions on disk: a table of records for every shard of a generation, and a table of texts for every
+admission that brought some of them: a text may outlive the admission."""
 
 from __future__ import annotations
 
@@ -13,12 +14,12 @@ from dedup_assets.compute.curation import TextDecisions
 from dedup_assets.storage.ledger import Admission
 from dedup_assets.storage.shards import admission_of, row_of
 from dedup_assets.storage.tables import RECORD_DECISIONS, TEXT_DECISIONS, write_parquet
-from dedup_assets.storage.workspace import Workspace
+from dedup_assets.storage.workspace import Workspace, admission_name
 
 
 @dataclass(frozen=True)
 class DecidedShard:
-    """Decisions of one shard's accepted records, in row order; `texts` are the keys new with it."""
+    """Decisions of one shard's records that count, in row order."""
 
     admission: Admission
     rows: np.ndarray
@@ -27,7 +28,19 @@ class DecidedShard:
     keeper: np.ndarray
     similarity: np.ndarray
     exact: np.ndarray
-    texts: np.ndarray
+
+
+@dataclass(frozen=True)
+class StandIns:
+    """For each of some texts the record that stands for it: its admission, row and id."""
+
+    admissions: np.ndarray
+    rows: np.ndarray
+    ids: pa.Array
+
+    def take(self, at: np.ndarray) -> StandIns:
+        """Those of some of the texts, by index."""
+        return StandIns(self.admissions[at], self.rows[at], self.ids.take(pa.array(at)))
 
 
 @dataclass(frozen=True)
@@ -35,65 +48,90 @@ class _Texts:
     """Decided texts of one admission, sorted by key, with the record that stands for each."""
 
     decisions: TextDecisions
-    rows: np.ndarray
-    ids: pa.Array
+    stand_ins: StandIns
 
 
 class DecisionStore:
     """Reads and writes the decisions of one generation; keeps the texts it has seen."""
 
-    def __init__(self, workspace: Workspace, generation: int, admissions: Sequence[Admission]) -> None:
+    def __init__(self, workspace: Workspace, generation: int) -> None:
         self._workspace = workspace
         self._generation = generation
-        self._admissions = {a.number: a for a in admissions}
+        self._admissions = {a.number: a for a in workspace.ledger.admissions()}
         self._seen: dict[int, _Texts] = {}
-        self.threshold = workspace.settings.threshold
 
     def texts(self, keys: np.ndarray) -> TextDecisions:
-        """Decisions of the given texts (sorted keys); all of them were decided before."""
+        """Decisions of those of the given texts (sorted keys) that were decided before; dead ones were not."""
         parts = []
         numbers = admission_of(keys)
         for number in np.unique(numbers):
             known = self._of(int(number)).decisions
-            at = known.place(keys[numbers == number])
-            parts.append(TextDecisions(known.keys[at], known.kept[at], known.keeper[at], known.similarity[at]))
+            at = known.find(keys[numbers == number])
+            parts.append(known.take(at[at >= 0]))
         return TextDecisions.joined(parts)
 
-    def remember(self, texts: TextDecisions, rows: np.ndarray, ids: Sequence[str]) -> None:
-        """Take in texts that were just decided: `rows` and `ids` of the records that stand for them."""
-        numbers = admission_of(texts.keys)
-        names = pa.array(ids, pa.string())
-        for number in np.unique(numbers):
-            mine = np.flatnonzero(numbers == number)
-            self._seen[int(number)] = _Texts(
-                TextDecisions(texts.keys[mine], texts.kept[mine], texts.keeper[mine], texts.similarity[mine]),
-                rows[mine],
-                names.take(pa.array(mine)),
-            )
+    def remember(self, texts: TextDecisions, stand_ins: StandIns) -> list[int]:
+        """Take in texts that were just decided; returns the numbers of the admissions that brought them."""
+        brought_by = admission_of(texts.keys)
+        numbers = [int(number) for number in np.unique(brought_by)]
+        for number in numbers:
+            mine = np.flatnonzero(brought_by == number)
+            self._seen[number] = _Texts(texts.take(mine), stand_ins.take(mine))
+        return numbers
+
+    def _path(self, number: int) -> str:
+        return str(self._workspace.decisions(self._generation, "texts", admission_name(self._admissions[number])))
 
     def _of(self, number: int) -> _Texts:
         if number not in self._seen:
-            a = self._admissions[number]
-            table = pq.read_table(self._workspace.decisions(self._generation, "texts", a.shard)).combine_chunks()
+            try:
+                table = pq.read_table(self._path(number)).combine_chunks()
+            except FileNotFoundError:  # none of its texts live
+                table = TEXT_DECISIONS.empty_table()
+            column = {name: table.column(name).to_numpy() for name in TEXT_DECISIONS.names if name != "record_id"}
             ids = table.column("record_id")
             self._seen[number] = _Texts(
                 TextDecisions(
-                    table.column("text").to_numpy(),
-                    table.column("kept").to_numpy(),
-                    table.column("keeper_text").to_numpy(),
-                    table.column("similarity").to_numpy(),
+                    column["text"], column["kept"], column["keeper_text"], column["similarity"], column["place"]
                 ),
-                table.column("record_row").to_numpy(),
-                ids.chunk(0) if len(ids) else pa.array([], pa.string()),
+                StandIns(
+                    column["record_admission"],
+                    column["record_row"],
+                    ids.chunk(0) if len(ids) else pa.array([], pa.string()),
+                ),
             )
         return self._seen[number]
 
-    def write(self, shard: DecidedShard) -> None:
-        """Publish a shard's decisions; its texts, and those of all its keepers, are remembered or on disk."""
-        a = shard.admission
+    def write_texts(self, numbers: Sequence[int]) -> None:
+        """Publish the texts that some admissions brought, as they are remembered."""
+        for number in numbers:
+            known = self._seen[number]
+            d, by = known.decisions, known.stand_ins
+            table = pa.table(
+                [
+                    pa.array(d.keys),
+                    pa.array(d.kept),
+                    pa.array(by.admissions),
+                    pa.array(by.rows),
+                    by.ids,
+                    pa.array(d.keeper),
+                    pa.array(d.similarity),
+                    pa.array(d.place),
+                ],
+                schema=TEXT_DECISIONS,
+            )
+            name = admission_name(self._admissions[number])
+            write_parquet(self._workspace.decisions(self._generation, "texts", name), table)
+
+    def write_records(self, shard: DecidedShard) -> int:
+        """Publish a shard's decisions; its texts, and those of all its keepers, are remembered or on disk.
+
+        Returns how many records went for a keeper of another shard.
+        """
         removed = np.flatnonzero(~shard.kept)
         keepers = shard.keeper[removed]
-        names, owners, groups = self._names(keepers)
+        names, numbers, groups = self._names(keepers)
+        owners = pa.array([self._admissions[int(number)].shard for number in numbers], pa.string())
         spread = np.full(len(shard.rows), -1, np.int64)
         spread[removed] = np.arange(len(removed))
         chosen = pa.array(spread, mask=spread < 0)
@@ -111,44 +149,27 @@ class DecisionStore:
             ],
             schema=RECORD_DECISIONS,
         )
-        write_parquet(self._workspace.decisions(self._generation, "records", a.shard), records)
-        write_parquet(self._workspace.decisions(self._generation, "texts", a.shard), self._texts_table(a))
+        write_parquet(self._workspace.decisions(self._generation, "records", shard.admission.shard), records)
+        return int((numbers != shard.admission.number).sum())
 
-    def _texts_table(self, a: Admission) -> pa.Table:
-        known = self._seen.get(a.number)
-        if known is None:
-            return TEXT_DECISIONS.empty_table()
-        d = known.decisions
-        return pa.table(
-            [
-                pa.array(d.keys),
-                pa.array(d.kept),
-                pa.array(known.rows),
-                known.ids,
-                pa.array(d.keeper),
-                pa.array(d.similarity),
-            ],
-            schema=TEXT_DECISIONS,
-        )
-
-    def _names(self, keys: np.ndarray) -> tuple[pa.Array, pa.Array, pa.Array]:
-        """Record id, shard and group of each keeper text (m,).
+    def _names(self, keys: np.ndarray) -> tuple[pa.Array, np.ndarray, pa.Array]:
+        """Id and admission of the record that stands for each keeper text (m,), and its group.
 
         A group is named by its keeper's text, ADMISSION:ROW: the one name that later shards cannot change.
         """
-        numbers = admission_of(keys)
+        brought_by = admission_of(keys)
         names = np.empty(len(keys), object)
-        owners = np.empty(len(keys), object)
-        for number in np.unique(numbers):
-            mine = np.flatnonzero(numbers == number)
+        owners = np.empty(len(keys), np.int64)
+        for number in np.unique(brought_by):
+            mine = np.flatnonzero(brought_by == number)
             known = self._of(int(number))
-            at = known.decisions.place(keys[mine])
-            names[mine] = known.ids.take(pa.array(at)).to_pylist()
-            owners[mine] = self._admissions[int(number)].shard
-        groups = [f"{number}:{row}" for number, row in zip(numbers.tolist(), row_of(keys).tolist(), strict=True)]
-        return pa.array(names, pa.string()), pa.array(owners, pa.string()), pa.array(groups, pa.string())
+            at = known.decisions.find(keys[mine])
+            names[mine] = known.stand_ins.ids.take(pa.array(at)).to_pylist()
+            owners[mine] = known.stand_ins.admissions[at]
+        groups = [f"{number}:{row}" for number, row in zip(brought_by.tolist(), row_of(keys).tolist(), strict=True)]
+        return pa.array(names, pa.string()), owners, pa.array(groups, pa.string())
 
 
 def read_record_decisions(workspace: Workspace, generation: int, shard: str) -> pa.Table:
-    """The decisions of a shard's accepted records, in row order."""
+    """The decisions of a shard's records that count, in row order."""
     return pq.read_table(workspace.decisions(generation, "records", shard))

@@ -1,4 +1,4 @@
-"""The ledger: which shards there are, in which order they were admitted, and what is finished.
+"""The ledger: which shards there are, in which order they were admitted, what was retracted, what is finished.
 
 One SQLite file; every change is one transaction. A row in `stage` is the record of completion: it is
 written after the files it speaks of were synced and renamed, so a file without its row counts as absent.
@@ -9,109 +9,51 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dedup_assets.errors import WorkspaceError
+from dedup_assets.storage.ledger_schema import (
+    CHANGED,
+    CORPUS,
+    FORMAT,
+    REFERENCE,
+    SCHEMA,
+    STAGES,
+    TAKEDOWN,
+    VANISHED,
+    Admission,
+    Codebook,
+    Completion,
+    Entry,
+    Generation,
+    Rebuild,
+    Retraction,
+    Shard,
+)
 
-FORMAT = 1
-"""Version of the workspace on disk; a workspace of another format is refused."""
+__all__ = [
+    "CHANGED",
+    "CORPUS",
+    "FORMAT",
+    "REFERENCE",
+    "STAGES",
+    "TAKEDOWN",
+    "VANISHED",
+    "Admission",
+    "Codebook",
+    "Completion",
+    "Entry",
+    "Generation",
+    "Ledger",
+    "Rebuild",
+    "Retraction",
+    "Shard",
+]
 
-_SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE shard (
-    key TEXT PRIMARY KEY, position INTEGER NOT NULL UNIQUE, uri TEXT NOT NULL UNIQUE,
-    format TEXT NOT NULL, compression TEXT);
-CREATE TABLE codebook (
-    number INTEGER PRIMARY KEY, digest TEXT NOT NULL, cells INTEGER NOT NULL, corpus_texts INTEGER NOT NULL,
-    facts TEXT NOT NULL);
-CREATE TABLE admission (
-    number INTEGER PRIMARY KEY, shard TEXT NOT NULL UNIQUE, fingerprint TEXT NOT NULL,
-    codebook INTEGER NOT NULL, texts INTEGER NOT NULL, records INTEGER NOT NULL);
-CREATE TABLE generation (
-    number INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL, mode TEXT NOT NULL, admissions INTEGER NOT NULL);
-CREATE TABLE stage (
-    shard TEXT NOT NULL, stage TEXT NOT NULL, basis TEXT NOT NULL, facts TEXT NOT NULL,
-    run_id TEXT NOT NULL, seconds REAL NOT NULL, finished TEXT NOT NULL,
-    PRIMARY KEY (shard, stage));
-CREATE TABLE failure (
-    shard TEXT PRIMARY KEY, stage TEXT NOT NULL, message TEXT NOT NULL, run_id TEXT NOT NULL);
-"""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A registered shard: one input file."""
-
-    key: str
-    position: int
-    uri: str
-    format: str
-    compression: str | None
-
-
-@dataclass(frozen=True)
-class Admission:
-    """A shard's place in the curation order. `number` starts at 1; `texts` are those new with it."""
-
-    number: int
-    shard: str
-    fingerprint: str
-    codebook: int
-    texts: int
-    records: int
-
-
-@dataclass(frozen=True)
-class Completion:
-    """A finished stage of a shard. `basis` names what it was computed from; `facts` what came out."""
-
-    shard: str
-    stage: str
-    basis: str
-    facts: dict[str, Any]
-    run_id: str
-    seconds: float
-    finished: str
-
-
-@dataclass(frozen=True)
-class Codebook:
-    """A set of centroids; the one with the highest number is in force.
-
-    `digest` is of the centroids: what was laid out under an abandoned fit never passes for this one.
-    """
-
-    number: int
-    digest: str
-    cells: int
-    corpus_texts: int
-    facts: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """Name of its files."""
-        return f"{self.number:04d}-{self.digest}"
-
-
-@dataclass(frozen=True)
-class Generation:
-    """One consistent set of decisions under one decision fingerprint; the highest number is in force.
-
-    In append mode it grows with every shard; in rebuild mode it covers the first `admissions` shards.
-    """
-
-    number: int
-    fingerprint: str
-    mode: str
-    admissions: int
-
-
-Entry = tuple[str, str, Mapping[str, Any], float]
-"""What a completion records: (shard, basis, facts, seconds)."""
+_NOW = "strftime('%Y-%m-%dT%H:%M:%SZ', 'now')"
+_COMPLETION = "shard, stage, basis, facts, run_id, seconds, finished, void"
 
 
 class Ledger:
@@ -147,12 +89,16 @@ class Ledger:
             if connection is not None:
                 connection.close()
 
+    def _rows(self, query: str, *values: object) -> list[sqlite3.Row]:
+        with self._transaction(write=False) as connection:
+            return connection.execute(query, values).fetchall()
+
     def create(self) -> None:
         """Make the tables if they are not there, and check the format of those that are."""
         with self._transaction(write=True) as connection:
             tables = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()
             if tables[0] == 0:
-                for statement in _SCHEMA.split(";"):
+                for statement in SCHEMA.split(";"):
                     if statement.strip():
                         connection.execute(statement)
                 connection.execute("INSERT INTO meta VALUES ('format', ?)", (str(FORMAT),))
@@ -167,9 +113,8 @@ class Ledger:
 
     def meta(self, name: str) -> str | None:
         """A single named fact of the workspace, or None."""
-        with self._transaction(write=False) as connection:
-            row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        return None if row is None else row["value"]
+        rows = self._rows("SELECT value FROM meta WHERE name = ?", name)
+        return rows[0]["value"] if rows else None
 
     def set_meta(self, name: str, value: str) -> None:
         """Set a named fact."""
@@ -184,53 +129,68 @@ class Ledger:
 
     # -- shards -------------------------------------------------------------------------------------
 
-    def register(self, shards: Iterable[tuple[str, str, str, str | None]]) -> list[str]:
-        """Register (key, uri, format, compression) in the order given; returns the keys that are new.
+    def register(self, shards: Iterable[tuple[str, str, str, str | None]], role: str = CORPUS) -> list[str]:
+        """Register (key, uri, format, compression) in the order given; returns the keys that are to be curated:
+        new ones, and those that had vanished and are back.
 
-        A key that is registered for the same uri stays as it is; for another uri it is refused.
+        A key that is registered for the same uri stays as it is; for another uri, or in another role, it is
+        refused. A shard that was taken down is passed over: it stays out.
         """
-        new: list[str] = []
+        due: list[str] = []
         with self._transaction(write=True) as connection:
             for key, uri, form, compression in shards:
-                known = connection.execute("SELECT key, uri FROM shard WHERE key = ? OR uri = ?", (key, uri)).fetchone()
-                if known is not None and (known["key"], known["uri"]) != (key, uri):
+                known = connection.execute("SELECT * FROM shard WHERE key = ? OR uri = ?", (key, uri)).fetchone()
+                if known is None:
+                    connection.execute(
+                        "INSERT INTO shard SELECT ?, coalesce(max(position), 0) + 1, ?, ?, ?, ?, NULL FROM shard",
+                        (key, uri, form, compression, role),
+                    )
+                    due.append(key)
+                    continue
+                if (known["key"], known["uri"]) != (key, uri):
                     raise WorkspaceError(
                         f"Shard key {key!r} for {uri} collides with shard {known['key']!r} registered for "
                         f"{known['uri']}: one file is one shard, with one key. Name the sources as in the "
                         "first call, or rename the new file."
                     )
-                if known is None:
-                    connection.execute(
-                        "INSERT INTO shard SELECT ?, coalesce(max(position), 0) + 1, ?, ?, ? FROM shard",
-                        (key, uri, form, compression),
+                if known["role"] != role:
+                    raise WorkspaceError(
+                        f"Shard {key} ({uri}) is registered as {known['role']}, asked for as {role}: a file has "
+                        "one role. Name it as before, or put the content into a file of another name."
                     )
-                    new.append(key)
-        return new
+                if known["retracted"] == VANISHED:
+                    connection.execute("UPDATE shard SET retracted = NULL WHERE key = ?", (key,))
+                    due.append(key)
+        return due
 
     def shards(self) -> list[Shard]:
-        """All registered shards in the order of their registration."""
-        with self._transaction(write=False) as connection:
-            return [Shard(**row) for row in connection.execute("SELECT * FROM shard ORDER BY position")]
+        """All registered shards in the order of their registration, retracted ones too."""
+        return [Shard(**row) for row in self._rows("SELECT * FROM shard ORDER BY position")]
 
     # -- completion ---------------------------------------------------------------------------------
 
     def complete(self, stage: str, entries: Sequence[Entry], run_id: str) -> None:
-        """Record finished shards of a stage. One transaction for all."""
+        """Record finished shards of a stage. One transaction for all; retracted shards are passed over."""
         with self._transaction(write=True) as connection:
             _record(connection, stage, entries, run_id)
 
     def completions(self, stage: str) -> dict[str, Completion]:
-        """Finished shards of a stage, by shard key."""
-        with self._transaction(write=False) as connection:
-            rows = connection.execute("SELECT * FROM stage WHERE stage = ?", (stage,)).fetchall()
+        """The last completion of a stage that holds, by shard key."""
+        rows = self._rows(
+            f"SELECT {_COMPLETION} FROM stage WHERE number IN "
+            "(SELECT max(number) FROM stage WHERE stage = ? AND NOT void GROUP BY shard) ORDER BY number",
+            stage,
+        )
         return {row["shard"]: _completion(row) for row in rows}
 
+    def versions(self, stage: str) -> dict[tuple[str, str], Completion]:
+        """The last completion of a stage by shard key and basis: also of content that was replaced since."""
+        rows = self._rows(f"SELECT {_COMPLETION} FROM stage WHERE stage = ? ORDER BY number", stage)
+        return {(row["shard"], row["basis"]): _completion(row) for row in rows}
+
     def history(self, shard: str) -> list[Completion]:
-        """All finished stages of one shard in the order in which they finished."""
-        with self._transaction(write=False) as connection:
-            rows = connection.execute(
-                "SELECT * FROM stage WHERE shard = ? ORDER BY finished, rowid", (shard,)
-            ).fetchall()
+        """All completions of one shard in the order in which they finished, void ones too."""
+        rows = self._rows(f"SELECT {_COMPLETION} FROM stage WHERE shard = ? ORDER BY number", shard)
         return [_completion(row) for row in rows]
 
     def fail(self, shard: str, stage: str, message: str, run_id: str) -> None:
@@ -240,26 +200,25 @@ class Ledger:
 
     def failures(self) -> dict[str, tuple[str, str, str]]:
         """Shards that could not be processed, with (stage, message, run id)."""
-        with self._transaction(write=False) as connection:
-            rows = connection.execute("SELECT * FROM failure").fetchall()
+        rows = self._rows("SELECT * FROM failure")
         return {row["shard"]: (row["stage"], row["message"], row["run_id"]) for row in rows}
 
     # -- codebooks and admissions -------------------------------------------------------------------
 
     def codebook(self) -> Codebook | None:
         """The codebook in force, or None before the first."""
-        with self._transaction(write=False) as connection:
-            row = connection.execute("SELECT * FROM codebook ORDER BY number DESC LIMIT 1").fetchone()
-        return None if row is None else _codebook(row)
+        rows = self._rows("SELECT * FROM codebook ORDER BY number DESC LIMIT 1")
+        return _codebook(rows[0]) if rows else None
 
     def codebooks(self) -> dict[int, Codebook]:
         """All codebooks by number."""
-        with self._transaction(write=False) as connection:
-            rows = connection.execute("SELECT * FROM codebook").fetchall()
-        return {row["number"]: _codebook(row) for row in rows}
+        return {row["number"]: _codebook(row) for row in self._rows("SELECT * FROM codebook")}
 
     def add_codebook(self, codebook: Codebook) -> None:
-        """Put a codebook in force. Its centroids, and the admitted shards' cells, are on disk already."""
+        """Put a codebook in force. Its centroids, and the admitted shards' cells, are on disk already.
+
+        It answers every request for a rebuild that still waits for a fit.
+        """
         with self._transaction(write=True) as connection:
             connection.execute(
                 "INSERT INTO codebook VALUES (?, ?, ?, ?, ?)",
@@ -271,51 +230,190 @@ class Ledger:
                     json.dumps(codebook.facts, sort_keys=True),
                 ),
             )
+            connection.execute("UPDATE rebuild SET codebook = ? WHERE codebook IS NULL", (codebook.number,))
 
     def admissions(self) -> list[Admission]:
-        """Admitted shards in curation order."""
-        with self._transaction(write=False) as connection:
-            return [Admission(**row) for row in connection.execute("SELECT * FROM admission ORDER BY number")]
+        """All admissions in curation order, retracted ones too: their texts may live on in other shards."""
+        rows = self._rows(
+            "SELECT admission.*, coalesce(shard.role, ?) AS role FROM admission "
+            "LEFT JOIN shard ON shard.key = admission.shard ORDER BY number",
+            CORPUS,
+        )
+        return [Admission(**row) for row in rows]
+
+    def live_admissions(self) -> list[Admission]:
+        """The admissions that count, in curation order: one for each shard that is in the corpus."""
+        return [a for a in self.admissions() if a.retracted is None]
 
     def admit(self, admissions: Sequence[Admission], entries: Sequence[Entry], stage: str, run_id: str) -> None:
-        """Admit shards and record the completion of the admitting stage, in one transaction."""
+        """Admit shards and record the completion of the admitting stage, in one transaction.
+
+        A live admission of the same shard with other content is retracted in it: the new content takes over.
+        """
         with self._transaction(write=True) as connection:
             for a in admissions:
+                old = _live(connection, a.shard)
+                if old is not None and old["fingerprint"] != a.fingerprint:
+                    _retract(connection, a.shard, old["number"], CHANGED, run_id)
+                    _void(connection, a.shard, STAGES[STAGES.index("cluster_partitions") :])
                 connection.execute(
-                    "INSERT INTO admission VALUES (?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO admission VALUES (?, ?, ?, ?, ?, ?, NULL)",
                     (a.number, a.shard, a.fingerprint, a.codebook, a.texts, a.records),
                 )
             _record(connection, stage, entries, run_id)
+
+    # -- retractions --------------------------------------------------------------------------------
+
+    def retract_shard(
+        self, key: str, reason: str, tombstones: Iterable[tuple[int, str]] = (), run_id: str = ""
+    ) -> Admission | None:
+        """Retract a shard as vanished or taken down; returns the admission that ended with it, if one was live.
+
+        `tombstones` are (row, id) of its last admission: ids that never return. Where the shard is retracted
+        for that reason already, or was taken down, nothing is left to do.
+        """
+        live = {a.shard: a for a in self.live_admissions()}.get(key)
+        with self._transaction(write=True) as connection:
+            shard = connection.execute("SELECT retracted FROM shard WHERE key = ?", (key,)).fetchone()
+            if shard is None or shard["retracted"] in (reason, TAKEDOWN):
+                return None
+            row = _live(connection, key)
+            last = connection.execute("SELECT max(number) FROM admission WHERE shard = ?", (key,)).fetchone()[0]
+            retraction = _retract(connection, key, None if row is None else row["number"], reason, run_id)
+            if last is not None:
+                _bury(connection, key, last, retraction, tombstones)
+            connection.execute("UPDATE shard SET retracted = ? WHERE key = ?", (reason, key))
+            connection.execute("DELETE FROM failure WHERE shard = ?", (key,))
+            _void(connection, key, STAGES)
+        return live
+
+    def retract_records(self, admission: Admission, records: Iterable[tuple[int, str]], run_id: str = "") -> int:
+        """Take single records (row, id) of a live admission down for ever; returns how many were still there."""
+        with self._transaction(write=True) as connection:
+            new = [
+                (row, record_id)
+                for row, record_id in records
+                if connection.execute("SELECT 1 FROM tombstone WHERE id = ?", (record_id,)).fetchone() is None
+            ]
+            if new:
+                retraction = _retract(connection, admission.shard, admission.number, TAKEDOWN, run_id, whole=False)
+                _bury(connection, admission.shard, admission.number, retraction, new)
+        return len(new)
+
+    def retractions(self) -> list[Retraction]:
+        """All retractions in the order in which they happened."""
+        return [Retraction(**row) for row in self._rows("SELECT * FROM retraction ORDER BY number")]
+
+    def last_retraction(self) -> int:
+        """Number of the last retraction that took something from the corpus; 0 where there is none."""
+        return self._rows("SELECT coalesce(max(number), 0) AS last FROM retraction WHERE admission IS NOT NULL")[0][
+            "last"
+        ]
+
+    def tombstones(self) -> list[str]:
+        """The ids that never return."""
+        return [row["id"] for row in self._rows("SELECT id FROM tombstone ORDER BY id")]
+
+    def tombstone_rows(self) -> dict[int, list[int]]:
+        """Rows that were taken down singly, ascending, by the number of their live admission."""
+        rows: dict[int, list[int]] = {}
+        for found in self._rows(
+            "SELECT tombstone.admission, tombstone.row FROM tombstone JOIN admission "
+            "ON admission.number = tombstone.admission WHERE admission.retracted IS NULL ORDER BY tombstone.row"
+        ):
+            rows.setdefault(found["admission"], []).append(found["row"])
+        return rows
 
     # -- generations --------------------------------------------------------------------------------
 
     def generation(self) -> Generation | None:
         """The generation of decisions in force, or None before the first."""
-        with self._transaction(write=False) as connection:
-            row = connection.execute("SELECT * FROM generation ORDER BY number DESC LIMIT 1").fetchone()
-        return None if row is None else Generation(**row)
+        rows = self._rows("SELECT * FROM generation ORDER BY number DESC LIMIT 1")
+        return Generation(**rows[0]) if rows else None
 
-    def add_generation(self, generation: Generation, entries: Sequence[Entry], stage: str, run_id: str) -> None:
-        """Put a generation in force together with the completion of its shards, in one transaction."""
+    def generations(self) -> list[Generation]:
+        """All generations, the oldest first."""
+        return [Generation(**row) for row in self._rows("SELECT * FROM generation ORDER BY number")]
+
+    def add_generation(
+        self,
+        generation: Generation,
+        entries: Sequence[Entry],
+        stage: str,
+        run_id: str,
+        rebuilds: Sequence[Rebuild] = (),
+    ) -> None:
+        """Put a generation in force together with the completion of its shards and of the rebuilds that it
+        answers, in one transaction."""
+        g = generation
         with self._transaction(write=True) as connection:
             connection.execute(
-                "INSERT INTO generation VALUES (?, ?, ?, ?)",
-                (generation.number, generation.fingerprint, generation.mode, generation.admissions),
+                "INSERT INTO generation VALUES (?, ?, ?, ?, ?, ?)",
+                (g.number, g.fingerprint, g.mode, g.admissions, g.rebuilt, g.retractions),
             )
+            for request in rebuilds:
+                connection.execute("UPDATE rebuild SET generation = ? WHERE token = ?", (g.number, request.token))
             _record(connection, stage, entries, run_id)
+
+    def request_rebuild(self, token: str) -> None:
+        """Ask for a rebuild: new centroids and one order over all that is live. Once for each token."""
+        with self._transaction(write=True) as connection:
+            connection.execute("INSERT OR IGNORE INTO rebuild VALUES (?, NULL, NULL)", (token,))
+
+    def rebuilds(self) -> list[Rebuild]:
+        """The requests for a rebuild that no generation has answered yet."""
+        return [Rebuild(**row) for row in self._rows("SELECT * FROM rebuild WHERE generation IS NULL ORDER BY rowid")]
 
 
 def _record(connection: sqlite3.Connection, stage: str, entries: Sequence[Entry], run_id: str) -> None:
+    # What was retracted while it was worked on is not finished: should it return, it is done anew.
+    retracted = {row["key"] for row in connection.execute("SELECT key FROM shard WHERE retracted IS NOT NULL")}
     for shard, basis, facts, seconds in entries:
+        text = json.dumps(facts, sort_keys=True)
+        if shard in retracted:
+            continue
         connection.execute(
-            "INSERT OR REPLACE INTO stage VALUES (?, ?, ?, ?, ?, ?, strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))",
-            (shard, stage, basis, json.dumps(facts, sort_keys=True), run_id, seconds),
+            "INSERT INTO stage (shard, stage, basis, facts, run_id, seconds, finished) "
+            f"VALUES (?, ?, ?, ?, ?, ?, {_NOW})",
+            (shard, stage, basis, text, run_id, seconds),
         )
         connection.execute("DELETE FROM failure WHERE shard = ? AND stage = ?", (shard, stage))
 
 
+def _live(connection: sqlite3.Connection, shard: str) -> sqlite3.Row | None:
+    return connection.execute("SELECT * FROM admission WHERE shard = ? AND retracted IS NULL", (shard,)).fetchone()
+
+
+def _retract(
+    connection: sqlite3.Connection, shard: str, admission: int | None, reason: str, run_id: str, whole: bool = True
+) -> int:
+    """Enter a retraction, of a whole admission or of records of it; returns its number."""
+    number = connection.execute("SELECT coalesce(max(number), 0) + 1 FROM retraction").fetchone()[0]
+    connection.execute(
+        f"INSERT INTO retraction VALUES (?, ?, ?, ?, ?, {_NOW})", (number, shard, admission, reason, run_id)
+    )
+    if whole:
+        connection.execute("UPDATE admission SET retracted = ? WHERE number = ?", (number, admission))
+    return number
+
+
+def _void(connection: sqlite3.Connection, shard: str, stages: Sequence[str]) -> None:
+    connection.executemany(
+        "UPDATE stage SET void = 1 WHERE shard = ? AND stage = ?", [(shard, stage) for stage in stages]
+    )
+
+
+def _bury(
+    connection: sqlite3.Connection, shard: str, admission: int, retraction: int, records: Iterable[tuple[int, str]]
+) -> None:
+    connection.executemany(
+        "INSERT OR IGNORE INTO tombstone VALUES (?, ?, ?, ?, ?)",
+        ((record_id, shard, admission, row, retraction) for row, record_id in records),
+    )
+
+
 def _completion(row: sqlite3.Row) -> Completion:
-    return Completion(**{**dict(row), "facts": json.loads(row["facts"])})
+    return Completion(**{**dict(row), "facts": json.loads(row["facts"]), "void": bool(row["void"])})
 
 
 def _codebook(row: sqlite3.Row) -> Codebook:

@@ -1,14 +1,15 @@
-"""The published result: kept records, duplicates, quarantine, changes and the manifest.
+"""The published result of a generation: kept records, duplicates, quarantine and the manifest.
 
-Each file is replaced in one step; the manifest comes last, and lists the content of every file, so that a
-reader who wants all shards of one state can tell.
+`output/generations/NNNN` holds all files of one generation; `output/current` leads to the one in force and is
+turned in one step. A reader who follows it once sees one state. Inside a generation files are only added, each in
+one step, and the manifest lists the content of every file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,22 +23,31 @@ import pyarrow.parquet as pq
 from dedup_assets.errors import WorkspaceError
 from dedup_assets.storage.decisions import read_record_decisions
 from dedup_assets.storage.formats.batches import render_record
-from dedup_assets.storage.ledger import Admission, Generation
-from dedup_assets.storage.publish import publish_json
-from dedup_assets.storage.shards import REJECTED, AdmittedShard, read_records, read_rejected
-from dedup_assets.storage.tables import CHANGES, DUPLICATES, QUARANTINE, write_parquet
+from dedup_assets.storage.ledger import REFERENCE, Admission, Generation
+from dedup_assets.storage.living import Living
+from dedup_assets.storage.publish import publish_copy, publish_json, publish_link, storage_errors
+from dedup_assets.storage.shards import REJECTED, RETRACTED_ID, AdmittedShard, read_records, read_rejected
+from dedup_assets.storage.tables import DUPLICATES, QUARANTINE, write_parquet
 from dedup_assets.storage.workspace import Workspace
 
 MANIFEST = "manifest.json"
-MANIFEST_FORMAT = 1
+MANIFEST_FORMAT = 2
+PARTS = ("deduplicated", "duplicates", "quarantine")
+"""Folders of a generation, one file a shard in each."""
+
+ID_TAKEN = "duplicate id in an earlier shard"
+ID_RETRACTED = "retracted id"
+
+_COUNTS = ("kept", "reference", "removed_exact", "removed_semantic", "quarantined")
 
 
 @dataclass(frozen=True)
 class PublishedShard:
-    """Counts and checksums of one published shard."""
+    """Counts and checksums of one published shard. Records of a reference count as that, never as kept."""
 
     rows: int
     kept: int
+    reference: int
     removed_exact: int
     removed_semantic: int
     quarantined: int
@@ -55,65 +65,128 @@ def publication_basis(workspace: Workspace, decision_basis: str) -> str:
     return f"{decision_basis} in {workspace.output}"
 
 
+def published_generation(workspace: Workspace) -> int | None:
+    """Number of the generation that `current` leads to; None before the first is published."""
+    try:
+        return int(workspace.output_current.readlink().name)
+    except (OSError, ValueError):
+        return None
+
+
 def publish_shard(
-    workspace: Workspace, admission: Admission, generation: Generation, rows: int, reasons: Mapping[str, int]
+    workspace: Workspace,
+    admission: Admission,
+    generation: Generation,
+    living: Living,
+    rows: int,
+    reasons: Mapping[str, int],
 ) -> PublishedShard:
-    """Write the three files of a shard. Raises WorkspaceError if a row is unaccounted for.
+    """Write the files of a shard into its generation. Raises WorkspaceError if a row is unaccounted for.
 
-    `rows` and `reasons` are what reading the shard counted: rows in all, and quarantined ones by reason.
+    `rows` and `reasons` are what reading the shard counted: rows in all, and quarantined ones by reason. A file
+    that would equal the one of the generation in force is shared with it. Of a reference only the quarantine is
+    published.
     """
-    shard = admission.shard
-    raw = workspace.raw(shard, admission.fingerprint)
-    decisions = read_record_decisions(workspace, generation.number, shard)
-    records = read_records(raw)
-    kept_mask = decisions.column("kept")
-    kept_rows = decisions.column("row").filter(kept_mask).to_numpy()
-    positions = records.positions[np.searchsorted(records.rows, kept_rows)]
-
-    files = {}
-    target = workspace.output / "deduplicated" / f"{shard}.parquet"
-    write_parquet(target, _take(raw / "table.parquet", positions))
-    files["deduplicated"] = checksum(target)
-
-    removed = decisions.filter(pc.invert(kept_mask))
-    duplicates = pa.table(
-        [
-            removed.column("id"),
-            pa.array([shard] * removed.num_rows, pa.string()),
-            *(removed.column(name) for name in DUPLICATES.names[2:]),
-        ],
-        schema=DUPLICATES,
-    )
-    target = workspace.output / "duplicates" / f"{shard}.parquet"
-    write_parquet(target, duplicates)
-    files["duplicates"] = checksum(target)
-
-    taken, taken_reason = _taken_ids(workspace, admission)
-    quarantine = pa.concat_tables([read_rejected(raw).cast(QUARANTINE), taken]).sort_by("row")
-    target = workspace.output / "quarantine" / f"{shard}.parquet"
-    write_parquet(target, quarantine)
-    files["quarantine"] = checksum(target)
-
-    exact = pc.sum(pc.equal(duplicates.column("kind"), "exact")).as_py() or 0
+    decisions = read_record_decisions(workspace, generation.number, admission.shard)
+    kept = decisions.column("kept")
+    removed = decisions.filter(pc.invert(kept))
+    quarantine, own_reasons = _quarantine(workspace, admission, living)
     by_reason = dict(reasons)
-    if taken.num_rows:
-        by_reason[taken_reason] = by_reason.get(taken_reason, 0) + taken.num_rows
+    for reason, count in own_reasons.items():
+        by_reason[reason] = by_reason.get(reason, 0) + count
+    is_reference = admission.role == REFERENCE
+    exact = pc.sum(pc.equal(removed.column("kind"), "exact")).as_py() or 0
+    stay = pc.sum(kept).as_py() or 0
+    target = workspace.output_generation(generation.number)
+    before = _before(workspace, admission, generation)
+    files = {}
+    if not is_reference:
+        files["deduplicated"] = _publish_kept(workspace, admission, target, kept, decisions.column("row"), before)
+        files["duplicates"] = _publish_table(
+            target, "duplicates", admission.shard, _duplicates(admission, removed), before
+        )
+    files["quarantine"] = _publish_table(target, "quarantine", admission.shard, quarantine, before)
     published = PublishedShard(
         rows=rows,
-        kept=len(kept_rows),
+        kept=0 if is_reference else stay,
+        reference=stay if is_reference else 0,
         removed_exact=exact,
-        removed_semantic=duplicates.num_rows - exact,
+        removed_semantic=removed.num_rows - exact,
         quarantined=quarantine.num_rows,
         quarantined_by_reason=dict(sorted(by_reason.items())),
         files=files,
     )
-    if rows != published.kept + published.removed + published.quarantined:
+    found = published.kept + published.reference + published.removed + published.quarantined
+    if rows != found:
         raise WorkspaceError(
-            f"Shard {shard}: {rows} rows came in, but {published.kept} kept + {published.removed} removed + "
-            f"{published.quarantined} quarantined = {published.kept + published.removed + published.quarantined}. "
+            f"Shard {admission.shard}: {rows} rows came in, but {published.kept} kept + {published.reference} of a "
+            f"reference + {published.removed} removed + {published.quarantined} quarantined = {found}. "
             "This must never happen; nothing was recorded as published. Please report it with manifest.json."
         )
     return published
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What is published of the same content in the generation in force."""
+
+    folder: Path
+    decisions: pa.Table
+
+
+def _before(workspace: Workspace, admission: Admission, generation: Generation) -> _Before | None:
+    """The generation in force, if it is another one and holds this very admission."""
+    number = published_generation(workspace)
+    if number is None or number == generation.number:
+        return None
+    folder = workspace.output_generation(number)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        listed = {entry["admission"] for entry in manifest["shards"]}
+        if admission.number not in listed:
+            return None
+        return _Before(folder, read_record_decisions(workspace, number, admission.shard))
+    except (OSError, ValueError, KeyError):  # it was made by another workspace, or is being pruned
+        return None
+
+
+def _publish_kept(
+    workspace: Workspace,
+    admission: Admission,
+    target: Path,
+    kept: pa.ChunkedArray,
+    rows: pa.ChunkedArray,
+    before: _Before | None,
+) -> str:
+    """Publish the kept records in the input's own schema; returns the checksum."""
+    path = target / "deduplicated" / f"{admission.shard}.parquet"
+    kept_rows = rows.filter(kept)
+    if before is not None:
+        old = before.folder / "deduplicated" / path.name
+        if old.is_file() and before.decisions["row"].filter(before.decisions["kept"]).equals(kept_rows):
+            publish_copy(path, old)
+            return checksum(path)
+    raw = workspace.raw(admission.shard, admission.fingerprint)
+    records = read_records(raw)
+    positions = records.positions[np.searchsorted(records.rows, kept_rows.to_numpy())]
+    write_parquet(path, _take(raw / "table.parquet", positions))
+    return checksum(path)
+
+
+def _publish_table(target: Path, part: str, shard: str, table: pa.Table, before: _Before | None) -> str:
+    path = target / part / f"{shard}.parquet"
+    old = None if before is None else before.folder / part / path.name
+    if old is not None and old.is_file() and pq.read_table(old).equals(table):
+        publish_copy(path, old)
+    else:
+        write_parquet(path, table)
+    return checksum(path)
+
+
+def _duplicates(admission: Admission, removed: pa.Table) -> pa.Table:
+    shard = pa.array([admission.shard] * removed.num_rows, pa.string())
+    columns = [removed.column("id"), shard, *(removed.column(name) for name in DUPLICATES.names[2:])]
+    return pa.table(columns, schema=DUPLICATES)
 
 
 def _take(table: Path, positions: np.ndarray) -> pa.Table:
@@ -121,29 +194,46 @@ def _take(table: Path, positions: np.ndarray) -> pa.Table:
     return pq.read_table(table).take(pa.array(positions))
 
 
-def _taken_ids(workspace: Workspace, admission: Admission) -> tuple[pa.Table, str]:
-    """Records whose id belonged to an earlier shard, as quarantine rows, and the reason by which they count."""
+def _quarantine(workspace: Workspace, admission: Admission, living: Living) -> tuple[pa.Table, dict[str, int]]:
+    """All quarantined rows of a shard, and the counts, by reason, of those that its admission added.
+
+    A record that was taken down is listed by its row alone: its content is withheld.
+    """
     raw = workspace.raw(admission.shard, admission.fingerprint)
-    rejected = np.flatnonzero(AdmittedShard.read(workspace.admitted(admission)).record_texts == REJECTED)
-    reason = "duplicate id in an earlier shard"
-    if not len(rejected):
-        return QUARANTINE.empty_table(), reason
-    records = read_records(raw)
-    rows = _take(raw / "table.parquet", records.positions[rejected]).to_pylist()
-    return pa.table(
-        [
-            pa.array(records.rows[rejected]),
-            pa.array([reason] * len(rejected)),
-            pa.array([render_record(row) for row in rows]),
-        ],
-        schema=QUARANTINE,
-    ), reason
+    admitted = AdmittedShard.read(workspace.admitted(admission))
+    taken = np.flatnonzero(admitted.record_texts == REJECTED)
+    gone = np.union1d(np.flatnonzero(admitted.record_texts == RETRACTED_ID), living.taken_down(admission))
+    parts = [read_rejected(raw).cast(QUARANTINE)]
+    reasons = {}
+    if len(taken) or len(gone):
+        records = read_records(raw)
+        rows = _take(raw / "table.parquet", records.positions[taken]).to_pylist()
+        contents = ((ID_TAKEN, taken, [render_record(row) for row in rows]), (ID_RETRACTED, gone, [None] * len(gone)))
+        for reason, at, rendered in contents:
+            columns = [pa.array(records.rows[at]), pa.array([reason] * len(at)), pa.array(rendered, pa.string())]
+            parts.append(pa.table(columns, schema=QUARANTINE))
+            if len(at):
+                reasons[reason] = len(at)
+    return pa.concat_tables(parts).sort_by("row").combine_chunks(), reasons
+
+
+def remove_strangers(workspace: Workspace, generation: Generation, shards: Collection[str]) -> None:
+    """Take files of other shards out of a generation's folder before it is published for the first time.
+
+    They are of another workspace that published here, or of a killed run whose shards were retracted since.
+    """
+    wanted = {f"{shard}.parquet" for shard in shards}
+    with storage_errors(workspace.output):
+        for part in PARTS:
+            for path in (workspace.output_generation(generation.number) / part).glob("*.parquet"):
+                if path.name not in wanted:
+                    path.unlink(missing_ok=True)
 
 
 def publish_manifest(
     workspace: Workspace, generation: Generation, shards: list[tuple[Admission, str, Mapping[str, Any]]]
 ) -> dict[str, Any]:
-    """Write manifest.json for published shards: (admission, source file name, published facts) each.
+    """Write the manifest of a generation: (admission, source file name, published facts) of each shard.
 
     Nothing in it depends on when or in which run a shard was published.
     """
@@ -153,18 +243,21 @@ def publish_manifest(
         "shards": [
             {
                 "shard": admission.shard,
+                "role": admission.role,
                 "admission": admission.number,
                 "source": source,
                 "fingerprint": admission.fingerprint,
-                **facts,
+                "rows_in": facts["rows"],
+                **{name: facts[name] for name in (*_COUNTS, "quarantined_by_reason", "checksums")},
             }
             for admission, source, facts in shards
         ],
         "totals": {
-            name: sum(int(facts[name]) for _, _, facts in shards)
-            for name in ("rows_in", "kept", "removed_exact", "removed_semantic", "quarantined")
+            name: sum(int(facts["rows" if name == "rows_in" else name]) for _, _, facts in shards)
+            for name in ("rows_in", *_COUNTS)
         },
         "generation": generation.number,
+        "rebuilt_admissions": generation.rebuilt,
         "mode": settings.mode,
         "threshold": settings.threshold,
         "floor": settings.floor,
@@ -178,48 +271,28 @@ def publish_manifest(
             for name in ("dedup-assets", "dagster", "lancedb", "numpy", "pyarrow", "torch", "transformers")
         },
     }
-    publish_json(workspace.output / MANIFEST, manifest)
+    publish_json(workspace.output_generation(generation.number) / MANIFEST, manifest)
     return manifest
+
+
+def switch_to(workspace: Workspace, generation: Generation) -> None:
+    """Put a generation in force for readers: the link `current` is turned to it in one step."""
+    with storage_errors(workspace.output):
+        for part in PARTS:
+            (workspace.output_generation(generation.number) / part).mkdir(parents=True, exist_ok=True)
+    publish_link(workspace.output_current, f"generations/{generation.number:04d}")
+    for name in (*PARTS, MANIFEST):
+        publish_link(workspace.output / name, f"current/{name}")
 
 
 def read_manifest(workspace: Workspace) -> dict[str, Any]:
     """The published manifest. Raises WorkspaceError before the first publication."""
-    path = workspace.output / MANIFEST
+    path = workspace.output_current / MANIFEST
     if not path.is_file():
         raise WorkspaceError(
             f"{workspace.output} holds no {MANIFEST}: nothing was published yet. Run `dedup-assets curate` first."
         )
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def publish_changes(workspace: Workspace, before: int, after: int, shards: list[str]) -> int:
-    """Write `changes/GENERATION.parquet`: every record whose decision or keeper differs; returns how many."""
-    parts = [CHANGES.empty_table()]
-    for shard in shards:
-        old = read_record_decisions(workspace, before, shard)
-        new = read_record_decisions(workspace, after, shard)
-        same_keeper = pc.equal(pc.fill_null(old["keeper_id"], ""), pc.fill_null(new["keeper_id"], ""))
-        differs = pc.invert(pc.and_(pc.equal(old["kept"], new["kept"]), same_keeper))
-        old, new = old.filter(differs), new.filter(differs)
-        decision = [pc.if_else(table["kept"], "kept", "removed") for table in (old, new)]
-        parts.append(
-            pa.table(
-                [
-                    new["id"],
-                    pa.array([shard] * new.num_rows, pa.string()),
-                    decision[0],
-                    decision[1],
-                    old["keeper_id"],
-                    new["keeper_id"],
-                    old["similarity"],
-                    new["similarity"],
-                ],
-                schema=CHANGES,
-            )
-        )
-    changes = pa.concat_tables(parts)
-    write_parquet(workspace.output / "changes" / f"{after:04d}.parquet", changes)
-    return changes.num_rows
 
 
 def checksum(path: Path) -> str:

@@ -72,14 +72,15 @@ def sync_file(path: Path) -> None:
 sync_folder = sync_file  # a folder's entries are synced through a descriptor of the folder
 
 
-def publish_file(target: Path, write: Callable[[Path], Any]) -> None:
-    """Call `write` with a temporary path, then sync it and rename it to `target`."""
+def publish_file(target: Path, write: Callable[[Path], Any], *, sync: bool = True) -> None:
+    """Call `write` with a temporary path, then sync it and rename it to `target`. A link has nothing to sync."""
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_beside(target)
         try:
             write(temporary)
-            sync_file(temporary)
+            if sync:
+                sync_file(temporary)
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
@@ -94,6 +95,32 @@ def publish_text(target: Path, text: str) -> None:
 def publish_json(target: Path, value: Any) -> None:
     """Publish a value as JSON: sorted keys, so that equal values give equal bytes."""
     publish_text(target, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def publish_link(target: Path, to: str) -> None:
+    """Make `target` a symbolic link to `to`, in one step where it is one already.
+
+    Raises WorkspaceError if a file or a folder is in the way.
+    """
+    if target.is_symlink() and target.readlink() == Path(to):
+        return
+    if target.exists() and not target.is_symlink():
+        raise WorkspaceError(
+            f"{target} is in the way: a link to what is published belongs there. Move it, or choose another output."
+        )
+    publish_file(target, lambda temporary: temporary.symlink_to(to), sync=False)
+
+
+def publish_copy(target: Path, source: Path) -> None:
+    """Publish a file that is published already under a second name; the content is shared, as neither changes."""
+
+    def link(temporary: Path) -> None:
+        try:
+            temporary.hardlink_to(source)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(source, temporary)
+
+    publish_file(target, link)
 
 
 @contextmanager
@@ -155,7 +182,7 @@ def sweep_temporary(folder: Path, *, deep: bool = True) -> int:
             if found is None or found["host"] != _HOST or _alive(int(found["pid"])):
                 continue
             path = Path(parent, name)
-            if name in folders:
+            if name in folders and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dedup_assets.compute.hashes import HashIndex, empty_hashes
+from dedup_assets.compute.hashes import empty_hashes
 from dedup_assets.errors import ShardError
 from dedup_assets.storage.publish import identity, publish_folder
 
@@ -23,6 +23,9 @@ ROW_BITS = 40
 
 REJECTED = -1
 """Text key of a record whose id was taken by a shard admitted earlier; it goes to quarantine."""
+
+RETRACTED_ID = -2
+"""Text key of a record whose id was taken down for ever; it goes to quarantine, and its content is withheld."""
 
 
 def text_keys(admission: int, rows: np.ndarray) -> np.ndarray:
@@ -93,7 +96,7 @@ class AdmittedShard:
     Attributes
     ----------
     record_texts : (n,) int64
-        Text key of each valid record, or `REJECTED`.
+        Text key of each valid record, or `REJECTED` or `RETRACTED_ID`.
     new_records : (m,) int64
         Index among the records of the first record of each text that is new with this shard.
     new_hashes : (m, 2) uint64
@@ -122,15 +125,6 @@ class AdmittedShard:
     def new_keys(self) -> np.ndarray:
         """Keys (m,) int64 of the texts that are new with this shard, in row order."""
         return self.record_texts[self.new_records]
-
-
-def corpus_index(folders: list[Path]) -> tuple[HashIndex, HashIndex]:
-    """Indexes over admitted shards: text hash to text key, and id hash to 0."""
-    shards = [AdmittedShard.read(folder) for folder in folders]
-    texts = np.concatenate([empty_hashes(), *(shard.new_hashes for shard in shards)])
-    keys = np.concatenate([np.empty(0, np.int64), *(shard.new_keys for shard in shards)])
-    ids = np.concatenate([empty_hashes(), *(shard.id_hashes for shard in shards)])
-    return HashIndex(texts, keys), HashIndex(ids, np.zeros(len(ids), np.int64))
 
 
 def read_column(raw: Path, name: str, positions: np.ndarray) -> list[object]:

@@ -43,13 +43,16 @@ TEXT_DECISIONS = pa.schema(
     [
         ("text", pa.int64()),
         ("kept", pa.bool_()),
+        ("record_admission", pa.int64()),
         ("record_row", pa.int64()),
         ("record_id", pa.string()),
         ("keeper_text", pa.int64()),
         ("similarity", pa.float64()),
+        ("place", pa.int64()),
     ]
 )
-"""One row per text new with the shard: the record that stands for it, and its keeper where removed."""
+"""One row per text that an admission brought: the record that stands for it (it may be of another admission),
+its keeper where removed, and its place in the curation order."""
 
 DUPLICATES = pa.schema(
     [
@@ -73,9 +76,13 @@ CHANGES = pa.schema(
         ("keeper_after", pa.string()),
         ("similarity_before", pa.float64()),
         ("similarity_after", pa.float64()),
+        ("keeper_shard_before", pa.string()),
+        ("keeper_shard_after", pa.string()),
+        ("why", pa.string()),
     ]
 )
-"""Records whose decision or keeper a new generation changed."""
+"""Records whose decision or keeper a new generation changed. `before` and `after` are "kept", "removed",
+"reference", or "retracted" of records that are gone; `why` says in words what the change comes from."""
 
 QUARANTINE = pa.schema([("row", pa.int64()), ("reason", pa.string()), ("record", pa.string())])
 
@@ -119,6 +126,11 @@ def write_pairs(path: Path, parts: Iterator[pa.Table], dense_cells: Sequence[int
                 writer.write_table(_whole(waiting, schema), PAIR_ROWS)
 
     publish_file(path, write)
+
+
+def dense_cells_of(path: Path) -> list[int]:
+    """The dense cells that a file of matches names."""
+    return json.loads((pq.read_schema(path).metadata or {}).get(DENSE_CELLS, b"[]"))
 
 
 def _whole(table: pa.Table, schema: pa.Schema) -> pa.Table:

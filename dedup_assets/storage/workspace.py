@@ -5,13 +5,17 @@ ledger.sqlite            shards, admissions, completion records
 raw/SHARD@CONTENT/       parsed rows, valid records, quarantine
 lancedb/                 table `embeddings`: one row per distinct text
 codebooks/NUMBER.npy     centroids
-admitted/SHARD@CONTENT/  which text each record has, which texts are new with this shard
-cells/NUMBER/SHARD@CONTENT/   the new texts by home cell, and their ghosts, under one codebook
-pairs/SHARD.parquet      every match of the shard with itself and with shards admitted before it; of dense
+admitted/ADMISSION/      which text each record has, which texts are new with this shard
+cells/NUMBER/ADMISSION/  the new texts by home cell, and their ghosts, under one codebook
+pairs/ADMISSION.parquet  every match of the shard with itself and with shards admitted before it; of dense
                          cells, in the file's metadata, the numbers instead of the matches
 decisions/GENERATION/    decisions per record and per text
-output/                  what is published
+output/generations/GENERATION/   what is published of a generation
+output/current           link to the generation in force; output/deduplicated and the like lead through it
+output/changes/          what each generation changed of the one before
 dagster/                 the embedded Dagster instance
+
+ADMISSION is NUMBER-SHARD@CONTENT: a shard whose content changes is admitted anew, under another number.
 """
 
 from __future__ import annotations
@@ -181,11 +185,25 @@ class Workspace:
     def cells(self, codebook: Codebook, admission: Admission) -> Path:
         return self.root / "cells" / codebook.name / admission_name(admission)
 
-    def pairs(self, shard: str) -> Path:
-        return self.root / "pairs" / f"{shard}.parquet"
+    def pairs(self, admission: Admission) -> Path:
+        return self.root / "pairs" / f"{admission_name(admission)}.parquet"
 
-    def decisions(self, generation: int, level: str, shard: str) -> Path:
-        return self.root / "decisions" / f"{generation:04d}" / level / f"{shard}.parquet"
+    def generation(self, number: int) -> Path:
+        """Folder of the decisions of a generation."""
+        return self.root / "decisions" / f"{number:04d}"
+
+    def decisions(self, generation: int, level: str, name: str) -> Path:
+        """Decisions on `records`, by shard, or on `texts`, by the name of the admission that brought them."""
+        return self.generation(generation) / level / f"{name}.parquet"
+
+    def output_generation(self, number: int) -> Path:
+        """Folder of what is published of a generation."""
+        return self.output / "generations" / f"{number:04d}"
+
+    @property
+    def output_current(self) -> Path:
+        """Link to the folder of the generation in force; what readers follow, once."""
+        return self.output / "current"
 
     # -- order among processes ----------------------------------------------------------------------
 

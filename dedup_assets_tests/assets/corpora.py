@@ -77,8 +77,9 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def results(output: Path) -> dict[str, bytes]:
-    """The published tables: all files but the manifest and the lists of changes."""
-    return {name: data for name, data in tree(output).items() if name.endswith(".parquet") and "changes" not in name}
+    """The published tables of the generation in force."""
+    current = tree((output / "current").resolve())
+    return {name: data for name, data in current.items() if name.endswith(".parquet")}
 
 
 def assert_same_tree(found: dict[str, bytes], wanted: dict[str, bytes]) -> None:

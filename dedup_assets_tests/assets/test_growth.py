@@ -46,10 +46,10 @@ def test_shard_by_shard_gives_the_bytes_of_all_at_once_and_touches_no_earlier_fi
     paths = write_shards(tmp_path / "in", corpus("clustered", (4, 40, 120, 30), seed=10))
     options = {"threshold": 0.9, "keep": keep}
     for count, path in enumerate(paths):
-        before = times(tmp_path / "steps" / "output")
+        before = times((tmp_path / "steps" / "output" / "current").resolve())
         content = results(tmp_path / "steps" / "output")
         steps = curate([path], tmp_path / "steps", **options)
-        after = times(steps.output)
+        after = times((steps.output / "current").resolve())
         assert {name: after[name] for name in content} == {name: before[name] for name in content}
         assert_same_tree({name: results(steps.output)[name] for name in content}, content)
         assert len(results(steps.output)) == 3 * (count + 1)
