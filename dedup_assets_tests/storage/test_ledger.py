@@ -11,7 +11,20 @@ from pathlib import Path
 import pytest
 
 from dedup_assets.errors import WorkspaceError
-from dedup_assets.storage.ledger import FORMAT, Admission, Codebook, Generation, Ledger
+from dedup_assets.storage.ledger import (
+    CHANGED,
+    CORPUS,
+    FORMAT,
+    REFERENCE,
+    STAGES,
+    TAKEDOWN,
+    VANISHED,
+    Admission,
+    Codebook,
+    Generation,
+    Ledger,
+    Rebuild,
+)
 
 
 @pytest.fixture
@@ -104,9 +117,11 @@ def test_the_history_of_a_shard_is_in_the_order_in_which_its_stages_finished(led
     ledger.complete("embeddings", [("a", "2", {}, 0.0)], "run-2")
     assert [(done.stage, done.basis) for done in ledger.history("a")] == [
         ("raw_shards", "1"),
+        ("embeddings", "1"),
         ("duplicate_ids", "1"),
         ("embeddings", "2"),
     ]
+    assert set(ledger.versions("embeddings")) == {("a", "1"), ("b", "1"), ("a", "2")}
     assert len(ledger.history("b")) == 3
     assert ledger.history("unknown") == []
 
@@ -154,6 +169,121 @@ def test_admissions_are_read_in_curation_order_with_their_completion(ledger: Led
     ledger.admit([second, first], [("z", "1", {"texts": 10}, 0.5), ("a", "1", {}, 0.5)], "cells", "run")
     assert ledger.admissions() == [first, second]
     assert set(ledger.completions("cells")) == {"a", "z"}
+
+
+# -- roles and retractions ---------------------------------------------------------------------------
+
+
+def admit(ledger: Ledger, number: int, shard: str, content: str = "1") -> Admission:
+    a = Admission(number, shard, content, 1, 10, 12)
+    for stage in STAGES[:3]:
+        ledger.complete(stage, [(shard, content, {}, 0.0)], "run")
+    ledger.admit([a], [(shard, a.basis, {}, 0.0)], "cluster_partitions", "run")
+    for stage in STAGES[4:]:
+        ledger.complete(stage, [(shard, a.basis, {}, 0.0)], "run")
+    return a
+
+
+def finished(ledger: Ledger, shard: str) -> list[str]:
+    return [stage for stage in STAGES if shard in ledger.completions(stage)]
+
+
+def test_a_shard_keeps_the_role_it_was_registered_with(ledger: Ledger) -> None:
+    ledger.register([source("a")])
+    ledger.register([source("test-set")], role=REFERENCE)
+    assert [(shard.key, shard.role) for shard in ledger.shards()] == [("a", CORPUS), ("test-set", REFERENCE)]
+    admit(ledger, 1, "a"), admit(ledger, 2, "test-set")
+    assert [(a.shard, a.role) for a in ledger.admissions()] == [("a", CORPUS), ("test-set", REFERENCE)]
+    with pytest.raises(WorkspaceError, match=r"Shard a .*registered as corpus, asked for as reference"):
+        ledger.register([source("new"), source("a")], role=REFERENCE)
+    assert len(ledger.shards()) == 2
+
+
+def test_new_content_takes_the_place_of_the_old_in_one_step(ledger: Ledger) -> None:
+    ledger.register([source("a")])
+    old = admit(ledger, 1, "a", "old")
+    for stage in STAGES[:3]:
+        ledger.complete(stage, [("a", "new", {}, 0.0)], "run")
+    assert ledger.live_admissions() == [old], "the old content is in force until the new is admitted"
+    new = Admission(2, "a", "new", 1, 10, 12)
+    ledger.admit([new], [("a", new.basis, {}, 0.0)], "cluster_partitions", "run-2")
+    assert ledger.live_admissions() == [new]
+    assert [(a.number, a.retracted) for a in ledger.admissions()] == [(1, 1), (2, None)]
+    (only,) = ledger.retractions()
+    assert (only.shard, only.admission, only.reason, only.run_id) == ("a", 1, CHANGED, "run-2")
+    assert finished(ledger, "a") == list(STAGES[:4]), "what rested on the old content is to be done again"
+    assert sum(done.void for done in ledger.history("a")) == 4
+    assert ledger.last_retraction() == 1
+
+
+def test_a_vanished_shard_may_return_and_is_admitted_anew(ledger: Ledger) -> None:
+    ledger.register([source("a"), source("b")])
+    first = admit(ledger, 1, "a")
+    assert ledger.retract_shard("a", VANISHED, run_id="run-2") == first
+    assert ledger.retract_shard("a", VANISHED) is None, "a second time changes nothing"
+    assert len(ledger.retractions()) == 1 and ledger.live_admissions() == []
+    assert finished(ledger, "a") == []
+    assert [(shard.key, shard.retracted) for shard in ledger.shards()] == [("a", VANISHED), ("b", None)]
+    ledger.complete("raw_shards", [("a", "1", {}, 0.0)], "late run")
+    assert finished(ledger, "a") == [], "a run that was under way does not finish what was retracted"
+    assert ledger.register([source("a"), source("b")]) == ["a"]
+    assert ledger.shards()[0].retracted is None
+    again = admit(ledger, 2, "a")
+    assert ledger.live_admissions() == [again]
+    assert again.basis != first.basis and finished(ledger, "a") == list(STAGES)
+
+
+def test_what_was_taken_down_stays_out_and_so_do_its_ids(ledger: Ledger) -> None:
+    ledger.register([source("a"), source("b")])
+    admit(ledger, 1, "a"), admit(ledger, 2, "b")
+    assert ledger.retract_shard("a", TAKEDOWN, [(0, "x"), (4, "y")]) is not None
+    assert ledger.tombstones() == ["x", "y"]
+    assert ledger.register([source("a")]) == [] and ledger.shards()[0].retracted == TAKEDOWN
+    assert ledger.retract_shard("a", VANISHED) is None and ledger.shards()[0].retracted == TAKEDOWN
+    assert ledger.tombstone_rows() == {}, "only rows of live admissions are of interest"
+    assert [a.shard for a in ledger.live_admissions()] == ["b"]
+
+
+def test_a_vanished_shard_can_be_taken_down(ledger: Ledger) -> None:
+    ledger.register([source("a")])
+    admit(ledger, 1, "a")
+    ledger.retract_shard("a", VANISHED)
+    assert ledger.retract_shard("a", TAKEDOWN, [(0, "x")]) is None
+    assert ledger.tombstones() == ["x"] and ledger.shards()[0].retracted == TAKEDOWN
+    assert ledger.last_retraction() == 1, "nothing more was taken from the corpus"
+
+
+def test_a_shard_that_was_never_admitted_never_comes(ledger: Ledger) -> None:
+    ledger.register([source("a")])
+    ledger.fail("a", "raw_shards", "broken", "run")
+    assert ledger.retract_shard("a", VANISHED) is None
+    assert [(r.shard, r.admission) for r in ledger.retractions()] == [("a", None)]
+    assert ledger.last_retraction() == 0 and ledger.failures() == {}
+    assert ledger.retract_shard("unknown", VANISHED) is None and len(ledger.retractions()) == 1
+
+
+def test_single_records_are_taken_down_once(ledger: Ledger) -> None:
+    ledger.register([source("a")])
+    a = admit(ledger, 1, "a")
+    assert ledger.retract_records(a, [(3, "x"), (1, "y")], "run-2") == 2
+    assert ledger.retract_records(a, [(3, "x")]) == 0
+    assert ledger.tombstone_rows() == {1: [1, 3]} and ledger.live_admissions() == [a]
+    assert [(r.admission, r.reason, r.run_id) for r in ledger.retractions()] == [(1, TAKEDOWN, "run-2")]
+    assert ledger.last_retraction() == 1 and finished(ledger, "a") == list(STAGES)
+
+
+def test_a_rebuild_is_asked_for_once_and_answered_with_its_codebook_and_generation(ledger: Ledger) -> None:
+    ledger.request_rebuild("run-1")
+    ledger.request_rebuild("run-1")
+    assert ledger.rebuilds() == [Rebuild("run-1", None, None)]
+    ledger.add_codebook(Codebook(1, "digest", 10, 100, {}))
+    ledger.request_rebuild("run-2")
+    first, second = ledger.rebuilds()
+    assert (first.codebook, second.codebook) == (1, None)
+    ledger.add_generation(Generation(1, "print", "append", 1, 1), [], "duplicate_ids", "run", [first])
+    assert ledger.rebuilds() == [second]
+    ledger.request_rebuild("run-1")
+    assert ledger.rebuilds() == [second], "a request that was answered is not asked again"
 
 
 UNSTORABLE = object()

@@ -15,18 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dedup_assets.compute.curation import NONE, TextDecisions
-from dedup_assets.compute.hashes import empty_hashes, hash_ids
+from dedup_assets.compute.hashes import hash_ids
 from dedup_assets.compute.text import hash_text, hash_texts
 from dedup_assets.errors import ShardError
 from dedup_assets.storage.cells import ShardCells, read_centroids, write_centroids
-from dedup_assets.storage.decisions import DecidedShard, DecisionStore, read_record_decisions
+from dedup_assets.storage.decisions import DecidedShard, DecisionStore, StandIns, read_record_decisions
 from dedup_assets.storage.ledger import Admission
 from dedup_assets.storage.shards import (
     REJECTED,
     ROW_BITS,
     AdmittedShard,
     admission_of,
-    corpus_index,
     read_column,
     read_ids,
     read_records,
@@ -41,7 +40,7 @@ from dedup_assets.storage.tables import (
     read_pairs,
     write_parquet,
 )
-from dedup_assets.storage.workspace import Workspace
+from dedup_assets.storage.workspace import Workspace, admission_name
 
 # -- text keys ---------------------------------------------------------------------------------------
 
@@ -134,22 +133,6 @@ def test_an_admitted_shard_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert row_of(AdmittedShard.read(tmp_path / "full").new_keys).tolist() == [0, 1, 3]
 
 
-def test_the_index_over_the_corpus_finds_each_text_and_id_of_every_shard(tmp_path: Path) -> None:
-    shards = {1: ["a", "b", "a"], 2: [], 3: ["c", "d"]}
-    for number, texts in shards.items():
-        admitted(number, texts, [i for i, text in enumerate(texts) if text not in texts[:i]]).write(
-            tmp_path / f"{number}"
-        )
-    texts, ids = corpus_index([tmp_path / f"{number}" for number in shards])
-    expected = [text_keys(1, np.array([0, 1])), text_keys(3, np.array([0, 1])), np.array([-1])]
-    np.testing.assert_array_equal(texts.find(hash_texts(["a", "b", "c", "d", "e"])), np.concatenate(expected))
-    assert ids.find(hash_ids(["1-0", "1-2", "3-1", "2-0"])).tolist() == [0, 0, 0, -1]
-    texts, ids = corpus_index([])
-    assert len(texts) == len(ids) == 0
-    assert texts.find(hash_texts(["a"])).tolist() == [-1]
-    assert texts.find(empty_hashes()).shape == (0,)
-
-
 # -- cells -------------------------------------------------------------------------------------------
 
 
@@ -221,6 +204,7 @@ FIRST = Admission(1, "first", "print", 1, 3, 4)
 EMPTY = Admission(2, "empty", "print", 1, 0, 0)
 THIRD = Admission(3, "third", "print", 1, 1, 3)
 ADMISSIONS = [FIRST, EMPTY, THIRD]
+LATE = Admission(4, "late", "print", 1, 0, 1)
 
 
 def key(admission: Admission, row: int) -> int:
@@ -229,7 +213,12 @@ def key(admission: Admission, row: int) -> int:
 
 def texts(keys: list[int], keepers: list[int], similarity: list[float]) -> TextDecisions:
     keeper = np.array(keepers, np.int64)
-    return TextDecisions(np.array(keys, np.int64), keeper == NONE, keeper, np.array(similarity, np.float64))
+    place = np.arange(len(keys))
+    return TextDecisions(np.array(keys, np.int64), keeper == NONE, keeper, np.array(similarity, np.float64), place)
+
+
+def stand_ins(admission: Admission, rows: list[int], ids: list[str]) -> StandIns:
+    return StandIns(np.full(len(rows), admission.number), np.array(rows, np.int64), pa.array(ids, pa.string()))
 
 
 def decided(admission: Admission, ids: list[str], keepers: list[int], similarity: list[float], exact: list[bool]):
@@ -242,7 +231,6 @@ def decided(admission: Admission, ids: list[str], keepers: list[int], similarity
         keeper=keeper,
         similarity=np.array(similarity, np.float64),
         exact=np.array(exact, bool),
-        texts=np.empty(0, np.int64),
     )
 
 
@@ -253,11 +241,11 @@ def write_all(workspace: Workspace) -> DecisionStore:
     """Three shards, each decided by a store that has seen nothing, as a later run is."""
     # The first shard: texts in rows 0 and 4 kept, that of row 2 removed; the text of row 0 stands in row 6 too
     # and there its best record is.
-    store = DecisionStore(workspace, 1, ADMISSIONS)
+    store = DecisionStore(workspace, 1)
     rows = [key(FIRST, 0), key(FIRST, 2), key(FIRST, 4)]
     first = texts(rows, [NONE, rows[2], NONE], [NAN, 0.96, NAN])
-    store.remember(first, np.array([6, 2, 4]), ["d", "b", "c"])
-    store.write(
+    store.write_texts(store.remember(first, stand_ins(FIRST, [6, 2, 4], ["d", "b", "c"])))
+    store.write_records(
         decided(
             FIRST,
             ["a", "b", "c", "d"],
@@ -266,16 +254,19 @@ def write_all(workspace: Workspace) -> DecisionStore:
             [True, False, False, False],
         )
     )
-    DecisionStore(workspace, 1, ADMISSIONS).write(decided(EMPTY, [], [], [], []))
-    store = DecisionStore(workspace, 1, ADMISSIONS)
-    store.remember(texts([key(THIRD, 2)], [NONE], [NAN]), np.array([2]), ["y"])
-    store.write(decided(THIRD, ["x", "y", "z"], [rows[0], NONE, key(THIRD, 2)], [0.97, NAN, 1.0], [False, False, True]))
+    DecisionStore(workspace, 1).write_records(decided(EMPTY, [], [], [], []))
+    store = DecisionStore(workspace, 1)
+    store.write_texts(store.remember(texts([key(THIRD, 2)], [NONE], [NAN]), stand_ins(THIRD, [2], ["y"])))
+    third = decided(THIRD, ["x", "y", "z"], [rows[0], NONE, key(THIRD, 2)], [0.97, NAN, 1.0], [False, False, True])
+    assert store.write_records(third) == 1, "one record went for a keeper of another shard"
     return store
 
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    return Workspace.create_or_open(tmp_path / "ws", {})
+    space = Workspace.create_or_open(tmp_path / "ws", {})
+    space.ledger.admit([*ADMISSIONS, LATE], [], "cluster_partitions", "run")
+    return space
 
 
 def test_record_decisions_name_the_keeper_by_id_shard_and_group(workspace: Workspace) -> None:
@@ -298,35 +289,51 @@ def test_record_decisions_name_the_keeper_by_id_shard_and_group(workspace: Works
     ]
 
 
-def test_an_empty_shard_has_empty_tables_of_the_same_schema(workspace: Workspace) -> None:
+def test_an_empty_shard_has_an_empty_table_of_the_same_schema(workspace: Workspace) -> None:
     write_all(workspace)
     records = read_record_decisions(workspace, 1, "empty")
     assert records.num_rows == 0 and records.schema == RECORD_DECISIONS
-    table = pq.read_table(workspace.decisions(1, "texts", "empty"))
-    assert table.num_rows == 0 and table.schema == TEXT_DECISIONS
+    table = pq.read_table(workspace.decisions(1, "texts", admission_name(FIRST)))
+    assert table.num_rows == 3 and table.schema == TEXT_DECISIONS
 
 
 def test_a_shard_of_which_every_record_stays_names_no_keeper(workspace: Workspace) -> None:
-    store = DecisionStore(workspace, 1, ADMISSIONS)
-    store.remember(texts([key(THIRD, 0)], [NONE], [NAN]), np.array([0]), ["x"])
-    store.write(decided(THIRD, ["x"], [NONE], [NAN], [False]))
+    store = DecisionStore(workspace, 1)
+    store.remember(texts([key(THIRD, 0)], [NONE], [NAN]), stand_ins(THIRD, [0], ["x"]))
+    store.write_records(decided(THIRD, ["x"], [NONE], [NAN], [False]))
     (row,) = read_record_decisions(workspace, 1, "third").to_pylist()
     assert row["kept"] and [row[name] for name in ("keeper_id", "keeper_shard", "similarity", "kind")] == [None] * 4
 
 
 def test_a_shard_that_brings_no_text_is_decided_by_earlier_ones(workspace: Workspace) -> None:
     write_all(workspace)
-    late = Admission(4, "late", "print", 1, 0, 1)
-    DecisionStore(workspace, 1, [*ADMISSIONS, late]).write(decided(late, ["w"], [key(FIRST, 4)], [1.0], [True]))
+    DecisionStore(workspace, 1).write_records(decided(LATE, ["w"], [key(FIRST, 4)], [1.0], [True]))
     (row,) = read_record_decisions(workspace, 1, "late").to_pylist()
     assert (row["keeper_id"], row["keeper_shard"], row["group_id"]) == ("c", "first", "1:4")
-    assert pq.read_table(workspace.decisions(1, "texts", "late")).num_rows == 0
+
+
+def test_a_text_that_outlived_its_shard_is_named_by_the_record_that_stands_for_it_now(workspace: Workspace) -> None:
+    store = DecisionStore(workspace, 1)
+    text = key(FIRST, 2)
+    numbers = store.remember(texts([text], [NONE], [NAN]), stand_ins(THIRD, [2], ["y"]))
+    assert numbers == [FIRST.number]
+    store.write_texts(numbers)
+    again = DecisionStore(workspace, 1)
+    assert again.write_records(decided(LATE, ["w"], [text], [0.97], [False])) == 1
+    (row,) = read_record_decisions(workspace, 1, "late").to_pylist()
+    assert (row["keeper_id"], row["keeper_shard"], row["group_id"]) == ("y", "third", "1:2")
+
+
+def test_texts_that_were_not_decided_are_not_found(workspace: Workspace) -> None:
+    store = write_all(workspace)
+    wanted = np.array([key(FIRST, 1), key(FIRST, 2), key(EMPTY, 0)])
+    assert store.texts(wanted).keys.tolist() == [key(FIRST, 2)]
 
 
 def test_a_later_run_reads_the_decisions_of_texts_as_they_were_taken(workspace: Workspace) -> None:
     writer = write_all(workspace)
     wanted = np.array([key(FIRST, 2), key(FIRST, 4), key(THIRD, 2)])
-    reader = DecisionStore(workspace, 1, ADMISSIONS)
+    reader = DecisionStore(workspace, 1)
     for store in (reader, writer, reader):
         found = store.texts(wanted)
         assert found.keys.tolist() == wanted.tolist()
@@ -339,9 +346,9 @@ def test_a_later_run_reads_the_decisions_of_texts_as_they_were_taken(workspace: 
 def test_generations_lie_beside_each_other(workspace: Workspace) -> None:
     write_all(workspace)
     before = read_record_decisions(workspace, 1, "third")
-    store = DecisionStore(workspace, 2, ADMISSIONS)
-    store.remember(texts([key(THIRD, 0)], [NONE], [NAN]), np.array([0]), ["x"])
-    store.write(decided(THIRD, ["x"], [NONE], [NAN], [False]))
+    store = DecisionStore(workspace, 2)
+    store.remember(texts([key(THIRD, 0)], [NONE], [NAN]), stand_ins(THIRD, [0], ["x"]))
+    store.write_records(decided(THIRD, ["x"], [NONE], [NAN], [False]))
     assert read_record_decisions(workspace, 1, "third") == before
     assert read_record_decisions(workspace, 2, "third").num_rows == 1
 
@@ -353,7 +360,7 @@ def test_writing_the_same_decisions_again_gives_the_same_bytes(workspace: Worksp
 
     write_all(workspace)
     before = content()
-    assert len(before) == 6
+    assert len(before) == 5
     write_all(workspace)
     assert content() == before
 
