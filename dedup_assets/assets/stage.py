@@ -12,7 +12,7 @@ import dagster as dg
 
 from dedup_assets.automation.partitions import shard_partitions
 from dedup_assets.errors import DedupError, ShardError, WorkspaceError
-from dedup_assets.report.metadata import materialisation_metadata
+from dedup_assets.report.metadata import RunMetadata
 from dedup_assets.report.progress import Progress, StageTime, stage_progress
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.workspace import WorkspaceResource
@@ -111,11 +111,8 @@ def stage_run(
         run.progress, run.spent = progress, spent
         yield run
         run.raise_failures()
-    done = run.ledger.completions(stage)
-    for shard in run.shards:
-        if shard in done:
-            metadata = materialisation_metadata(workspace, done[shard])
-            context.add_asset_metadata(metadata, partition_key=shard)
+    for shard, metadata in RunMetadata(workspace, stage, run.shards):
+        context.add_asset_metadata(metadata, partition_key=shard)
     for shard, reason in run.retracted.items():
         context.add_asset_metadata({"retracted": reason, "dagster/partition_row_count": 0}, partition_key=shard)
 

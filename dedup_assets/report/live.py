@@ -22,8 +22,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from dedup_assets.report.console import visible
 from dedup_assets.report.progress import Listener
+from dedup_assets.report.words import visible
 
 NARROW = 60
 """Columns below which only names and counts fit on a line."""

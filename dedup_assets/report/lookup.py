@@ -23,9 +23,11 @@ from dedup_assets.storage.encoding import open_table, settle_encoder
 from dedup_assets.storage.ingest import read_texts
 from dedup_assets.storage.ingest_spec import ingest_spec
 from dedup_assets.storage.ledger import Admission, Completion
+from dedup_assets.storage.living import Living
 from dedup_assets.storage.output import read_manifest
-from dedup_assets.storage.shards import Records, admission_of, read_records, row_of
-from dedup_assets.storage.workspace import Workspace
+from dedup_assets.storage.shards import AdmittedShard, Records, admission_of, read_records, row_of
+from dedup_assets.storage.tables import PAIRS
+from dedup_assets.storage.workspace import Workspace, admission_name
 
 
 class Corpus:
@@ -45,8 +47,9 @@ class Corpus:
         return {a.shard: a for a in self.workspace.ledger.live_admissions()}
 
     @cached_property
-    def _by_number(self) -> dict[int, Admission]:
-        return {a.number: a for a in self.workspace.ledger.admissions()}
+    def living(self) -> Living:
+        """Which texts live: of the others nothing is shown."""
+        return Living(self.workspace)
 
     def records(self, shard: str) -> Records:
         """The valid records of an admitted shard."""
@@ -121,10 +124,29 @@ class Corpus:
         at = np.searchsorted(records.rows, row)
         return open_table(self.workspace).vectors(shard, records.hashes[at : at + 1])
 
-    def place_of_text(self, key: int) -> tuple[str, int]:
-        """Shard and row of the record a text is named by."""
-        keys = np.array([key])
-        return self._by_number[int(admission_of(keys)[0])].shard, int(row_of(keys)[0])
+    def stand_in(self, key: int) -> tuple[str, int, str]:
+        """Shard, row and id of the record that stands for a living text."""
+        by_number = {a.number: a for a in self.living.all}
+        brought_by, row = by_number[int(admission_of(np.array([key]))[0])], int(row_of(np.array([key]))[0])
+        path = self.workspace.decisions(self.generation.number, "texts", admission_name(brought_by))
+        decided = pq.read_table(path, filters=pc.field("text") == key).to_pylist() if path.is_file() else []
+        if decided:
+            return by_number[decided[0]["record_admission"]].shard, decided[0]["record_row"], decided[0]["record_id"]
+        # Matched and not decided yet: the record that brought it.
+        records = self.records(brought_by.shard)
+        return brought_by.shard, row, records.ids[int(np.searchsorted(records.rows, row))].as_py()
+
+    def living_record(self, shard: str, record_id: str, text_hash: np.ndarray) -> tuple[str, int] | None:
+        """Shard and row of a record with a text: the named one if it lives, else the first; None if none does."""
+        others = [key for key in self.admissions if key != shard]
+        for key in ([shard] if shard in self.admissions else []) + others:
+            records, a = self.records(key), self.admissions[key]
+            counting = self.living.accepted(a, AdmittedShard.read(self.workspace.admitted(a)))
+            at = counting[(records.hashes[counting] == text_hash).all(axis=1)]
+            if len(at):
+                named = [number for number in at.tolist() if key == shard and records.ids[number].as_py() == record_id]
+                return key, int(records.rows[(named or at.tolist())[0]])
+        return None
 
 
 def explain(workspace: Workspace, record_id: str) -> dict[str, Any]:
@@ -248,28 +270,24 @@ def pairs_around(workspace: Workspace, similarity: float, count: int) -> list[di
             f"around = {similarity!r}: expected a cosine similarity above 0 and at most 1, such as 0.95."
         )
     corpus = Corpus(workspace)
-    files = sorted(str(path) for path in (workspace.root / "pairs").glob("*.parquet"))
-    nearest = pa.table({})
-    for file in files:  # one shard's matches at a time: all of them together may be many
-        table = pq.read_table(file)
+    nearest = PAIRS.empty_table().append_column("distance", pa.array([], pa.float64()))
+    for a in corpus.living.visible:  # one shard's matches at a time: all of them together may be many
+        if not workspace.pairs(a).is_file():
+            continue
+        table = pq.read_table(workspace.pairs(a)).replace_schema_metadata()
+        keys = [table[name].to_numpy() for name in ("key_a", "key_b")]
+        table = table.filter(pa.array(corpus.living.texts(keys[0]) & corpus.living.texts(keys[1])))
         distance = pc.abs(pc.subtract(table["similarity"], similarity))
-        table = table.append_column("distance", distance)
-        nearest = _nearest(pa.concat_tables([nearest, table]) if nearest.num_rows else table, count)
+        nearest = _nearest(pa.concat_tables([nearest, table.append_column("distance", distance)]), count)
     pairs = sorted(nearest.to_pylist(), key=lambda pair: (-pair["similarity"], pair["key_a"], pair["key_b"]))
+    ends = [corpus.stand_in(pair[name]) for pair in pairs for name in ("key_a", "key_b")]
+    texts = corpus.texts([(shard, row) for shard, row, _ in ends])
     answer = []
-    for pair in pairs:
-        (shard_a, row_a), (shard_b, row_b) = (corpus.place_of_text(pair[name]) for name in ("key_a", "key_b"))
-        answer.append(
-            {
-                "similarity": pair["similarity"],
-                "id_a": pair["id_a"],
-                "shard_a": shard_a,
-                "text_a": corpus.text(shard_a, row_a),
-                "id_b": pair["id_b"],
-                "shard_b": shard_b,
-                "text_b": corpus.text(shard_b, row_b),
-            }
-        )
+    for number, pair in enumerate(pairs):
+        entry = {"similarity": pair["similarity"]}
+        for at, side in ((2 * number, "a"), (2 * number + 1, "b")):
+            entry |= {f"id_{side}": ends[at][2], f"shard_{side}": ends[at][0], f"text_{side}": texts[at]}
+        answer.append(entry)
     return answer
 
 
@@ -292,20 +310,32 @@ def search(workspace: Workspace, text: str, count: int) -> list[dict[str, Any]]:
     corpus = Corpus(workspace)
     encoder = settle_encoder(workspace)
     query, _ = encode_texts([text], settings, encoder.fingerprint, "cpu")
+    table = open_table(workspace)
+    places: list[tuple[str, int]] = []
+    asked = count
+    while True:
+        hits = table.nearest(query[0], asked)
+        found = (corpus.living_record(str(h["shard"]), str(h["id"]), _hash_of(str(h["text_hash"]))) for h in hits)
+        places = [place for place in found if place is not None][:count]
+        if len(places) == count or len(hits) < asked:
+            break
+        asked *= 4  # some of the nearest were taken back since they were embedded
     answer = []
-    for hit in open_table(workspace).nearest(query[0], count):
-        shard, record_id = str(hit["shard"]), str(hit["id"])
-        if shard not in corpus.admissions:
-            continue
-        row = corpus.row(shard, record_id)
+    for (shard, row), text in zip(places, corpus.texts(places), strict=True):
         decision = corpus.decision_in(shard, pc.field("row") == row) if shard in corpus.decided else None
+        records = corpus.records(shard)
         answer.append(
             {
-                "id": record_id,
+                "id": records.ids[int(np.searchsorted(records.rows, row))].as_py(),
                 "shard": shard,
                 "similarity": float(canonical_similarity(query, corpus.vector(shard, row))[0]),
                 "decision": "undecided" if decision is None else "kept" if decision["kept"] else "removed",
-                "text": corpus.text(shard, row),
+                "text": text,
             }
         )
     return sorted(answer, key=lambda found: -found["similarity"])
+
+
+def _hash_of(digits: str) -> np.ndarray:
+    """The two halves (2,) of a text hash written in hexadecimal."""
+    return np.array([int(digits[:16], 16), int(digits[16:], 16)], np.uint64)

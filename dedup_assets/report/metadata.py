@@ -1,42 +1,278 @@
-"""Facts of a finished stage as Dagster metadata: numbers that Dagster charts, links and text beside them."""
+"""What Dagster shows of a materialisation: numbers it charts, tables, links, schemas, lineage and pictures.
+
+Describes what a finished stage left on record and on disk; computes nothing that another stage rests on.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from dedup_assets.storage.ledger import Completion
+from dedup_assets.report import measures, pictures
+from dedup_assets.report.columns import column_lineage, table_schema
+from dedup_assets.report.lookup import Corpus
+from dedup_assets.report.plots import data_uri
+from dedup_assets.storage.ledger import Admission, Completion
+from dedup_assets.storage.output import MANIFEST, read_manifest
+from dedup_assets.storage.tables import PAIRS, RECORD_DECISIONS
 from dedup_assets.storage.workspace import Workspace
 
+LATEST = 5
+"""Admissions of a basis that are listed; the digest stands for all of them, the manifest lists them."""
 
-def materialisation_metadata(workspace: Workspace, completion: Completion) -> dict[str, Any]:
-    """Metadata of one shard at one stage, from its completion record."""
-    metadata: dict[str, Any] = {
-        "seconds": dg.MetadataValue.float(round(completion.seconds, 4)),
-        "settings_fingerprint": workspace.settings.fingerprint(),
-        "basis": completion.basis,
-        "computed_in_run": dg.MetadataValue.dagster_run(completion.run_id)
-        if completion.run_id
-        else dg.MetadataValue.text("outside a run"),
-    }
-    for name, value in completion.facts.items():
-        metadata[name] = _value(name, value)
-    rows = completion.facts.get("rows")
-    if isinstance(rows, int):
-        metadata["dagster/partition_row_count"] = rows
-        if completion.seconds > 0:
-            metadata["rows_per_second"] = round(rows / completion.seconds, 1)
-    return metadata
+GROUPS, MEMBERS = 5, 2
+"""Groups of a shard shown in the UI, and removed records of each."""
+
+SHOWN_TEXT = 300
+"""Characters of a text in a table of the UI, which shows it on one line."""
+
+PICTURE_BUDGET = 1_000_000
+"""Records and matches up to which the corpus as a whole is looked at when a run ends: a second of work. Beyond
+it the pictures of the corpus come with `dedup-assets report`."""
+
+INTERNAL = ("schema", "source_state", "basis", "quarantined_by_reason")
+"""Facts that are shown in another form, or are of use to the next run only."""
+
+
+class RunMetadata:
+    """Metadata of the finished shards of one run of one stage: iterates over (shard, metadata).
+
+    Parameters
+    ----------
+    workspace : Workspace
+    stage : str
+    shards : sequence of str
+        Shards of the run. What concerns the corpus as a whole is said with the one admitted last.
+    """
+
+    def __init__(self, workspace: Workspace, stage: str, shards: Sequence[str]) -> None:
+        self._workspace = workspace
+        self._stage = stage
+        self._done = workspace.ledger.completions(stage)
+        self._admissions = {a.shard: a for a in workspace.ledger.live_admissions()}
+        admitted = [self._admissions[shard] for shard in shards if shard in self._admissions]
+        self._last = max(admitted, key=lambda a: a.number).shard if admitted else None
+        self._shards = [shard for shard in shards if shard in self._done]
+
+    def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        for shard in self._shards:
+            yield shard, self._of(shard)
+
+    def _of(self, shard: str) -> dict[str, Any]:
+        done = self._done[shard]
+        settings = self._workspace.settings
+        metadata: dict[str, Any] = {
+            "seconds": round(done.seconds, 4),
+            "settings_fingerprint": settings.fingerprint(),
+            "basis": done.basis,
+            "computed_in_run": dg.MetadataValue.dagster_run(done.run_id) if done.run_id else "outside a run",
+        }
+        for name, value in done.facts.items():
+            if name not in INTERNAL:
+                metadata[name] = _value(name, value)
+        rows = done.facts.get("rows")
+        if isinstance(rows, int):
+            metadata["dagster/partition_row_count"] = rows
+            if done.seconds > 0:
+                metadata["rows_per_second"] = round(rows / done.seconds, 1)
+        metadata |= _reasons(done.facts.get("quarantined_by_reason", {}))
+        metadata |= self._columns(done)
+        describe = {
+            "cluster_partitions": self._cells,
+            "pairwise_similarities": self._matches,
+            "duplicate_ids": self._decisions,
+            "deduplicated_dataset": self._published,
+        }.get(self._stage)
+        if describe is not None and shard in self._admissions:
+            metadata |= self._basis(self._admissions[shard]) | describe(self._admissions[shard])
+        return metadata
+
+    # -- basis ----------------------------------------------------------------------------------------
+
+    @cached_property
+    def _digests(self) -> dict[int, tuple[int, str]]:
+        """By admission: how many were live up to it, and a digest that chains their numbers and fingerprints."""
+        digests, digest = {}, b""
+        for count, a in enumerate(self._admissions.values(), 1):
+            step = f"{a.number} {a.shard} {a.fingerprint}".encode()
+            digest = hashlib.blake2b(digest + step, digest_size=16).digest()
+            digests[a.number] = (count, digest.hex())
+        return digests
+
+    def _basis(self, a: Admission) -> dict[str, Any]:
+        """Which shards this one was compared with: how many, which last, and a digest of all."""
+        count, digest = self._digests[a.number]
+        latest = list(self._admissions.values())[max(0, count - LATEST) : count]
+        return {
+            "admission": a.number,
+            "basis_shards": count,
+            "basis_digest": digest,
+            "basis_latest_shards": dg.MetadataValue.table(
+                [
+                    dg.TableRecord({"admission": b.number, "shard": b.shard, "fingerprint": b.fingerprint})
+                    for b in reversed(latest)
+                ]
+            ),
+            "basis_manifest_file": dg.MetadataValue.path(self._workspace.output / MANIFEST),
+        }
+
+    # -- columns --------------------------------------------------------------------------------------
+
+    def _columns(self, done: Completion) -> dict[str, Any]:
+        """Column schema and lineage of what the stage made of a shard."""
+        raw = self._raw_schema(done.shard)
+        schema: pa.Schema | None = {
+            "raw_shards": raw,
+            "pairwise_similarities": PAIRS,
+            "duplicate_ids": RECORD_DECISIONS,
+            "deduplicated_dataset": raw,
+        }.get(self._stage)
+        if self._stage == "embeddings" and "dimension" in done.facts:
+            item = pa.from_numpy_dtype(done.facts["dtype"])
+            text = pa.string()
+            vector = pa.list_(item, done.facts["dimension"])
+            schema = pa.schema([("id", text), ("shard", text), ("text_hash", text), ("vector", vector)])
+        if schema is None or raw is None:
+            return {}
+        metadata: dict[str, Any] = {"dagster/column_schema": table_schema(self._stage, schema)}
+        lineage = column_lineage(self._stage, raw.names, self._workspace.settings)
+        return metadata | ({"dagster/column_lineage": lineage} if lineage else {})
+
+    def _raw_schema(self, shard: str) -> pa.Schema | None:
+        """The input's own columns; None where the shard was read by a run that came to nothing."""
+        done = self._read.get(shard)
+        path = self._workspace.raw(shard, done.basis) / "table.parquet" if done else None
+        return pq.read_schema(path) if path and path.is_file() else None
+
+    @cached_property
+    def _read(self) -> dict[str, Completion]:
+        return self._workspace.ledger.completions("raw_shards")
+
+    # -- stages ---------------------------------------------------------------------------------------
+
+    def _cells(self, a: Admission) -> dict[str, Any]:
+        sizes = measures.cell_sizes(self._workspace, [a], a.codebook)
+        return {
+            "cell_skew": round(sizes.skew, 3),
+            "largest_cell": int(sizes.homes.max(initial=0)),
+            "bytes_written": _bytes(self._workspace.cells(self._workspace.ledger.codebooks()[a.codebook], a)),
+            "cell_sizes": _picture(pictures.cells_words(sizes), pictures.cells_picture(sizes)),
+        }
+
+    def _matches(self, a: Admission) -> dict[str, Any]:
+        return {"threshold": self._workspace.settings.threshold, "bytes_written": _bytes(self._workspace.pairs(a))}
+
+    def _decisions(self, a: Admission) -> dict[str, Any]:
+        generation = self._workspace.ledger.generation()
+        if generation is None or not self._done[a.shard].facts.get("rows"):
+            return self._model()
+        settings = self._workspace.settings
+        found = measures.best_matches(self._workspace, generation, a)
+        metadata = {
+            **self._model(),
+            "bytes_written": _bytes(self._workspace.decisions(generation.number, "records", a.shard)),
+            "best_matches": _picture(
+                pictures.best_match_words(found, settings), pictures.best_match_picture(found, settings)
+            ),
+        }
+        groups = measures.top_groups(self._workspace, generation, [a], GROUPS, MEMBERS)
+        if groups:
+            metadata["largest_groups"] = self._group_table(groups)
+        if a.shard == self._last:
+            metadata |= self._corpus_curve()
+        return metadata
+
+    def _corpus_curve(self) -> dict[str, Any]:
+        """What other thresholds would remove of the whole corpus, where that is a matter of a second."""
+        admissions = measures.decided_admissions(self._workspace)
+        matched = self._workspace.ledger.completions("pairwise_similarities")
+        listed = sum(done.facts.get("matches", 0) for done in matched.values())
+        generation = self._workspace.ledger.generation()
+        if generation is None or listed + sum(a.records for a in admissions) > PICTURE_BUDGET:
+            return {"removed_by_threshold": "a large corpus: `dedup-assets report` draws it"}
+        found = measures.removals_by_threshold(self._workspace, generation)
+        settings = self._workspace.settings
+        return {
+            "removed_by_threshold": _picture(
+                pictures.removals_words(found, settings), pictures.removals_picture(found, settings)
+            )
+        }
+
+    def _group_table(self, groups: Sequence[measures.Group]) -> dg.TableMetadataValue:
+        rows = []
+        for group, keeper_text, texts in self._corpus.group_texts(groups):
+            for member, text in zip(group.members, texts, strict=True):
+                rows.append(
+                    dg.TableRecord(
+                        {
+                            "removed_for_keeper": group.size,
+                            "similarity": round(member["similarity"], 4),
+                            "keeper": f"{group.keeper_id} ({group.keeper_shard})",
+                            "keeper_text": _short(keeper_text),
+                            "removed": member["id"],
+                            "removed_text": _short(text),
+                        }
+                    )
+                )
+        return dg.MetadataValue.table(rows)
+
+    @cached_property
+    def _corpus(self) -> Corpus:
+        return Corpus(self._workspace)
+
+    def _published(self, a: Admission) -> dict[str, Any]:
+        files = [value for name, value in self._done[a.shard].facts.items() if name.endswith("_file")]
+        metadata = {**self._model(), "bytes_written": sum(_bytes(Path(file)) for file in files)}
+        if a.shard == self._last:
+            totals = read_manifest(self._workspace)["totals"]
+            removed = totals["removed_exact"] + totals["removed_semantic"]
+            metadata |= {
+                "corpus_rows": totals["rows_in"],
+                "corpus_kept": totals["kept"],
+                "corpus_removed": removed,
+                "corpus_duplicate_ratio": round(removed / totals["rows_in"], 4) if totals["rows_in"] else 0.0,
+            }
+        return metadata
+
+    def _model(self) -> dict[str, Any]:
+        settings = self._workspace.settings
+        if settings.embedding_column:
+            return {"model": f"given with the data (column {settings.embedding_column})"}
+        return {
+            "model": settings.model,
+            "model_fingerprint": self._workspace.ledger.meta("model_fingerprint") or "",
+        }
+
+
+def _reasons(by_reason: Mapping[str, int]) -> dict[str, Any]:
+    """Quarantined rows by reason, each a number that Dagster charts."""
+    return {f"quarantined: {reason}": count for reason, count in sorted(by_reason.items())}
+
+
+def _picture(words: str, svg: str) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md(f"{words}\n\n![{words}]({data_uri(svg)})")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN_TEXT else text[:SHOWN_TEXT] + " …"
+
+
+def _bytes(path: Path) -> int:
+    """Size of a file, or of all files of a folder; 0 where it is not."""
+    files = path.iterdir() if path.is_dir() else [path] if path.is_file() else []
+    return sum(file.stat().st_size for file in files)
 
 
 def _value(name: str, value: Any) -> Any:
-    if isinstance(value, bool):
-        return dg.MetadataValue.bool(value)
-    if isinstance(value, int):
-        return dg.MetadataValue.int(value)
-    if isinstance(value, float):
-        return dg.MetadataValue.float(value)
+    if isinstance(value, bool | int | float):
+        return value
     if isinstance(value, str):
         return dg.MetadataValue.path(value) if name.endswith(("_file", "_folder")) else value
     return dg.MetadataValue.json(value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
@@ -34,6 +35,8 @@ CSS = """
 .chart .paper{fill:#fff}
 """
 """How the classes look; the second value of each is for a picture by itself."""
+
+_TOOLTIP = re.compile(r"<title>[^<]*</title>")
 
 
 def histogram(
@@ -150,7 +153,11 @@ def ranking(values: Mapping[str, np.ndarray], *, x_title: str, y_title: str, emp
 
 
 def standalone(svg: str) -> str:
-    """A picture with its own colours on white paper: readable wherever it is put."""
+    """A picture with its own colours on white paper: readable wherever it is put.
+
+    It goes without tooltips, half of its size: an image has none.
+    """
+    svg = _TOOLTIP.sub("", svg)
     paper = f'<style>{CSS}</style><rect class="paper" width="{WIDTH}" height="{HEIGHT}"/>'
     head, _, rest = svg.partition(">")
     return f"{head}>{paper}{rest}"
