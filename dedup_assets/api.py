@@ -8,46 +8,57 @@ result.kept.to_pandas()
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dedup_assets.errors import DedupError, SettingsError, WorkspaceError
 from dedup_assets.report.progress import Listener, StageClock, StageTime, listening
 from dedup_assets.report.tables import LazyTable
+from dedup_assets.storage.ledger import CORPUS, REFERENCE, TAKEDOWN
+from dedup_assets.storage.living import Living
 from dedup_assets.storage.output import read_manifest
-from dedup_assets.storage.sources import discover
+from dedup_assets.storage.retraction import find_records, retract_ids, retract_shards
+from dedup_assets.storage.sources import SourceFile, discover
 from dedup_assets.storage.tables import DUPLICATES, PAIRS, QUARANTINE
 from dedup_assets.storage.workspace import Workspace
+
+if TYPE_CHECKING:
+    from dedup_assets.automation.runs import EmbeddedDagster, Outcome
 
 
 @dataclass(frozen=True)
 class Curation:
     """The published result of a workspace, and what the last call did to it.
 
-    `kept`, `removed`, `quarantined` and `pairs` are read when they are asked for.
+    `kept`, `removed`, `quarantined` and `pairs` are read when they are asked for. `published` is the folder of the
+    generation that was in force when this was made: the tables are of that one, whatever is published later.
     """
 
     workspace: Path
     output: Path
     summary: Mapping[str, Any]
     failures: Mapping[str, str] = field(default_factory=dict)
+    published: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "published", (self.output / "current").resolve())
 
     @property
     def kept(self) -> LazyTable:
         """The kept records, in the input's own columns."""
-        return LazyTable.of_folder(self.output / "deduplicated")
+        return LazyTable.of_folder(self.published / "deduplicated")
 
     @property
     def removed(self) -> LazyTable:
         """The removed records: `id, shard, keeper_id, keeper_shard, similarity, kind, group_id`."""
-        return LazyTable.of_folder(self.output / "duplicates", DUPLICATES)
+        return LazyTable.of_folder(self.published / "duplicates", DUPLICATES)
 
     @property
     def quarantined(self) -> LazyTable:
         """Rows that could not be records: `row, reason, record`."""
-        return LazyTable.of_folder(self.output / "quarantine", QUARANTINE)
+        return LazyTable.of_folder(self.published / "quarantine", QUARANTINE)
 
     @property
     def pairs(self) -> LazyTable:
@@ -60,15 +71,17 @@ class Curation:
 
     @property
     def duplicate_ratio(self) -> float:
-        """Removed records as a share of all rows."""
-        rows = self.summary["rows_in"]
-        return (self.summary["removed_exact"] + self.summary["removed_semantic"]) / rows if rows else 0.0
+        """Removed records as a share of all rows of the corpus."""
+        return self._share(self.summary["removed_exact"] + self.summary["removed_semantic"])
 
     @property
     def exact_ratio(self) -> float:
-        """Records removed as exact copies, as a share of all rows."""
-        rows = self.summary["rows_in"]
-        return self.summary["removed_exact"] / rows if rows else 0.0
+        """Records removed as exact copies, as a share of all rows of the corpus."""
+        return self._share(self.summary["removed_exact"])
+
+    def _share(self, count: int) -> float:
+        rows = self.summary["rows_in"] - self.summary["reference"]
+        return count / rows if rows else 0.0
 
 
 def curate(
@@ -76,6 +89,7 @@ def curate(
     workspace: str | Path,
     listener: Listener | None = None,
     check: bool = True,
+    role: str = CORPUS,
     **options: Any,
 ) -> Curation:
     """Bring shard files into a workspace and deduplicate them against everything that is there.
@@ -91,6 +105,9 @@ def curate(
         Hears how far each stage is.
     check
         Raise at the end if a shard failed; the others are finished either way.
+    role
+        "corpus", or "reference": records that are never written out, while every record of the corpus that
+        matches one of them is removed. For a benchmark's test set, or last year's release.
     **options
         Settings by name (`Settings`), and `eps` for 1 - threshold. In an existing workspace an option that
         would spoil stored work is refused.
@@ -106,23 +123,104 @@ def curate(
         Workspace.open(workspace)  # there is nothing to finish in a workspace that is yet to be made
     space = Workspace.create_or_open(workspace, resolve_options(options))
     space.sweep()
-    space.ledger.register([(file.key, file.uri, file.format, file.compression) for file in files])
+    _register(space, files, role)
     if not space.ledger.shards():
         raise WorkspaceError(f"No shard is registered in {space.root}: name at least one source.")
     named = [file.key for file in files]
-    return _run_and_report(space, named, listener, started, check)
+    return _run_and_report(space, lambda dagster: dagster.curate(named), listener, started, check)
 
 
-def register(*sources: str | Path, workspace: str | Path, **options: Any) -> list[str]:
-    """Register shards as Dagster partitions without running anything; returns the keys that are new."""
+def register(*sources: str | Path, workspace: str | Path, role: str = CORPUS, **options: Any) -> list[str]:
+    """Register shards as Dagster partitions without running anything; returns the keys that are to be curated:
+    new ones, and those that had vanished and are back."""
     from dedup_assets.automation.runs import EmbeddedDagster
 
     files = discover([str(source) for source in sources])
     space = Workspace.create_or_open(workspace, resolve_options(options))
-    new = space.ledger.register([(file.key, file.uri, file.format, file.compression) for file in files])
+    new = _register(space, files, role)
     with EmbeddedDagster(space) as dagster:
         dagster.register([shard.key for shard in space.ledger.shards()])
     return new
+
+
+def retract(
+    *names: str,
+    workspace: str | Path,
+    reason: str = TAKEDOWN,
+    listener: Listener | None = None,
+) -> Curation:
+    """Take shards or records back, and decide anew what is left.
+
+    What is left is decided as if it had been curated alone, in the same order: records that were removed only for
+    a retracted one come back. `output/changes` lists everything that changed.
+
+    Parameters
+    ----------
+    *names
+        Shards, and ids of records or SHARD:ROW. Where a name could be both, write `shard:NAME` or `id:NAME`.
+    workspace
+        Folder of the workspace.
+    reason
+        "takedown": the shards stay out, and the ids of their records never return in whatever shard they come.
+        "vanished", for shards only: the files are gone and may return.
+    listener
+        Hears how far each stage is.
+
+    Raises
+    ------
+    DedupError
+        A name is unknown or ambiguous; then nothing is retracted.
+    """
+    started = time.perf_counter()
+    space = Workspace.open(workspace)
+    space.sweep()
+    shards, ids = _shards_and_ids(space, names)
+    if ids and reason != TAKEDOWN:
+        raise SettingsError(f"reason = {reason!r} is for shards: records ({', '.join(ids)}) can only be taken down.")
+    records = retract_ids(space, ids) if ids else []
+    if shards:
+        retract_shards(space, shards, reason)
+    touched = {*shards, *(record.admission.shard for record in records)}
+    return _run_and_report(space, lambda dagster: dagster.redecide(sorted(touched)), listener, started, check=True)
+
+
+def _shards_and_ids(space: Workspace, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Which of some names are of shards and which of records; a name that could be both is refused."""
+    if not names:
+        raise SettingsError("Name at least one shard or record id to retract.")
+    known = {shard.key for shard in space.ledger.shards()}
+    shards, ids = [], []
+    plain = [name for name in names if name in known]
+    both = find_records(space, Living(space), plain) if plain else {}
+    for name in names:
+        kind, _, rest = name.partition(":")
+        if name in both:
+            raise SettingsError(
+                f"{name!r} is a shard and the id of a record in {both[name].admission.shard}: write shard:{name} or "
+                f"id:{name}."
+            )
+        if name in known:
+            shards.append(name)
+        elif kind == "shard" and rest in known:
+            shards.append(rest)
+        else:
+            ids.append(rest if kind == "id" and rest else name)
+    return shards, ids
+
+
+def _register(space: Workspace, files: Sequence[SourceFile], role: str) -> list[str]:
+    """Register files as shards. Raises WorkspaceError if all of them were taken down before."""
+    if role not in (CORPUS, REFERENCE):
+        raise SettingsError(f"role = {role!r}: expected {CORPUS} or {REFERENCE}.")
+    due = space.ledger.register([(file.key, file.uri, file.format, file.compression) for file in files], role)
+    down = {shard.key for shard in space.ledger.shards() if shard.retracted == TAKEDOWN}
+    named = [file.key for file in files]
+    if named and down.issuperset(named):
+        raise WorkspaceError(
+            f"{', '.join(named)}: taken down from {space.root}, and what was taken down does not return. Curate into "
+            "a new workspace if it should."
+        )
+    return due
 
 
 def rethreshold(threshold: float, *, workspace: str | Path, listener: Listener | None = None) -> Curation:
@@ -133,7 +231,7 @@ def rethreshold(threshold: float, *, workspace: str | Path, listener: Listener |
     started = time.perf_counter()
     space = Workspace.open(workspace).with_options(resolve_options({"threshold": threshold}))
     space.sweep()
-    return _run_and_report(space, [], listener, started, check=True)
+    return _run_and_report(space, lambda dagster: dagster.curate([]), listener, started, check=True)
 
 
 def open_curation(workspace: str | Path) -> Curation:
@@ -158,13 +256,17 @@ def resolve_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _run_and_report(
-    space: Workspace, named: Sequence[str], listener: Listener | None, started: float, check: bool
+    space: Workspace,
+    work: Callable[[EmbeddedDagster], Outcome],
+    listener: Listener | None,
+    started: float,
+    check: bool,
 ) -> Curation:
     from dedup_assets.automation.runs import EmbeddedDagster
 
     clock = StageClock()
     with listening(listener, clock), EmbeddedDagster(space) as dagster:
-        outcome = dagster.curate(named)
+        outcome = work(dagster)
     curation = Curation(space.root, space.output, _summary(space, clock, outcome.run_ids, started), outcome.failures)
     if check and outcome.failures:
         listed = "\n".join(f"  {shard}: {message}" for shard, message in outcome.failures.items())
@@ -193,7 +295,7 @@ def _totals(space: Workspace) -> dict[str, Any]:
     except WorkspaceError:
         manifest = {"shards": [], "totals": {}}
     embedded = space.ledger.completions("embeddings")
-    names = ("rows_in", "kept", "removed_exact", "removed_semantic", "quarantined")
+    names = ("rows_in", "kept", "reference", "removed_exact", "removed_semantic", "quarantined")
     return {
         "shards": len(manifest["shards"]),
         **{name: manifest["totals"].get(name, 0) for name in names},

@@ -34,6 +34,7 @@ LAYERS = {
     "vectors": "what a record is and how its vector is made; fixed for the life of a workspace",
     "matches": "which similarities are stored; fixed for the life of a workspace",
     "decisions": "what is removed; `dedup-assets threshold` moves it without model or join",
+    "arrival": "where shards come from and when; a change spoils nothing",
     "cost": "how the work is done; changes no result",
 }
 
@@ -101,6 +102,14 @@ class Settings:
         "leader: removed only for a record that is itself kept. semdedup: removed when close to any "
         "earlier record, even a removed one (for comparison with SemDeDup and NeMo Curator).",
         ("leader", "semdedup"),
+    )
+    # -- arrival ------------------------------------------------------------------------------------
+    changed_shards: str = _setting(
+        "replace",
+        "arrival",
+        "A shard whose file has other content now: replace the old content, which makes a new generation of "
+        "decisions, or refuse the file.",
+        ("replace", "refuse"),
     )
     # -- cost ---------------------------------------------------------------------------------------
     clusters: int = _setting(0, "cost", "Number of k-means cells; 0: chosen from the corpus size.")

@@ -6,9 +6,9 @@ import time
 import dagster as dg
 
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
-from dedup_assets.errors import DedupError, ShardError
+from dedup_assets.errors import DedupError, ShardError, SourceError
 from dedup_assets.resources.workspace import WorkspaceResource
-from dedup_assets.storage.changes import refuse_changed_content, source_file, source_state
+from dedup_assets.storage.changes import changed_content_error, has_changed, source_file, source_state
 from dedup_assets.storage.ingest import ingest_shard
 from dedup_assets.storage.ingest_spec import ingest_spec
 from dedup_assets.storage.ledger import Completion, Shard
@@ -37,7 +37,11 @@ def raw_shards(context: dg.AssetExecutionContext, workspace: WorkspaceResource) 
 
 
 def _ingest(run: StageRun, key: str, shard: Shard | None, done: Completion | None) -> int:
-    """Bring one shard in; returns the rows read, 0 if it was in already."""
+    """Bring one shard in; returns the rows read, 0 if it was in already.
+
+    Other content than was read before is read beside it. It takes the old content's place once it is admitted;
+    until then, and if it cannot be read, the old content is in force.
+    """
     if shard is None:
         raise ShardError(
             f"Shard {key!r} is a partition but no source is registered for it in {run.workspace.root}: "
@@ -46,8 +50,14 @@ def _ingest(run: StageRun, key: str, shard: Shard | None, done: Completion | Non
     source = source_file(shard)
     started = time.perf_counter()
     if done is not None:
-        refuse_changed_content(shard, done)
-        return 0
+        try:
+            if not has_changed(shard, done):
+                return 0
+        except SourceError:
+            # What was read is on disk: whether a shard whose file is gone should go too is not decided here.
+            return 0
+        if run.workspace.settings.changed_shards == "refuse":
+            raise changed_content_error(shard)
     state = source_state(shard)
     fingerprint = content_fingerprint(source)
     settings = run.workspace.settings

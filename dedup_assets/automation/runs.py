@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +25,9 @@ from dedup_assets.automation.jobs import curate_new_shards, redecide
 from dedup_assets.automation.partitions import register_partitions
 from dedup_assets.automation.sqlite_log import steady_sqlite
 from dedup_assets.errors import DedupError, ShardError, WorkspaceError
-from dedup_assets.storage.changes import refuse_changed_content
+from dedup_assets.storage.changes import changed_content_error, has_changed
 from dedup_assets.storage.generations import decisions_due
+from dedup_assets.storage.ledger import Completion
 from dedup_assets.storage.publish import publish_text, storage_errors
 from dedup_assets.storage.workspace import Workspace
 
@@ -91,9 +92,9 @@ class EmbeddedDagster:
     def curate(self, named: Sequence[str]) -> Outcome:
         """Finish every registered shard that is not finished, and bring all decisions up to date.
 
-        Named shards that are finished are checked: a file that changed since is refused. A shard that fails
-        fails its run; the others run again without it, which is cheap, because what was finished is on
-        record.
+        Named shards that are finished are checked: a file that changed since is read again, or refused as the
+        settings say. A shard that fails fails its run; the others run again without it, which is cheap, because
+        what was finished is on record.
         """
         with instance_errors(self._instance.root_directory):
             return self._curate(named)
@@ -102,17 +103,33 @@ class EmbeddedDagster:
         ledger = self._workspace.ledger
         keys = [shard.key for shard in ledger.shards()]
         self.register(keys)
-        outcome = Outcome(failures=changed_shards(self._workspace, named))
+        changed, refused = changed_shards(self._workspace, named)
+        outcome = Outcome(failures=refused)
         before = ledger.completions(STAGES[-1])
-        for span in _spans(keys, [key for key in keys if key not in before]):
+        for span in _spans(keys, [*changed, *unfinished_shards(self._workspace)]):
             self._run(curate_new_shards.name, keys, span, outcome)
-        # Shards that were finished before, and whose decisions or files moved with this call or have to.
-        after = ledger.completions(STAGES[-1])
-        due = decisions_due(self._workspace)
-        moved = [key for key in keys if key in before and (key in due or before[key].basis != after[key].basis)]
-        for span in _spans(keys, moved):
-            self._run(redecide.name, keys, span, outcome)
+        self._redecide(keys, before, outcome)
         return outcome
+
+    def redecide(self, retracted: Sequence[str]) -> Outcome:
+        """Decide and publish anew after some shards, or records of theirs, were retracted."""
+        with instance_errors(self._instance.root_directory):
+            keys = [shard.key for shard in self._workspace.ledger.shards()]
+            self.register(keys)
+            outcome = Outcome()
+            before = self._workspace.ledger.completions(STAGES[-1])
+            for span in _spans(keys, retracted):
+                self._run(redecide.name, keys, span, outcome)
+            self._redecide(keys, before, outcome)
+            return outcome
+
+    def _redecide(self, keys: Sequence[str], before: Mapping[str, Completion], outcome: Outcome) -> None:
+        """Bring the shards up to date that were finished before and whose decisions or files moved, or have to."""
+        after = self._workspace.ledger.completions(STAGES[-1])
+        due = decisions_due(self._workspace)
+        same = {key for key in before if key in after and before[key].basis == after[key].basis}
+        for span in _spans(keys, [key for key in after if key in before and (key in due or key not in same)]):
+            self._run(redecide.name, keys, span, outcome)
 
     def _run(self, job_name: str, keys: Sequence[str], span: list[str], outcome: Outcome) -> None:
         """Run a job over neighbouring partitions; without the failed ones again if some failed."""
@@ -202,18 +219,37 @@ def prepare_home(workspace: Workspace) -> Path:
     return home
 
 
-def changed_shards(workspace: Workspace, named: Sequence[str]) -> dict[str, str]:
-    """Named shards that were read before and whose file has other content now, each with the error."""
+def changed_shards(workspace: Workspace, named: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Named shards that were read before and whose file has other content now: those to be read again, and those
+    that are refused, each with the error."""
     registered = {shard.key: shard for shard in workspace.ledger.shards()}
     done = workspace.ledger.completions("raw_shards")
-    changed = {}
+    changed: list[str] = []
+    refused: dict[str, str] = {}
     for key in named:
-        if key in done:
-            try:
-                refuse_changed_content(registered[key], done[key])
-            except DedupError as problem:
-                changed[key] = str(problem)
-    return changed
+        try:
+            if key not in done or not has_changed(registered[key], done[key]):
+                continue
+            if workspace.settings.changed_shards == "refuse":
+                raise changed_content_error(registered[key])
+            changed.append(key)
+        except DedupError as problem:
+            refused[key] = str(problem)
+    return changed, refused
+
+
+def unfinished_shards(workspace: Workspace) -> list[str]:
+    """Registered shards, in order, that are not published with the content that was read last; retracted ones are
+    as finished as they will be."""
+    ledger = workspace.ledger
+    read, published = ledger.completions(STAGES[0]), ledger.completions(STAGES[-1])
+    live = {a.shard: a.fingerprint for a in ledger.live_admissions()}
+    return [
+        shard.key
+        for shard in ledger.shards()
+        if shard.retracted is None
+        and not (shard.key in published and shard.key in read and live.get(shard.key) == read[shard.key].basis)
+    ]
 
 
 def _resolved(name: str) -> dg.JobDefinition:

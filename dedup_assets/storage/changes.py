@@ -30,14 +30,17 @@ def source_state(shard: Shard) -> str:
     return " ".join(str(mark) for mark in marks if mark is not None)
 
 
-def refuse_changed_content(shard: Shard, done: Completion) -> None:
-    """Raise ShardError if the file's content is not what `done` was read from."""
+def has_changed(shard: Shard, done: Completion) -> bool:
+    """Whether the file's content is not what `done` was read from."""
     if source_state(shard) == done.facts.get("source_state"):
-        return
-    fingerprint = content_fingerprint(source_file(shard))
-    if fingerprint != done.basis:
-        raise ShardError(
-            f"Shard {shard.key}: the content of {shard.uri} changed since it was curated (fingerprint "
-            f"{done.basis[:16]} then, {fingerprint[:16]} now). Published decisions rest on the old content. "
-            "Restore the file, or add the new content as a new file."
-        )
+        return False
+    return content_fingerprint(source_file(shard)) != done.basis
+
+
+def changed_content_error(shard: Shard) -> ShardError:
+    """What is said where other content of a shard is refused."""
+    return ShardError(
+        f"Shard {shard.key}: the content of {shard.uri} changed since it was curated. Published decisions rest on "
+        'the old content, and changed_shards = "refuse" is set in curation.toml. Restore the file, add the new '
+        'content as a new file, or set "replace".'
+    )

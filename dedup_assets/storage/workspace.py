@@ -131,7 +131,7 @@ class Workspace:
                 f"{self.root} was made under other settings: {listed}. {why} Leave the option out, or curate into "
                 "a new workspace."
             )
-        lasting = {name: new for name, (_, new) in stored.differences(wanted, "decisions").items()}
+        lasting = {name: new for name, (_, new) in stored.differences(wanted, "decisions", "arrival").items()}
         if wanted.output != stored.output:
             lasting["output"] = wanted.output
         if lasting:
