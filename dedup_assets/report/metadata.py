@@ -27,11 +27,11 @@ from dedup_assets.storage.workspace import Workspace
 LATEST = 5
 """Admissions of a basis that are listed; the digest stands for all of them, the manifest lists them."""
 
-GROUPS, MEMBERS = 5, 2
-"""Groups of a shard shown in the UI, and removed records of each."""
+GROUPS = 5
+"""Groups of a shard shown in the UI, each with the removed record least like the keeper."""
 
-SHOWN_TEXT = 300
-"""Characters of a text in a table of the UI, which shows it on one line."""
+SHOWN_TEXT = 160
+"""Characters of a text in a table of the UI, whose columns are narrow."""
 
 PICTURE_BUDGET = 1_000_000
 """Records and matches up to which the corpus as a whole is looked at when a run ends: a second of work. Beyond
@@ -182,7 +182,7 @@ class RunMetadata:
                 pictures.best_match_words(found, settings), pictures.best_match_picture(found, settings)
             ),
         }
-        groups = measures.top_groups(self._workspace, generation, [a], GROUPS, MEMBERS)
+        groups = measures.top_groups(self._workspace, generation, [a], GROUPS, 1)
         if groups:
             metadata["largest_groups"] = self._group_table(groups)
         if a.shard == self._last:
@@ -206,22 +206,20 @@ class RunMetadata:
         }
 
     def _group_table(self, groups: Sequence[measures.Group]) -> dg.TableMetadataValue:
-        rows = []
-        for group, keeper_text, texts in self._corpus.group_texts(groups):
-            for member, text in zip(group.members, texts, strict=True):
-                rows.append(
-                    dg.TableRecord(
-                        {
-                            "removed_for_keeper": group.size,
-                            "similarity": round(member["similarity"], 4),
-                            "keeper": f"{group.keeper_id} ({group.keeper_shard})",
-                            "keeper_text": _short(keeper_text),
-                            "removed": member["id"],
-                            "removed_text": _short(text),
-                        }
-                    )
+        return dg.MetadataValue.table(
+            [
+                dg.TableRecord(
+                    {
+                        "records_removed": group.size,
+                        "kept": f"{group.keeper_id} ({group.keeper_shard}): {_short(keeper_text)}",
+                        "removed_least_like_it": f"{member['id']} ({member['shard']}): {_short(text)}",
+                        "similarity": round(member["similarity"], 4),
+                    }
                 )
-        return dg.MetadataValue.table(rows)
+                for group, keeper_text, texts in self._corpus.group_texts(groups)
+                for member, text in zip(group.members, texts, strict=True)
+            ]
+        )
 
     @cached_property
     def _corpus(self) -> Corpus:
