@@ -1,4 +1,4 @@
-"""K-means centroids: the codebook in force, fitted by the first shard and again when the corpus outgrew it.
+"""K-means centroids: the codebook in force, fitted by the first shard, when the corpus outgrew it, or on request.
 
 Centroids decide what a join costs and never what it finds, so a refit makes no shard stale.
 """
@@ -42,7 +42,7 @@ def kmeans_centroids(context: dg.AssetExecutionContext, workspace: WorkspaceReso
         embedded = run.upstream("embeddings")
         bases = {shard: done.basis for shard, done in embedded.items()}
         pending = run.unfinished(bases)
-        if not pending:
+        if not pending and not _refit_requested(run):
             return
         with run.workspace.lock("admission"):
             codebook = codebook_in_force(run, dask)
@@ -74,7 +74,7 @@ def codebook_in_force(run: StageRun, dask: DaskCluster) -> Codebook:
     if current is not None:
         outgrown = texts > REFIT_GROWTH * current.corpus_texts
         asked_for = settings.clusters > 0 and current.cells != wanted
-        if not outgrown and not asked_for:
+        if not outgrown and not asked_for and not _refit_requested(run):
             return current
     started = time.perf_counter()
     centroids, facts = _fitted(workspace, dask, texts, wanted)
@@ -88,6 +88,11 @@ def codebook_in_force(run: StageRun, dask: DaskCluster) -> Codebook:
     # Only now: two shards are compared under one codebook, so every admitted shard has its cells first.
     run.ledger.add_codebook(codebook)
     return codebook
+
+
+def _refit_requested(run: StageRun) -> bool:
+    """Whether a rebuild was asked for that no fit has answered yet."""
+    return any(request.codebook is None for request in run.ledger.rebuilds())
 
 
 def _fitted(workspace: Workspace, dask: DaskCluster, texts: int, cells: int) -> tuple[np.ndarray, dict[str, object]]:

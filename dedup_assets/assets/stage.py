@@ -21,7 +21,10 @@ from dedup_assets.storage.workspace import Workspace
 
 GROUP = "deduplication"
 
-__all__ = ["GROUP", "STAGES", "StageRun", "shard_asset", "stage_run"]
+RECURATE = "dedup-assets/recurate"
+"""Tag of a run that asks for a rebuild where it is "true": new centroids, and one order over all that is live."""
+
+__all__ = ["GROUP", "RECURATE", "STAGES", "StageRun", "shard_asset", "stage_run"]
 
 
 def shard_asset(*, deps: Sequence[Any], kinds: set[str], description: str) -> Any:
@@ -106,6 +109,10 @@ def stage_run(
     workspace = resource.open()
     if dask is not None:
         dask.adopt(workspace.settings)
+    if context.run.tags.get(RECURATE) == "true":
+        # Once for all runs of a backfill, and for a run and its retries.
+        token = context.run.tags.get("dagster/backfill") or context.run.root_run_id or context.run_id
+        workspace.ledger.request_rebuild(token)
     run = StageRun(stage, context.partition_keys, workspace, context.run_id)
     with stage_progress(stage) as (progress, spent):
         run.progress, run.spent = progress, spent
