@@ -22,11 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dedup_assets.assets.pairwise_similarities import MIN_GROUPS
-from dedup_assets.compute.blocks import plan_groups
 from dedup_assets.compute.kmeans import ITERATIONS, SAMPLES_PER_CENTROID, choose_cells
 from dedup_assets.resources.dask_cluster import WINDOW_PER_THREAD
-from dedup_assets.resources.memory import GROUP_BYTES
 
 # -- measured --------------------------------------------------------------------------------------------------
 # CPU seconds of one thread (`time.process_time`, OpenBLAS and OpenMP held to one thread), Intel Xeon with AMX,
@@ -132,6 +129,10 @@ ROW_BYTES = 2 * DIMENSION
 SKETCH_BYTES = 2 * 128
 SHARD_ROWS = 1_000_000
 """Records of a shard in the predictions; what grows with the number of shards grows faster with smaller ones."""
+
+
+MIN_GROUPS, GROUP_BYTES = 8, 256 * 2**20
+"""How cells were grouped when the schedule below was measured."""
 
 
 # -- sizes -----------------------------------------------------------------------------------------------------
@@ -321,6 +322,23 @@ def skewed_cells(records: int, cells: int, growth: float = 0.0) -> tuple[np.ndar
     home *= records / home.sum()
     ghosts *= records * ghosts_per_record(cells, growth) / ghosts.sum()
     return home, np.minimum(ghosts, records - home)
+
+
+def plan_groups(
+    home: np.ndarray, listed: np.ndarray, row_bytes: int, max_bytes: float, min_groups: int = 1
+) -> list[tuple[int, int]]:
+    """Groups that count a row once for every cell that lists it, as they were when the schedule was measured."""
+    cost = home * listed + listed
+    target = cost.sum() / max(1, min(min_groups, len(home)))
+    groups, first, spent, held = [], 0, 0.0, 0.0
+    for cell in range(len(home)):
+        size = listed[cell] * row_bytes
+        if cell > first and (held + size > max_bytes or spent + cost[cell] / 2 > target):
+            groups.append((first, cell))
+            first, spent, held = cell, 0.0, 0.0
+        spent += cost[cell]
+        held += size
+    return [*groups, (first, len(home))]
 
 
 def plan_distinct(home: np.ndarray, ghosts: np.ndarray, max_rows: float, min_groups: int = 1) -> list[tuple[int, int]]:

@@ -12,11 +12,11 @@ import pyarrow as pa
 
 from dedup_assets.assets.cluster_partitions import cluster_partitions
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
-from dedup_assets.compute.blocks import plan_groups
+from dedup_assets.compute.cell_groups import CellGroup, plan_groups
 from dedup_assets.compute.join import Matches
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.memory import memory_plan
-from dedup_assets.resources.worker_tasks import match_cells_of_shards
+from dedup_assets.resources.worker_tasks import match_cells_of_shards, shard_piece
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.cells import ShardCells
 from dedup_assets.storage.ledger import Admission, Codebook
@@ -29,8 +29,12 @@ from dedup_assets.storage.workspace import Workspace
 
 STAGE = "pairwise_similarities"
 
-MIN_GROUPS = 8
-"""Groups of cells at least, so that workers end together and progress shows."""
+GROUPS_PER_LANE = 4
+"""Groups of cells for each task that runs at once: given out longest first, workers then end together."""
+
+GROUP_COST = 5e8
+"""Pairs and rows that are worth a task of their own: half a second on one core. Every group gathers and sketches
+anew what its neighbours hold too."""
 
 
 @shard_asset(
@@ -75,19 +79,21 @@ def _match_under(
     workspace = run.workspace
     new_numbers = np.array([a.number for a in new])
     folders = [(str(workspace.cells(codebook, a)), a.number, bool(a.number in new_numbers)) for a in visible]
-    memory = memory_plan(workspace.settings, dask.tasks_at_once())
-    groups = _plan(workspace, codebook, visible, memory.group_bytes)
+    lanes, threads = dask.lanes()
+    memory = memory_plan(workspace.settings, lanes)
+    groups = _plan(folders, memory.group_bytes, lanes)
+    run.progress.advance(codebook.cells - sum(group.last - group.first for group in groups))
     dense: list[int] = []
     with temporary_folder(workspace.root) as scratch:
         gathered = MatchRuns(scratch, memory.match_bytes)
         options = (workspace.settings.floor, dask.resolved_device(), workspace.settings.dense_limit)
         spill = (str(scratch), memory.task_match_bytes)
-        arguments = ((folders, first, last, *options, spill) for first, last in groups)
-        for index, found in dask.map(match_cells_of_shards, arguments) if groups else ():
+        arguments = ((folders, group.first, group.last, *options, spill, threads) for group in groups)
+        for index, found in dask.map(match_cells_of_shards, arguments, lanes) if groups else ():
             gathered.add(found.matches)
             gathered.files += found.files
             dense += found.dense_cells
-            run.progress.advance(groups[index][1] - groups[index][0])
+            run.progress.advance(groups[index].last - groups[index].first)
         runs = gathered.runs()
         facts = [_write(workspace, codebook, a, living, gathered.of_owner(runs, a.number), dense) for a in new]
     seconds = time.perf_counter() - started
@@ -132,19 +138,9 @@ def _write(
     }
 
 
-def _plan(
-    workspace: Workspace, codebook: Codebook, visible: list[Admission], group_bytes: int
-) -> list[tuple[int, int]]:
-    """Contiguous groups of cells, balanced by predicted cost and bounded in bytes."""
-    homes = np.zeros(codebook.cells, np.int64)
-    ghosts = np.zeros(codebook.cells, np.int64)
-    row_bytes = 1
-    for a in visible:
-        cells = ShardCells.read(workspace.cells(codebook, a))
-        if len(cells.rows):
-            homes += cells.home_counts
-            ghosts += cells.ghost_counts
-            row_bytes = cells.vectors.shape[1] * cells.vectors.dtype.itemsize
-    if not homes.any():
-        return []
-    return plan_groups(homes, homes + ghosts, row_bytes, group_bytes, MIN_GROUPS)
+def _plan(folders: Sequence[tuple[str, int, bool]], group_bytes: int, lanes: int) -> list[CellGroup]:
+    """Groups of cells that fit in memory, as few as keep all lanes busy: none where there is nothing to compare."""
+    pieces = [piece for folder in folders if len((piece := shard_piece(*folder)).vectors)]
+    groups = plan_groups(pieces, group_bytes)
+    wanted = min(GROUPS_PER_LANE * lanes, 1 + int(sum(group.cost for group in groups) / GROUP_COST))
+    return plan_groups(pieces, group_bytes, wanted) if lanes > 1 and wanted > len(groups) else groups

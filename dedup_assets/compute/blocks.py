@@ -5,7 +5,9 @@ Pure arrays: a memory map will do for vectors, but where it came from is not kno
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,9 +61,11 @@ class ShardPiece:
     ghost_rows, ghost_offsets : int32 (g,), int64 (k + 1,)
         Rows of this shard listed as ghosts, cell after cell.
     keys : int64 (n,)
-        Global number of each row's text; the same text has the same key in every shard.
+        Number of each row's text.
     is_new : bool
         Whether this shard's pairs are wanted; pairs of two old shards are not.
+    first_key : int
+        Added to ``keys``: the same text has the same sum in every shard.
     """
 
     vectors: np.ndarray
@@ -70,124 +74,156 @@ class ShardPiece:
     ghost_offsets: np.ndarray
     keys: np.ndarray
     is_new: bool
+    first_key: int = 0
 
 
-def build_block(pieces: Sequence[ShardPiece], first_cell: int, last_cell: int) -> CellBlock:
+def build_block(pieces: Sequence[ShardPiece], first_cell: int, last_cell: int, threads: int = 1) -> CellBlock:
     """Gather cells ``first_cell`` to ``last_cell`` (exclusive) of all shards into one block.
 
     Of each shard one contiguous slice is read (its home rows of the range), and those ghosts of the range
-    whose home lies outside it, each once and in ascending order. The pieces must share the number of cells,
-    dimension and dtype.
+    whose home lies outside it, each once and in ascending order. Ghosts of old shards are left out where no
+    new row is at home: only they could want them. A block that is one whole shard takes its vectors as they are,
+    without a copy. The pieces must share the number of cells, dimension and dtype.
     """
     if not pieces:
         raise ValueError("a block needs at least one shard piece")
-    cells = last_cell - first_cell
     shapes = {(len(p.home_offsets), len(p.ghost_offsets), p.vectors.shape[1], str(p.vectors.dtype)) for p in pieces}
     if len(shapes) != 1:
         raise ValueError(f"pieces differ in cells, dimension or dtype: {sorted(shapes)}")
     if not 0 <= first_cell <= last_cell < len(pieces[0].home_offsets):
         raise ValueError(f"cells {first_cell} to {last_cell} are outside 0 to {len(pieces[0].home_offsets) - 1}")
-    vectors, keys, fresh, homes, ghosts = [], [], [], [], []
-    base = 0
+    wanted = new_at_home(pieces)[first_cell:last_cell]
+    parts = [_Part(piece, first_cell, last_cell, wanted) for piece in pieces]
+    base = np.concatenate([[0], np.cumsum([part.rows for part in parts])])
+    n = int(base[-1])
+    if n > np.iinfo(np.int32).max:
+        raise ValueError(f"a block of {n} rows has row numbers beyond 32 bits: plan smaller groups of cells")
+    home_offsets = offsets_of(sum((part.home_counts for part in parts), np.zeros(len(wanted), np.int64)))
+    ghost_offsets = offsets_of(sum((part.ghost_counts for part in parts), np.zeros(len(wanted), np.int64)))
+    home_rows = np.empty(home_offsets[-1], np.int32)
+    ghost_rows = np.empty(ghost_offsets[-1], np.int32)
+    is_new, keys = np.empty(n, bool), np.empty(n, np.int64)
+    home_cursor, ghost_cursor = home_offsets[:-1].copy(), ghost_offsets[:-1].copy()
+    for part, start in zip(parts, base[:-1], strict=True):
+        at = slice(start, start + part.rows)
+        is_new[at] = part.piece.is_new
+        part.take(part.piece.keys, keys[at])
+        keys[at] += part.piece.first_key
+        _append_homes(int(start), part.home_counts, home_cursor, home_rows)
+        part.list_ghosts(int(start), ghost_cursor, ghost_rows)
+    return CellBlock(_vectors(parts, base, threads), home_offsets, home_rows, ghost_offsets, ghost_rows, is_new, keys)
+
+
+def _vectors(parts: Sequence[_Part], base: np.ndarray, threads: int) -> np.ndarray:
+    """The vectors of all parts, one after the other."""
+    whole = parts[0].piece.vectors
+    if len(parts) == 1 and parts[0].in_place:
+        return np.asarray(whole)
+    out = np.empty((base[-1], whole.shape[1]), whole.dtype)
+
+    def copy(at: int) -> None:
+        parts[at].take(parts[at].piece.vectors, out[base[at] : base[at + 1]])
+        _let_go(parts[at].piece.vectors)
+
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        list(pool.map(copy, range(len(parts))))
+    return out
+
+
+class _Part:
+    """What a block takes of one piece: its home rows of the range, then the foreign rows listed there."""
+
+    def __init__(self, piece: ShardPiece, first: int, last: int, wanted: np.ndarray) -> None:
+        self.piece = piece
+        self.low, self.high = int(piece.home_offsets[first]), int(piece.home_offsets[last])
+        self.home_counts = np.diff(piece.home_offsets[first : last + 1])
+        self._starts = np.asarray(piece.ghost_offsets[first:last])
+        self.ghost_counts = np.diff(piece.ghost_offsets[first : last + 1])
+        if not piece.is_new:
+            self.ghost_counts = np.where(wanted, self.ghost_counts, 0)
+        n = len(piece.vectors)
+        if self.in_place:
+            self._foreign = np.empty(0, np.int32)
+        else:
+            marks = np.zeros(n, bool)
+            _mark(np.asarray(piece.ghost_rows), self._starts, self.ghost_counts, marks)
+            marks[self.low : self.high] = False
+            self._foreign = np.flatnonzero(marks).astype(np.int32)
+        self.rows = self.high - self.low + len(self._foreign)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether it is all rows of the piece, in their order."""
+        return self.high - self.low == len(self.piece.vectors)
+
+    def take(self, source: np.ndarray, out: np.ndarray) -> None:
+        """Copy this part's rows of an array (n, ...) of the piece."""
+        inside = self.high - self.low
+        out[:inside] = source[self.low : self.high]
+        if len(self._foreign):
+            np.take(source, self._foreign, axis=0, out=out[inside:], mode="clip")  # "raise" would copy once more
+
+    def list_ghosts(self, start: int, cursor: np.ndarray, out: np.ndarray) -> None:
+        """Append this part's ghosts to the listing of the block, in which its rows begin at ``start``."""
+        place = np.empty(len(self.piece.vectors), np.int32)
+        inside = self.high - self.low
+        place[self.low : self.high] = np.arange(start, start + inside, dtype=np.int32)
+        place[self._foreign] = np.arange(start + inside, start + self.rows, dtype=np.int32)
+        _append_ghosts(np.asarray(self.piece.ghost_rows), self._starts, self.ghost_counts, place, cursor, out)
+        _let_go(self.piece.ghost_rows)
+
+
+def new_at_home(pieces: Sequence[ShardPiece]) -> np.ndarray:
+    """Whether any new row is at home in each cell: bool (k,)."""
+    fresh = np.zeros(len(pieces[0].home_offsets) - 1, bool)
     for piece in pieces:
-        low, high = int(piece.home_offsets[first_cell]), int(piece.home_offsets[last_cell])
-        at = slice(int(piece.ghost_offsets[first_cell]), int(piece.ghost_offsets[last_cell]))
-        listed = np.asarray(piece.ghost_rows[at])
-        foreign = _distinct(listed[(listed < low) | (listed >= high)], len(piece.vectors))
-        inside = high - low
-        local = np.where((listed >= low) & (listed < high), listed - low, inside + np.searchsorted(foreign, listed))
-        vectors += [np.asarray(piece.vectors[low:high]), np.asarray(piece.vectors[foreign])]
-        keys += [piece.keys[low:high], piece.keys[foreign]]
-        fresh.append(np.full(inside + len(foreign), piece.is_new))
-        homes.append((np.arange(base, base + inside), piece.home_offsets[first_cell : last_cell + 1]))
-        ghosts.append((base + local, piece.ghost_offsets[first_cell : last_cell + 1]))
-        base += inside + len(foreign)
-    home_offsets, home_rows = _by_cell(homes, cells)
-    ghost_offsets, ghost_rows = _by_cell(ghosts, cells)
-    return CellBlock(
-        np.concatenate(vectors),
-        home_offsets,
-        home_rows,
-        ghost_offsets,
-        ghost_rows,
-        np.concatenate(fresh),
-        np.concatenate(keys).astype(np.int64),
-    )
+        if piece.is_new:
+            fresh |= np.diff(piece.home_offsets) > 0
+    return fresh
 
 
-def _distinct(rows: np.ndarray, n: int) -> np.ndarray:
-    """Distinct row numbers, ascending; by marking where that is cheaper than sorting."""
-    if len(rows) * 8 < n:
-        return np.unique(rows)
-    seen = np.zeros(n, bool)
-    seen[rows] = True
-    return np.flatnonzero(seen).astype(rows.dtype)
-
-
-def _by_cell(parts: list, cells: int) -> tuple[np.ndarray, np.ndarray]:
-    """Merge per-shard listings (rows, offsets of the range) into one listing by cell, shard after shard."""
-    counts = sum((np.diff(offsets) for _, offsets in parts), np.zeros(cells, np.int64))
-    offsets = offsets_of(counts)
-    out = np.empty(offsets[-1], np.int32)
-    cursor = offsets[:-1].copy()
-    for rows, own in parts:
-        _append(np.ascontiguousarray(rows, dtype=np.int64), np.diff(own).astype(np.int64), cursor, out)
-    return offsets, out
+def _let_go(array: np.ndarray) -> None:
+    """Give the pages of a memory map back once they were copied; the system may keep them in its cache."""
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 @njit(cache=True, nogil=True)
-def _append(rows, counts, cursor, out):
-    at = 0
+def _append_homes(start, counts, cursor, out):
+    row = start
     for cell in range(counts.shape[0]):
         for _ in range(counts[cell]):
-            out[cursor[cell]] = rows[at]
+            out[cursor[cell]] = row
             cursor[cell] += 1
-            at += 1
+            row += 1
 
 
-def plan_groups(
-    home_counts: np.ndarray,
-    listed_counts: np.ndarray,
-    bytes_per_row: int,
-    max_bytes: int,
-    min_groups: int = 1,
-) -> list[tuple[int, int]]:
-    """Cut the cells into contiguous groups of like cost that fit in memory.
+@njit(cache=True, nogil=True)
+def _append_ghosts(rows, starts, counts, place, cursor, out):
+    for cell in range(counts.shape[0]):
+        at, to = starts[cell], cursor[cell]
+        for entry in range(counts[cell]):
+            out[to + entry] = place[rows[at + entry]]
+        cursor[cell] = to + counts[cell]
 
-    Parameters
-    ----------
-    home_counts, listed_counts : integer arrays (k,)
-        Home rows of each cell, and all rows listed in it (home and ghosts), over all shards.
-    bytes_per_row : int
-        Memory of one row in a block: its vector, its sketch and bookkeeping.
-    max_bytes : int
-        Bound of one block, counting every listed row (an upper bound: shared ghosts are held once). A single
-        cell above it becomes a group of its own.
-    min_groups : int
-        Groups wanted at least, so that every worker has some; fewer where there are fewer cells.
 
-    Returns
-    -------
-    list of (first, last)
-        Covers 0 to k without gaps; cost of a cell is home × listed.
-    """
-    home = np.asarray(home_counts, dtype=np.float64)
-    listed = np.asarray(listed_counts, dtype=np.float64)
-    k = len(home)
-    if len(listed) != k:
-        raise ValueError(f"counts of one length expected, found {k} and {len(listed)}")
-    cost = home * listed + listed  # the second term stands for reading the rows
-    target = cost.sum() / max(1, min(min_groups, k))
-    groups: list[tuple[int, int]] = []
-    first, spent, held = 0, 0.0, 0.0
-    for cell in range(k):
-        size = listed[cell] * bytes_per_row
-        # Half the cell's cost decides on which side of the cut it is nearer to the target.
-        if cell > first and (held + size > max_bytes or spent + cost[cell] / 2 > target):
-            groups.append((first, cell))
-            first, spent, held = cell, 0.0, 0.0
-        spent += cost[cell]
-        held += size
-    if k > first:
-        groups.append((first, k))
-    return groups
+@njit(cache=True, nogil=True)
+def new_first(rows, offsets, is_new):
+    """The listing with each cell's new rows before its old ones, both in the order they had."""
+    out = np.empty_like(rows)
+    for cell in range(offsets.shape[0] - 1):
+        at = offsets[cell]
+        for wanted in (True, False):
+            for entry in range(offsets[cell], offsets[cell + 1]):
+                if is_new[rows[entry]] == wanted:
+                    out[at] = rows[entry]
+                    at += 1
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _mark(rows, starts, counts, marks):
+    for cell in range(counts.shape[0]):
+        for entry in range(starts[cell], starts[cell] + counts[cell]):
+            marks[rows[entry]] = True

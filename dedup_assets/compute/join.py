@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dedup_assets.compute.blocks import CellBlock, ShardPiece, build_block, plan_groups
+from dedup_assets.compute.blocks import CellBlock, ShardPiece, build_block, new_first
 from dedup_assets.compute.cells import assign
 from dedup_assets.compute.device_join import Listing, match_on_device
 from dedup_assets.compute.device_rows import DeviceRows
@@ -31,6 +31,7 @@ from dedup_assets.compute.scan import (
 from dedup_assets.compute.similarity import as_bits, canonical_pairs, squared_norms
 from dedup_assets.compute.sketch import low_rows
 from dedup_assets.compute.streams import stream
+from dedup_assets.compute.tiles import TILE_BYTES, TILE_ROWS, padded_columns, padded_rows, tile_columns
 
 __all__ = [
     "CellBlock",
@@ -41,15 +42,8 @@ __all__ = [
     "exact_matches",
     "match_cells",
     "match_pieces",
-    "plan_groups",
     "unique_matches",
 ]
-
-TILE_BYTES = 1 << 20
-"""Product of one tile: 256 × 2,048 bfloat16. Half an L2 cache, so that the scan reads what it just wrote;
-measured 2.9 billion pairs/s on one core against 2.2 with 2 MiB."""
-
-TILE_ROWS = 256
 
 MAX_MATCHES = 1 << 18
 """Matches handed over at a time: 6 MB."""
@@ -214,7 +208,7 @@ class _Join:
         self.position[order] = np.arange(len(order), dtype=np.int32)
         self.tile_rows = TILE_ROWS
         itemsize = PRECISIONS[native_precision(device)].itemsize
-        self.tile_columns = max(CHUNK, tile_bytes // (itemsize * self.tile_rows) // CHUNK * CHUNK)
+        self.tile_columns = tile_columns(tile_bytes, itemsize)
         low = low_rows(
             block.vectors,
             self.squares,
@@ -236,11 +230,7 @@ class _Join:
 
 def _new_first(rows: np.ndarray, offsets: np.ndarray, is_new: np.ndarray) -> np.ndarray:
     """The listing with each cell's new rows before its old ones."""
-    fresh = is_new[rows]
-    if fresh.all():
-        return rows
-    cell = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    return rows[np.lexsort((~fresh, cell))]
+    return rows if is_new.all() else new_first(np.ascontiguousarray(rows), offsets, is_new)
 
 
 def _only_ghosts(block: CellBlock) -> np.ndarray:
@@ -317,7 +307,7 @@ class _Worker:
             for start in range(0, len(homes), width):
                 stop = min(start + width, len(homes))
                 rows = (first, first + min(new_homes, stop))
-                right = join.low[first + start : first + start + _padded(stop - start, width)]
+                right = join.low[first + start : first + start + padded_columns(stop - start, width)]
                 self._rows(rows, right, homes[start:stop], first + start)
         wanted = ghosts if new_homes else ghosts[:new_ghosts]
         for start in range(0, len(wanted), width):
@@ -327,7 +317,7 @@ class _Worker:
                 self._rows((first, first + new_homes), right, part, None)
             fresh = min(max(new_ghosts - start, 0), len(part))
             if fresh and new_homes < len(homes):
-                self._rows((first + new_homes, last), right[: _padded(fresh, width)], part[:fresh], None)
+                self._rows((first + new_homes, last), right[: padded_columns(fresh, width)], part[:fresh], None)
 
     def finish(self) -> None:
         """Hand over what is left."""
@@ -335,7 +325,7 @@ class _Worker:
 
     def _gather(self, rows: np.ndarray) -> torch.Tensor:
         join = self.join
-        padded = _padded(len(rows), join.tile_columns)
+        padded = padded_columns(len(rows), join.tile_columns)
         if self.columns.dtype == torch.bfloat16:
             word = torch.int64 if join.low.shape[1] % 4 == 0 else torch.int16
             gather(join.low.view(word).numpy(), join.position, rows, self.columns.view(word).numpy())
@@ -354,7 +344,7 @@ class _Worker:
             count = min(join.tile_rows, rows[1] - start)
             if origin is not None and start >= origin + len(columns) - 1:
                 break
-            left = join.low[start : start + _padded(count, join.tile_rows)]
+            left = join.low[start : start + padded_rows(count)]
             product = self.product[: len(left) * len(right)].view(len(left), len(right))
             torch.mm(left, right.T, out=product)
             diagonal = -(1 << 40) if origin is None else start - origin
@@ -403,17 +393,13 @@ def _spread(rows: np.ndarray, most: int) -> np.ndarray:
     return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(np.int64)]
 
 
-def _padded(count: int, most: int) -> int:
-    """Tile sides are powers of two from 64 on: a product of a new shape costs 0.5 ms to prepare, once."""
-    return min(most, max(CHUNK, 1 << (count - 1).bit_length()))
-
-
 def match_pieces(
     pieces: Sequence[ShardPiece],
     first_cell: int,
     last_cell: int,
     floor: float,
     dense: DenseCells | None = None,
+    threads: int = 1,
     **options: object,
 ) -> Iterator[Matches]:
     """`match_cells` on cells ``first_cell`` to ``last_cell`` of shard pieces, by global keys.
@@ -421,11 +407,11 @@ def match_pieces(
     Options as in `match_cells`; ``dense`` receives the numbers that cells have in the codebook, once all
     matches were taken. Pairs of rows with one key are left out: they are one text.
     """
-    block = build_block(pieces, first_cell, last_cell)
+    block = build_block(pieces, first_cell, last_cell, threads)
     keys = block.keys
     assert keys is not None
     within = None if dense is None else DenseCells(dense.limit)
-    for found in match_cells(block, floor, dense=within, **options):  # type: ignore[arg-type]
+    for found in match_cells(block, floor, dense=within, threads=threads, **options):  # type: ignore[arg-type]
         i, j = keys[found.i], keys[found.j]
         apart = i != j
         if apart.any():

@@ -171,6 +171,17 @@ class DaskCluster(dg.ConfigurableResource):
         threads = self.client().nthreads().values()
         return max(1, max(threads, default=1) if self._address else sum(threads))
 
+    def lanes(self) -> tuple[int, int]:
+        """How many large tasks to run at once, and the threads for each; starts the cluster.
+
+        In this process one task may have all cores: what it holds is then held once, and it is as quick as
+        several beside each other. Workers elsewhere take a task on every thread.
+        """
+        client = self.client()
+        if self._cluster is not None and self._torch_threads is not None and self._settings.workers <= 1:
+            return 1, sum(client.nthreads().values())
+        return self.tasks_at_once(), 1
+
     def close(self) -> None:
         """Disconnect, and end the cluster if it is ours."""
         client, self._client = self._client, None
@@ -187,17 +198,19 @@ class DaskCluster(dg.ConfigurableResource):
                 torch.set_num_threads(self._torch_threads)
                 self._torch_threads = None
 
-    def map(self, task: Callable[..., Any], batches: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+    def map(
+        self, task: Callable[..., Any], batches: Iterable[tuple[Any, ...]], lanes: int | None = None
+    ) -> Iterator[tuple[int, Any]]:
         """Run `task(*arguments)` on the workers for each batch; yields (index, result) as they finish.
 
-        Only a window of tasks is in flight, so neither arguments nor results pile up. Results come in
-        order of completion: callers put them in place by index.
+        Only a window of tasks is in flight, so neither arguments nor results pile up; a single one where there is
+        one of the `lanes`. Results come in order of completion: callers put them in place by index.
         """
         from distributed import as_completed
         from distributed.scheduler import KilledWorker
 
         client = self.client()
-        window = WINDOW_PER_THREAD * max(1, sum(client.nthreads().values()))
+        window = 1 if lanes == 1 else WINDOW_PER_THREAD * max(1, sum(client.nthreads().values()))
         remaining = enumerate(batches)
         index_of: dict[Any, int] = {}
         finished = as_completed()

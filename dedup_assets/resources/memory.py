@@ -13,10 +13,6 @@ GROUP_TEXTS = 50_000
 """Texts embedded between two commits: about a minute or two on a laptop is what a crash can cost, and
 sorting by length over that many makes padding negligible. 50,000 x 384 float16 are 38 MB in memory."""
 
-GROUP_BYTES = 256 * 2**20
-"""Vectors that a task of the join gathers at most, whatever memory there is: groups of cells are then still
-many enough that workers end together."""
-
 TEXT_BYTES = 4096
 """A text while it is embedded: the text itself, 1 to 2 KB, its place in a batch, and its vector."""
 
@@ -30,7 +26,7 @@ class MemoryPlan:
     total : int
         Bytes for data in all.
     group_bytes : int
-        Vectors that a task of the join gathers; rows to multiply and listings take about as much again.
+        What a task of the join gathers: vectors, rows to multiply and listings.
     task_match_bytes, match_bytes : int
         Matches that a task, and the process that gathers them, hold before they spill.
     """
@@ -44,15 +40,15 @@ class MemoryPlan:
 def memory_plan(settings: Settings, tasks: int) -> MemoryPlan:
     """Divide the memory among so many tasks at once.
 
-    A half goes to the vectors of the join and what is made of them, an eighth to the matches of all tasks and
-    an eighth to those gathered; sorting matches needs the rest. The upper bounds are where more would not make
-    anything faster.
+    A half goes to what the join gathers, an eighth to the matches of all tasks and
+    an eighth to those that came back; sorting matches needs the rest. The upper bounds of matches are where more
+    would not make anything faster; the fewer groups of cells, the less is gathered twice.
     """
     total = parse_bytes(settings.memory_limit) or _half_of_free()
     tasks = max(1, tasks)
     return MemoryPlan(
         total=total,
-        group_bytes=max(2**20, min(GROUP_BYTES, total // (4 * tasks))),
+        group_bytes=max(2**20, total // (2 * tasks)),
         task_match_bytes=max(2**14, min(64 * 2**20, total // (8 * tasks))),
         match_bytes=max(2**14, min(512 * 2**20, total // 8)),
     )

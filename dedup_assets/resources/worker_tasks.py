@@ -112,6 +112,20 @@ def lay_out(vectors: np.ndarray, rows: np.ndarray, centroids: np.ndarray, floor:
     )
 
 
+def shard_piece(folder: str, admission: int, is_new: bool) -> ShardPiece:
+    """A shard's cells as the join takes them: mapped, nothing is read until it is touched."""
+    cells = ShardCells.read(Path(folder))
+    return ShardPiece(
+        vectors=cells.vectors,
+        home_offsets=cells.home_offsets,
+        ghost_rows=cells.ghost_rows,
+        ghost_offsets=cells.ghost_offsets,
+        keys=cells.rows,
+        is_new=is_new,
+        first_key=int(text_keys(admission, np.zeros((), np.int64))),
+    )
+
+
 def match_cells_of_shards(
     shards: list[tuple[str, int, bool]],
     first: int,
@@ -120,32 +134,21 @@ def match_cells_of_shards(
     device: str,
     dense_limit: int,
     spill: tuple[str, int],
+    threads: int,
 ) -> FoundMatches:
     """Matches met in cells [first, last) that a new shard owns, being the later one.
 
     `shards` lists (cells folder, admission number, is new). Matches are between text keys, the earlier
     first; one that is met in two groups of cells is in the answer of both. `spill` is the folder that matches
-    are written to when they take more than so many bytes.
+    are written to when they take more than so many bytes. `threads` are those the task has to itself.
     """
-    pieces = []
-    for folder, admission, is_new in shards:
-        cells = ShardCells.read(Path(folder))
-        pieces.append(
-            ShardPiece(
-                vectors=cells.vectors,
-                home_offsets=cells.home_offsets,
-                ghost_rows=cells.ghost_rows,
-                ghost_offsets=cells.ghost_offsets,
-                keys=text_keys(admission, np.asarray(cells.rows)),
-                is_new=is_new,
-            )
-        )
+    pieces = [shard_piece(*shard) for shard in shards]
     owners = np.array([admission for _, admission, is_new in shards if is_new])
     runs = MatchRuns(Path(spill[0]), spill[1])
     dense = DenseCells(dense_limit)
     most = min(MAX_MATCHES, runs.most)
     options = {"device": worker_device(device), "max_matches": most}
-    for found in match_pieces(pieces, first, last, floor, dense=dense, **options):
+    for found in match_pieces(pieces, first, last, floor, dense=dense, threads=threads, **options):
         # The later shard of a match owns it; matches owned by a shard of another run are that run's.
         mine = np.isin(admission_of(found.j), owners)
         runs.add(Matches(found.i[mine], found.j[mine], found.similarity[mine]))

@@ -14,7 +14,8 @@ from dedup_assets.compute.join import exact_matches, match_pieces, unique_matche
 from dedup_assets.compute.kmeans import fit_centroids
 from dedup_assets.compute.similarity import canonical_pairs, squared_norms
 from dedup_assets.errors import DedupError
-from dedup_assets_tests.compute.test_join import assert_exact, pieces_of
+from dedup_assets_tests.compute.pieces import pieces_of
+from dedup_assets_tests.compute.test_join import assert_exact
 from dedup_assets_tests.compute.vectors import KINDS, away_from_ties, brute_force, make_vectors
 
 DEVICE = "cpu:0"

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dedup_assets.compute import precision
-from dedup_assets.compute.cells import assign
+from dedup_assets.compute.cell_groups import plan_groups
 from dedup_assets.compute.join import (
     CellBlock,
     Matches,
@@ -12,12 +12,12 @@ from dedup_assets.compute.join import (
     exact_matches,
     match_cells,
     match_pieces,
-    plan_groups,
     unique_matches,
 )
 from dedup_assets.compute.scan import bound_pattern
 from dedup_assets.compute.similarity import canonical_pairs
 from dedup_assets.compute.streams import stream
+from dedup_assets_tests.compute.pieces import pieces_of
 from dedup_assets_tests.compute.test_cells import centroid_kinds, centroids_of
 from dedup_assets_tests.compute.vectors import (
     KINDS,
@@ -157,28 +157,6 @@ def test_an_error_in_a_worker_reaches_the_caller():
     assert sorted(stream(Worker, 3, 1), key=str) == [0, 1, 2, "end"]
 
 
-def pieces_of(vectors, centroids, floor, shards, new_shards):
-    """The layout of the shards as it is kept on disk, and the row behind each key."""
-    pieces = []
-    for number in np.unique(shards):
-        rows = np.flatnonzero(shards == number)
-        cells = assign(vectors[rows], centroids, floor)
-        order, offsets = cells.home_rows()
-        place = np.empty(len(rows), np.int32)
-        place[order] = np.arange(len(rows), dtype=np.int32)
-        pieces.append(
-            ShardPiece(
-                vectors[rows][order],
-                offsets,
-                place[cells.ghost_rows],
-                cells.ghost_offsets,
-                rows[order].astype(np.int64) + (1 << 40),
-                bool(new_shards[number]),
-            )
-        )
-    return pieces
-
-
 @settings(max_examples=40, deadline=None)
 @given(kinds, st.integers(1, 160), dtypes, st.integers(1, 12), st.integers(1, 4), st.integers(1, 5), seeds)
 def test_shards_and_groups_of_cells_change_nothing(kind, n, dtype, k, shard_count, groups, seed):
@@ -189,11 +167,9 @@ def test_shards_and_groups_of_cells_change_nothing(kind, n, dtype, k, shard_coun
     new_shards = rng.random(shard_count) < 0.6
     centroids = centroids_of("rows", k, vectors, seed)
     pieces = pieces_of(vectors, centroids, floor, shards, new_shards)
-    home = sum(np.diff(piece.home_offsets) for piece in pieces)
-    listed = home + sum(np.diff(piece.ghost_offsets) for piece in pieces)
     found = []
-    for first, last in plan_groups(home, listed, 100, 1 << 14, groups):
-        found += list(match_pieces(pieces, first, last, floor, max_matches=50))
+    for first, last, _ in plan_groups(pieces, 1 << 14, groups):
+        found += list(match_pieces(pieces, first, last, floor, max_matches=50, threads=int(rng.integers(1, 3))))
     joined = unique_matches(found)
     plain = Matches(joined.i - (1 << 40), joined.j - (1 << 40), joined.similarity)
     assert_exact(plain, vectors, floor, new_shards[shards])
@@ -204,24 +180,6 @@ def test_one_text_in_two_shards_is_not_a_match():
     offsets, none = np.array([0, 6]), np.array([0, 0])
     piece = ShardPiece(vectors, offsets, np.empty(0, np.int32), none, np.arange(6), True)
     assert not list(match_pieces([piece, piece], 0, 1, 0.999))
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(0, 500), min_size=0, max_size=60), st.integers(1, 9), st.integers(1, 100_000), seeds)
-def test_groups_cover_all_cells_within_bounds(home, wanted, most, seed):
-    extra = np.random.default_rng(seed).integers(0, 300, len(home))
-    listed = np.array(home, np.int64) + extra
-    groups = plan_groups(np.array(home, np.int64), listed, 10, most, wanted)
-    assert [cell for first, last in groups for cell in range(first, last)] == list(range(len(home)))
-    for first, last in groups:
-        assert last - first == 1 or listed[first:last].sum() * 10 <= most
-
-
-def test_groups_share_the_cost():
-    home, listed = np.full(100, 50), np.full(100, 500)
-    groups = plan_groups(home, listed, 800, 1 << 40, 8)
-    assert 8 <= len(groups) <= 9
-    assert max(last - first for first, last in groups) <= 13
 
 
 def test_pieces_that_do_not_fit_together_are_refused():
