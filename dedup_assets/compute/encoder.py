@@ -11,27 +11,25 @@ all bfloat16 vectors of a length, and going from one to two threads changed them
 threads alone changed up to all of them. So a vector that is computed in "whatever batch there is" is not
 a function of the text, and a pair that lies near the threshold could be decided by its neighbours.
 
-Three rules make shapes, masks and thread counts a function of the text:
+Shapes and thread counts are therefore a function of the text:
 
-1. The padded length is a function of the text's own token count (a ladder of lengths), and every batch
-   of one length has the same number of rows. What is missing in the last batch is filled with copies.
-   Hence every operand of every product has a shape that the text alone decides.
-2. A padded length always leaves at least one padded position, except the full window, which is a class
-   of its own without any. transformers drops the attention mask when nothing in the batch is padded, and
-   the kernel without a mask need not round alike; thus that choice, too, follows from the text.
-3. Each batch runs on one thread. The encoder uses the cores by running batches side by side.
+1. Each batch runs on one thread. The encoder uses the cores by running batches side by side.
+2. Packed (BERT-like models on a CPU): products with weights always have the same number of rows, whatever
+   texts lie in them, and attention runs for a text on its own rows, without a mask.
+3. Padded (other models, and GPUs): the padded length is a function of the text's own token count (a ladder of
+   lengths), and every batch of one length has the same number of rows, the last one filled up with copies. A
+   padded length always leaves at least one padded position, except the full window, which is a class of its
+   own without any. transformers drops the attention mask when nothing in the batch is padded, and the kernel
+   without a mask need not round alike; thus that choice, too, follows from the text.
 
-With these rules no bit differed among 700 real texts in bfloat16 and 150 in float32, in random orders and
-companies, with one and with two threads. What is left to the kernels is that a row's result does not
-depend on its place among the rows of a product of fixed shape: the tests check that, bit by bit. Not
-promised: the same bits on another processor generation, with another torch version, or on a GPU instead of
-a CPU. There the vectors differ by rounding, and those that were stored are the truth.
+What is left to the kernels is that a row's result does not depend on its place among the rows of a product
+of fixed shape, nor a text's attention on how many texts are attended in the same call: the tests check that, bit
+by bit. Not promised: the same bits on another processor generation, with another torch version, or on a GPU
+instead of a CPU. There the vectors differ by rounding, and those that were stored are the truth.
 """
 
 from __future__ import annotations
 
-import os
-import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +39,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from dedup_assets.compute.batching import (
+    PackedBatch,
+    ladder_length,
+    ladder_steps,
+    length_ladder,
+    packed_batches,
+    padded_batches,
+)
+from dedup_assets.compute.packed_bert import PackedBert
+from dedup_assets.compute.window import TOKENIZE_CHUNK, WindowTokenizer
+from dedup_assets.compute.workers import OneThreadWorkers
 from dedup_assets.errors import ModelError
 
 if TYPE_CHECKING:
@@ -49,8 +58,8 @@ if TYPE_CHECKING:
 POOLINGS = ("mean", "cls", "last")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
-# Token positions per batch. On a CPU 512 took 8 % (float32) and 12 % (bfloat16) less processor time than
-# 1024 for 400 texts: half as many positions are wasted in the last batch of each length.
+# Token positions per batch on a CPU, whatever is in them: a single text pays for all. Packed, 256 took 2 to 5 % more
+# processor time for each position, and 1024 took 2 to 9 % more in float32 and as much in bfloat16.
 CPU_TOKENS = 512
 # A GPU needs more rows to be busy; not tuned by measurement. Halved where its memory does not suffice, down to
 # the smallest: a batch of that size has no more room for anything else either.
@@ -58,10 +67,6 @@ GPU_TOKENS = 32768
 SMALLEST_GPU_TOKENS = 512
 # Batches on their way from a GPU: it works on the next ones while the last ones travel.
 GPU_BATCHES_IN_FLIGHT = 4
-# Texts tokenised at a time.
-TOKENIZE_CHUNK = 4096
-# Characters per token of the window that are tokenised at first; see `Encoder._tokenize`.
-CHARACTERS_PER_TOKEN = 16
 
 
 @dataclass(frozen=True)
@@ -97,20 +102,6 @@ def native_bfloat16(device: str) -> bool:
         return False
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def length_ladder(max_length: int) -> npt.NDArray[np.int64]:
-    """Padded lengths in use, rising, the last one is `max_length`.
-
-    Steps of 8 up to 64, then of an eighth to a quarter of the length: on average 10 % of the positions are
-    padding, and there are few enough classes that half-filled last batches do not matter.
-    """
-    steps = [*range(8, 64, 8), *range(64, 128, 16), *range(128, 256, 32)]
-    length = 256
-    while length < max_length:
-        steps += range(length, 2 * length, length // 4)
-        length *= 2
-    return np.array([s for s in steps if s < max_length] + [max_length], dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -192,16 +183,12 @@ class Encoder:
             raise ModelError(f"pooling is {pooling!r}; expected one of {', '.join(POOLINGS)}")
         if precision not in PRECISIONS:
             raise ModelError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
-        special = tokenizer.num_special_tokens_to_add(pair=False)
-        if max_length <= special:
-            raise ModelError(f"max_length is {max_length}; expected more than the {special} special tokens")
+        window = WindowTokenizer(tokenizer, max_length)
         positions = getattr(model.config, "max_position_embeddings", None)
         if positions is not None and max_length > positions:
             raise ModelError(f"max_length is {max_length}, but the model has only {positions} positions")
         if batch_size is not None and batch_size < 1:
             raise ModelError(f"batch_size is {batch_size}; expected at least 1")
-        if not getattr(tokenizer, "is_fast", False):
-            raise ModelError("the model's tokenizer has no fast version (tokenizer.json); expected one")
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise ModelError(f"device is {device!r}, but no usable GPU was found; use device 'cpu'")
 
@@ -213,20 +200,19 @@ class Encoder:
         self.device = device
         self.precision = precision
         self.dimension = int(model.config.hidden_size)
-        self._tokenizer = tokenizer
-        self._tokenizer_lock = threading.Lock()  # padding and truncation are state of the fast tokenizer
-        self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        self._window = window
         self._ladder = length_ladder(max_length)
         self._model = model.to(device=device, dtype=getattr(torch, precision)).eval()
         self._model.requires_grad_(False)
         if getattr(self._model, "pooler", None) is not None:
             self._model.pooler = None  # its output is not used
         self._tokens = CPU_TOKENS if device == "cpu" else GPU_TOKENS
-        # One kernel stream on a GPU; as many batches side by side as there are cores on a CPU.
-        self._threads = torch.get_num_threads() if device == "cpu" else 1
-        self._pool: ThreadPoolExecutor | None = None
-        self._pool_pid = 0
-        self._pool_lock = threading.Lock()
+        # As many batches side by side as there are cores.
+        self._workers = OneThreadWorkers(torch.get_num_threads(), "encoder")
+        self._packed: PackedBert | None = None
+        if device == "cpu" and PackedBert.fits(self._model):
+            self._packed = PackedBert(self._model, CPU_TOKENS)
+            self._model = None  # what it needs it has
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         """Vectors of `texts`.
@@ -248,13 +234,17 @@ class Encoder:
             return EncodedTexts(vectors, truncated, tokens)
         if self.device != "cpu":
             return self._encode_on_device(texts, EncodedTexts(vectors, truncated, tokens))
-        ids, truncated = self._tokenize(texts)
+        ids, truncated = self._window.read(texts)
         tokens[:] = [len(row) for row in ids]
-        pool = self._workers()
-        batches = list(self._batches(tokens))
-        results = pool.map(lambda b: self._forward([ids[i] for i in b[0]], b[1], b[2]), batches)
-        for (rows, _, _), result in zip(batches, results, strict=True):
-            vectors[rows] = result
+        pool = self._workers.pool()
+        if self._packed is not None:
+            packed = list(packed_batches(tokens, CPU_TOKENS, self.batch_size))
+            results = pool.map(lambda b: (b.texts, self._packed_vectors(ids, b)), packed)
+        else:
+            padded = list(padded_batches(tokens, self._ladder, self._tokens, self.batch_size))
+            results = pool.map(lambda b: (b[0], self._unit_vectors([ids[i] for i in b[0]], b[1], b[2])), padded)
+        for rows, result in results:
+            vectors[rows] = result.numpy()
         return EncodedTexts(vectors, truncated, tokens)
 
     def _encode_on_device(self, texts: Sequence[str], result: EncodedTexts) -> EncodedTexts:
@@ -273,16 +263,17 @@ class Encoder:
 
         with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as ahead:
             starts = range(0, len(texts), TOKENIZE_CHUNK)
-            coming = deque(ahead.submit(self._tokenize, texts[s : s + TOKENIZE_CHUNK]) for s in starts[:2])
+            coming = deque(ahead.submit(self._window.read, texts[s : s + TOKENIZE_CHUNK]) for s in starts[:2])
             for k, start in enumerate(starts):
                 ids, cut = coming.popleft().result()
                 if k + 2 < len(starts):
-                    coming.append(ahead.submit(self._tokenize, texts[starts[k + 2] : starts[k + 2] + TOKENIZE_CHUNK]))
+                    coming.append(
+                        ahead.submit(self._window.read, texts[starts[k + 2] : starts[k + 2] + TOKENIZE_CHUNK])
+                    )
                 counts = np.array([len(row) for row in ids], dtype=np.int32)
                 result.tokens[start : start + len(ids)] = counts
                 result.truncated[start : start + len(ids)] = cut
-                steps = np.minimum(np.searchsorted(self._ladder, counts + 1), len(self._ladder))
-                for row, step in enumerate(steps.tolist()):
+                for row, step in enumerate(ladder_steps(counts, self._ladder).tolist()):
                     waiting.setdefault(step, []).append((start + row, ids[row]))
                 for step in waiting:
                     taken = self._taken(step)
@@ -295,12 +286,8 @@ class Encoder:
             flight.popleft().land(result.vectors)
         return result
 
-    def _length(self, step: int) -> int:
-        """Padded length of a class; the one past the ladder is the full window without padding (rule 2)."""
-        return int(self._ladder[min(step, len(self._ladder) - 1)])
-
     def _taken(self, step: int) -> int:
-        height = max(1, self._tokens // self._length(step))
+        height = max(1, self._tokens // ladder_length(step, self._ladder))
         return min(height, self.batch_size or height)
 
     def _launched(self, ids: list[npt.NDArray[np.int32]], step: int) -> Iterator[tuple[slice, torch.Tensor]]:
@@ -314,7 +301,7 @@ class Encoder:
         from dedup_assets.compute.device_rows import is_out_of_memory, release
 
         start = 0
-        length = self._length(step)
+        length = ladder_length(step, self._ladder)
         while start < len(ids):
             height = max(1, self._tokens // length)
             part = slice(start, min(start + height, len(ids)))
@@ -339,62 +326,37 @@ class Encoder:
             release(self.device)
             self._tokens //= 2
 
-    def _tokenize(self, texts: Sequence[str]) -> tuple[list[npt.NDArray[np.int32]], npt.NDArray[np.bool_]]:
-        """Token ids of every text, cut to the window, and whether it was cut.
+    def _packed_vectors(self, ids: list[npt.NDArray[np.int32]], batch: PackedBatch) -> torch.Tensor:
+        """Unit vectors (n, d) of the texts of a batch."""
+        import torch
 
-        A tokenizer reads a whole text before it cuts: 10 MB would take seconds for 256 tokens. So only the
-        head of a very long text is tokenised; if that does not fill two windows (the second one keeps the
-        effects of the cut away from the first), the whole text is.
+        assert self._packed is not None
+        inputs = np.full(batch.height, self._window.pad, dtype=np.int64)
+        laid = np.concatenate([ids[text] for text in batch.texts])
+        inputs[: len(laid)] = laid
+        ends = np.cumsum([len(ids[text]) for text in batch.texts]).tolist()
+        with torch.inference_mode():
+            hidden = self._packed.hidden(torch.from_numpy(inputs), batch.runs)
+            texts = zip([0, *ends], ends, strict=False)
+            return _unit(torch.stack([self._pool_text(hidden[start:end]) for start, end in texts]))
+
+    def _pool_text(self, hidden: torch.Tensor) -> torch.Tensor:
+        """One float32 vector from the hidden states (length, d) of one text.
+
+        Text by text: a sum over many texts at once may take its terms in another order.
         """
-        head = self.max_length * CHARACTERS_PER_TOKEN
-        ids: list[npt.NDArray[np.int32]] = []
-        truncated = np.zeros(len(texts), dtype=np.bool_)
-        with self._tokenizer_lock:
-            for start in range(0, len(texts), TOKENIZE_CHUNK):
-                chunk = texts[start : start + TOKENIZE_CHUNK]
-                for k, (row, rest) in enumerate(self._tokenize_chunk([t[:head] for t in chunk])):
-                    if len(chunk[k]) > head and rest < self.max_length:
-                        row, rest = self._tokenize_chunk([chunk[k]])[0]
-                    ids.append(row)
-                    truncated[start + k] = rest > 0
-        return ids, truncated
+        import torch
 
-    def _tokenize_chunk(self, texts: list[str]) -> list[tuple[npt.NDArray[np.int32], int]]:
-        """Per text: the ids in the window, and how many tokens lie behind it."""
-        encodings = self._tokenizer(
-            texts,
-            add_special_tokens=True,
-            truncation=True,
-            max_length=self.max_length,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        ).encodings
-        return [(np.asarray(e.ids, dtype=np.int32), sum(len(o.ids) for o in e.overflowing)) for e in encodings]
-
-    def _batches(self, tokens: npt.NDArray[np.int32]) -> Iterator[tuple[npt.NDArray[np.int64], int, int]]:
-        """Row numbers, padded length and row count of each batch; the two last depend on the length alone."""
-        order = np.argsort(-tokens, kind="stable")  # long first: no long batch is left over at the end
-        # The smallest length with room for one padded position; the full window needs none (rule 2).
-        step = np.searchsorted(self._ladder, tokens[order] + 1)
-        for s in np.unique(step)[::-1]:
-            members = order[step == s]
-            length = int(self._ladder[min(s, len(self._ladder) - 1)])
-            height = max(1, self._tokens // length)
-            taken = min(height, self.batch_size or height)
-            for start in range(0, len(members), taken):
-                yield members[start : start + taken], length, height
-
-    def _forward(self, ids: list[npt.NDArray[np.int32]], length: int, height: int) -> npt.NDArray[np.float32]:
-        """Unit vectors (len(ids), d) of one batch, run in the shape (height, length)."""
-        return self._unit_vectors(ids, length, height).numpy()
+        if self.pooling == "mean":
+            return hidden.sum(dim=0, dtype=torch.float32) / len(hidden)
+        return hidden[0 if self.pooling == "cls" else -1].float()
 
     def _unit_vectors(self, ids: list[npt.NDArray[np.int32]], length: int, height: int) -> torch.Tensor:
-        """`_forward` on the device, without waiting for it."""
+        """Unit vectors (len(ids), d) of one batch, run in the shape (height, length); does not wait for a GPU."""
         import torch
 
         counts = np.array([len(row) for row in ids] + [len(ids[0])] * (height - len(ids)))
-        inputs = np.full((height, length), self._pad, dtype=np.int64)
+        inputs = np.full((height, length), self._window.pad, dtype=np.int64)
         for r in range(height):
             row = ids[r] if r < len(ids) else ids[0]
             inputs[r, : len(row)] = row
@@ -403,11 +365,7 @@ class Encoder:
             hidden = self._model(
                 input_ids=self._sent(torch.from_numpy(inputs)), attention_mask=mask.long()
             ).last_hidden_state
-            pooled = self._pool_tokens(hidden, mask)[: len(ids)]
-            # Norms in float64: what is stored is then a unit vector to the last bit of float32.
-            pooled = pooled.double()
-            pooled = pooled / pooled.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-            return pooled.float()
+            return _unit(self._pool_tokens(hidden, mask)[: len(ids)])
 
     def _sent(self, array: torch.Tensor) -> torch.Tensor:
         """An array of the host on the device; from pinned memory, so that nothing waits for the copy."""
@@ -427,32 +385,10 @@ class Encoder:
         total = (hidden.float() * mask[..., None]).sum(dim=1)
         return total / counts[:, None]
 
-    def _workers(self) -> ThreadPoolExecutor:
-        """The threads that run batches, each with one thread of arithmetic (rule 3).
 
-        torch keeps the thread count per calling thread, but what is set last is also what threads that
-        start later begin with: the caller's count is put back once all workers stand. A forked process
-        has the object but not the threads, and makes its own.
-        """
-        import torch
+def _unit(pooled: torch.Tensor) -> torch.Tensor:
+    """Rows of unit norm, float32; divided in float64, so that they are to the last bit of float32."""
+    import torch
 
-        with self._pool_lock:
-            if self._pool is None or self._pool_pid != os.getpid():
-                before = torch.get_num_threads()
-                started = threading.Barrier(self._threads + 1)
-                pool = ThreadPoolExecutor(self._threads, thread_name_prefix="encoder")
-
-                def start() -> None:
-                    if self.device == "cpu":
-                        # A thread takes over the global count at its first use of torch; asking for it is
-                        # such a use. Without it the 1 set here would be overwritten by the first batch.
-                        torch.get_num_threads()
-                        torch.set_num_threads(1)
-                    started.wait()
-
-                for _ in range(self._threads):
-                    pool.submit(start)
-                started.wait()
-                torch.set_num_threads(before)
-                self._pool, self._pool_pid = pool, os.getpid()
-            return self._pool
+    pooled = pooled.double()
+    return (pooled / pooled.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)).float()

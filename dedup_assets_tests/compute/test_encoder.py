@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from dedup_assets.compute.encoder import Encoder, length_ladder, native_bfloat16
+from dedup_assets.compute.encoder import Encoder, native_bfloat16
 from dedup_assets.errors import ModelError
 from dedup_assets.storage.models import load_parts, locate_model
 from dedup_assets_tests.benchmarks.encoder import docstrings, plain_loop
@@ -74,16 +74,6 @@ def test_a_vector_does_not_depend_on_batch_size_or_threads(encoders, texts, thre
     assert torch.get_num_threads() == used_with
 
 
-def test_a_very_long_text_is_read_as_the_whole_text_would_be(encoders):
-    encoder = encoders["float32"]
-    # Nearly all blanks: the head that is read first has too few tokens, so that the rest must be read.
-    gaps = ("word" + " " * 400) * 300
-    ids, truncated = encoder._tokenize([gaps, "word " * 100_000, "x " + " " * 100_000])
-    assert [len(row) for row in ids] == [256, 256, 3]
-    assert truncated.tolist() == [True, True, False]
-    np.testing.assert_array_equal(ids[0], ids[1])
-
-
 def test_no_texts_and_empty_texts(encoders):
     encoder = encoders["float32"]
     assert encoder.encode([]).vectors.shape == (0, 384)
@@ -141,17 +131,6 @@ def test_pooling_takes_the_right_tokens_whatever_the_padding(tiny, pooling):
 def test_bad_arguments_are_refused_with_what_was_expected(tiny, options, complaint):
     with pytest.raises(ModelError, match=complaint):
         Encoder(*tiny(), **{"max_length": 64, **options})
-
-
-@pytest.mark.parametrize("window", [3, 8, 63, 64, 128, 256, 300, 512, 8192])
-def test_every_length_finds_its_place_on_the_ladder(window):
-    ladder = length_ladder(window)
-    assert ladder[-1] == window and (np.diff(ladder) > 0).all()
-    lengths = np.arange(16, window)
-    padded = ladder[np.searchsorted(ladder, lengths + 1)]
-    assert (padded > lengths).all()
-    if window % 8 == 0:
-        assert (padded <= 1.3 * lengths + 8).all()
 
 
 def test_concurrent_callers_get_the_same_vectors(tiny, texts):

@@ -1,0 +1,46 @@
+"""Threads that do arithmetic side by side, each on one thread of torch's. Knows nothing of what they compute."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+
+class OneThreadWorkers:
+    """A pool of threads in each of which torch uses one thread; made at first use, and anew after a fork."""
+
+    def __init__(self, threads: int, name: str) -> None:
+        self._threads = threads
+        self._name = name
+        self._pool: ThreadPoolExecutor | None = None
+        self._pid = 0  # a forked process has the object but not the threads
+        self._lock = threading.Lock()
+
+    def pool(self) -> ThreadPoolExecutor:
+        """The standing pool.
+
+        torch keeps the thread count per calling thread, but what is set last is also what threads that
+        start later begin with: the caller's count is put back once all workers stand.
+        """
+        import torch
+
+        with self._lock:
+            if self._pool is None or self._pid != os.getpid():
+                before = torch.get_num_threads()
+                started = threading.Barrier(self._threads + 1)
+                pool = ThreadPoolExecutor(self._threads, thread_name_prefix=self._name)
+
+                def start() -> None:
+                    # A thread takes over the global count at its first use of torch; asking for it is
+                    # such a use. Without it the 1 set here would be overwritten by the first batch.
+                    torch.get_num_threads()
+                    torch.set_num_threads(1)
+                    started.wait()
+
+                for _ in range(self._threads):
+                    pool.submit(start)
+                started.wait()
+                torch.set_num_threads(before)
+                self._pool, self._pid = pool, os.getpid()
+            return self._pool
