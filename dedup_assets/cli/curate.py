@@ -9,30 +9,46 @@ from typing import Any
 import click
 from rich.console import Console
 
-from dedup_assets.cli.options import given_settings, json_option, print_json, settings_options, workspace_option
+from dedup_assets.cli.options import (
+    given_settings,
+    json_option,
+    print_json,
+    reference_option,
+    settings_options,
+    workspace_option,
+)
+from dedup_assets.storage.ledger_schema import CORPUS, REFERENCE
 
 
 @click.command(short_help="Deduplicate shard files, or finish what is unfinished.")
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...")
 @workspace_option
 @settings_options
+@reference_option
 @click.option("--demo", is_flag=True, help="Curate the docstrings of the installed Python packages.")
 @json_option
-def curate(sources: tuple[str, ...], workspace: str, demo: bool, as_json: bool, **options: Any) -> None:
+def curate(
+    sources: tuple[str, ...], workspace: str, reference: bool, demo: bool, as_json: bool, **options: Any
+) -> None:
     """Deduplicate shard files against each other and all that was curated before.
 
     SOURCE is a file, a folder, a glob or an fsspec URL of Parquet, JSON lines (.jsonl, .json; .gz, .zst) or
     CSV; one file is one shard. Without SOURCE, what is registered and unfinished is finished.
 
     The first call writes the options to WORKSPACE/curation.toml, later calls read them. Shards that are
-    finished are not touched again. A shard that cannot be read fails alone: the others are finished, the
-    reason goes to standard error and, with --json, under "failures", and the exit status is 1.
+    finished are not touched again, unless their file has other content now: that takes the place of the old
+    (--changed-shards). A shard that cannot be read fails alone: the others are finished, the reason goes to
+    standard error and, with --json, under "failures", and the exit status is 1.
+
+    With --reference, no record of SOURCE is ever written out, and every record of the corpus that matches one
+    of them is removed: this keeps a test set out of training data.
 
     \b
     Examples:
       dedup-assets curate shards/ --workspace ws
       dedup-assets curate reviews.csv --text-column title --text-column body
       dedup-assets curate 's3://bucket/week-*.parquet' --threshold 0.9
+      dedup-assets curate benchmark/test.jsonl --reference --workspace ws
       dedup-assets curate --demo --workspace demo
     """
     from dedup_assets import api
@@ -44,7 +60,14 @@ def curate(sources: tuple[str, ...], workspace: str, demo: bool, as_json: bool, 
     with live_progress() as bars:
         if demo:
             sources = _demo_corpus(workspace)
-        curation = api.curate(*sources, workspace=workspace, listener=bars, check=False, **given_settings(options))
+        curation = api.curate(
+            *sources,
+            workspace=workspace,
+            listener=bars,
+            check=False,
+            role=REFERENCE if reference else CORPUS,
+            **given_settings(options),
+        )
     failures = dict(curation.failures)
     if as_json:
         print_json({**curation.summary, "failures": failures})
@@ -65,8 +88,9 @@ def curate(sources: tuple[str, ...], workspace: str, demo: bool, as_json: bool, 
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @workspace_option
 @settings_options
+@reference_option
 @json_option
-def register(sources: tuple[str, ...], workspace: str, as_json: bool, **options: Any) -> None:
+def register(sources: tuple[str, ...], workspace: str, reference: bool, as_json: bool, **options: Any) -> None:
     """Register shards as Dagster partitions without running anything.
 
     The assets of the new partitions can then be materialised from the UI, or by `dedup-assets curate` without
@@ -81,7 +105,8 @@ def register(sources: tuple[str, ...], workspace: str, as_json: bool, **options:
     from dedup_assets.report.live import live_progress
 
     with live_progress():
-        new = api.register(*sources, workspace=workspace, **given_settings(options))
+        role = REFERENCE if reference else CORPUS
+        new = api.register(*sources, workspace=workspace, role=role, **given_settings(options))
     if as_json:
         print_json({"registered": new})
     else:

@@ -36,6 +36,9 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
+reference_option = click.option(
+    "--reference", is_flag=True, help="Records that match SOURCE are removed; SOURCE itself is never written out."
+)
 full_option = click.option("--full", is_flag=True, help="Show long texts whole.")
 
 
@@ -97,6 +100,11 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--mode",
             type=click.Choice(["append", "rebuild"]),
             help="append: earlier decisions stand. rebuild: one order over all, decided anew.  [default: append]",
+        ),
+        click.option(
+            "--changed-shards",
+            type=click.Choice(["replace", "refuse"]),
+            help="A file with other content than was curated: replace the old, or refuse it.  [default: replace]",
         ),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="[default: auto]"),
         click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler.  [default: a local cluster]"),
