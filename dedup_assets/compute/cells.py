@@ -48,7 +48,7 @@ from numba import njit
 from dedup_assets.compute.device_cells import TILE_BYTES as DEVICE_TILE_BYTES
 from dedup_assets.compute.device_cells import home_and_ghosts
 from dedup_assets.compute.device_rows import DeviceRows
-from dedup_assets.compute.precision import PRECISIONS, bits_of, native_precision, rounding_residual, unit_rows
+from dedup_assets.compute.precision import PRECISIONS, bits_of, from_bfloat, low_unit_rows, native_precision
 from dedup_assets.compute.similarity import accumulation_error, squared_norms
 
 TILE_BYTES = 4 << 20
@@ -197,9 +197,8 @@ class _Tile:
         """Home (int32), number of ghosts of each row (int32), and their cells, row after row."""
         part = self.vectors[rows]
         squares = squared_norms(part)
-        unit = unit_rows(part, squares)
-        low = unit.to(self.book.dtype)
-        reach = self.sine + _MARGIN + rounding_residual(unit, low)
+        low, residual = low_unit_rows(part, squares, self.book.dtype)
+        reach = self.sine + _MARGIN + residual
         summing = accumulation_error(part.shape[1]) * self.largest * 1.01 + _MARGIN
         product = low @ self.book.T
         silent = squares == 0 if self.floor > 0 else np.zeros(len(part), bool)
@@ -221,18 +220,13 @@ def _distances(book: np.ndarray, norms: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def _bfloat(bits):
-    return np.int32(np.int32(bits) << np.int32(16)).view(np.float32)
-
-
-@njit(cache=True, nogil=True)
 def _list_bits(product, distance, reach, summing, silent, home, counts, cells):
     k = product.shape[1]
     values = np.empty(k, np.float32)
     total = 0
     for row in range(product.shape[0]):
         for cell in range(k):
-            values[cell] = _bfloat(product[row, cell])
+            values[cell] = from_bfloat(product[row, cell])
         total = _list_row(
             values,
             distance,

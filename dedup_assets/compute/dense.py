@@ -20,8 +20,9 @@ from dedup_assets.compute.precision import bits_of
 from dedup_assets.compute.scan import CHUNK, LOWEST_BOUND, bound_pattern, gather, order_narrow, order_wide, propose
 from dedup_assets.compute.similarity import canonical_between, squared_norms
 from dedup_assets.compute.sketch import SKETCH_ROWS, Projection
+from dedup_assets.compute.tiles import TILE_BYTES, TILE_ROWS, padded_columns, padded_rows, tile_columns
 
-TILE = (256, 2048)
+TILE = (TILE_ROWS, tile_columns(TILE_BYTES, 2))
 """Rows and columns of a product: 1 MB of bfloat16, as in the join."""
 
 FIRST_PIECE = 64
@@ -270,11 +271,11 @@ class _DenseWork:
 
     def _proposals(self, own: np.ndarray, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Pairs (index in `own`, column) that may match, tile by tile, with the first `count` columns."""
-        right = self.columns[: _padded(count, TILE[1])]
+        right = self.columns[: padded_columns(count, TILE[1])]
         for start in range(0, len(own), TILE[0]):
             part = own[start : start + TILE[0]]
             _take(self.own_low, part.astype(np.int32), self.left)
-            left = self.left[: _padded(len(part), TILE[0])]
+            left = self.left[: padded_rows(len(part))]
             product = self.product[: len(left) * len(right)].view(len(left), len(right))
             torch.mm(left, right.T, out=product)
             self.products += len(part) * count
@@ -295,11 +296,6 @@ def _take(rows: torch.Tensor, places: np.ndarray, out: torch.Tensor) -> None:
         gather(rows.view(word).numpy(), places, np.arange(len(places), dtype=np.int32), out.view(word).numpy())
     else:
         torch.index_select(rows, 0, torch.from_numpy(places), out=out[: len(places)])
-
-
-def _padded(count: int, most: int) -> int:
-    """Tile sides are powers of two from 64 on: a product of a new shape takes long to prepare, once."""
-    return min(most, max(CHUNK, 1 << (count - 1).bit_length()))
 
 
 _KINDS = ((0, np.int64), (1, np.int64), (2, np.float64))

@@ -12,7 +12,7 @@ import torch
 from numba import njit
 
 from dedup_assets.compute.device_rows import DeviceRows, is_out_of_memory, release
-from dedup_assets.compute.precision import PRECISIONS, bits_of, native_precision, unit_rows
+from dedup_assets.compute.precision import PRECISIONS, bits_of, from_bfloat, native_precision, unit_rows
 from dedup_assets.compute.similarity import squared_norms
 from dedup_assets.errors import DedupError
 
@@ -72,12 +72,11 @@ def sample_size(n: int, k: int) -> int:
 
 @njit(cache=True, nogil=True)
 def _nearest_bits(product, label, best):
-    # A bfloat16 is the upper half of a float32: shifting and viewing gives its value.
     for row in range(product.shape[0]):
         top = np.float32(-np.inf)
         at = 0
         for cell in range(product.shape[1]):
-            value = np.int32(np.int32(product[row, cell]) << np.int32(16)).view(np.float32)
+            value = from_bfloat(product[row, cell])
             if value > top:
                 top = value
                 at = cell

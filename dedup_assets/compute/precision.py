@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
 import torch
+from numba import njit
+
+from dedup_assets.compute.similarity import as_bits, half_to_float
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 _SAFE_SQUARE = 1e30
 """Squared norms between 1e-30 and 1e30 can be scaled in float32 without leaving its range."""
+
+MEASURING = 2.0**-20
+"""Added to a measured rounding error for the float32 arithmetic of measuring it."""
 
 
 @cache
@@ -35,23 +42,103 @@ def unit_rows(vectors: np.ndarray, squares: np.ndarray) -> torch.Tensor:
 
     ``squares`` are the canonical squared norms, float64 (n,). Norms come out within 2^-22 of 1.
     """
-    # A copy in any case: torch warns of arrays that may not be written, as memory maps are.
-    rows = torch.from_numpy(vectors.astype(np.float32))
-    with np.errstate(divide="ignore"):
-        scale = np.where(squares > 0, 1.0 / np.sqrt(squares), 0.0)
-    extreme = (squares > 0) & ((squares < 1 / _SAFE_SQUARE) | (squares > _SAFE_SQUARE))
-    scaled = rows * torch.from_numpy(np.where(extreme, 0.0, scale).astype(np.float32))[:, None]
-    if extreme.any():
-        at = np.flatnonzero(extreme)
-        scaled[at] = torch.from_numpy((vectors[at].astype(np.float64) * scale[at, None]).astype(np.float32))
-    return scaled
+    bits = as_bits(vectors)
+    out = torch.empty(bits.shape)
+    (_unit_half if bits.dtype == np.uint16 else _unit_single)(bits, squares, out.numpy())
+    return out
 
 
-def rounding_residual(rows: torch.Tensor, rounded: torch.Tensor) -> float:
-    """Largest ``‖row - rounded row‖``, with 2^-20 added for the float32 arithmetic of measuring it."""
-    if not len(rows):
-        return 0.0
-    return float((rows - rounded.to(torch.float32)).norm(dim=1).max()) + 2.0**-20
+def low_unit_rows(vectors: np.ndarray, squares: np.ndarray, dtype: torch.dtype) -> tuple[torch.Tensor, float]:
+    """`unit_rows` rounded to ``dtype``, and the largest ``‖row - rounded row‖`` among them.
+
+    To bfloat16 in one pass, with the error measured on the way: 0.25 µs a row of 384 where scaling, rounding
+    and measuring one after the other took 13. 2^-20 is added for the float32 arithmetic of measuring.
+    """
+    if dtype != torch.bfloat16:
+        unit = unit_rows(vectors, squares)
+        low = unit.to(dtype)
+        return low, float((unit - low.float()).norm(dim=1).max()) + MEASURING if len(unit) else 0.0
+    bits = as_bits(vectors)
+    low = torch.empty(bits.shape, dtype=torch.bfloat16)
+    kernel = _low_half if bits.dtype == np.uint16 else _low_single
+    worst = kernel(bits, squares, low.view(torch.int16).numpy())
+    return low, math.sqrt(worst) + MEASURING if len(bits) else 0.0
+
+
+@njit(cache=True, nogil=True)
+def to_bfloat(value):
+    """A finite float32 rounded to the nearest bfloat16, ties to even: its bits in the lower half of an int32."""
+    bits = np.float32(value).view(np.int32)
+    return (bits + np.int32(0x7FFF) + ((bits >> np.int32(16)) & np.int32(1))) >> np.int32(16)
+
+
+@njit(cache=True, nogil=True)
+def from_bfloat(bits):
+    """Value of a bfloat16 given as an integer: it is the upper half of a float32."""
+    return np.int32(np.int32(bits) << np.int32(16)).view(np.float32)
+
+
+@njit(cache=True, nogil=True)
+def _value_half(bits):
+    return half_to_float(bits)
+
+
+@njit(cache=True, nogil=True)
+def _value_single(value):
+    return value
+
+
+def _make_unit(value):
+    @njit(cache=True, nogil=True, error_model="numpy")
+    def unit(rows, squares, out):
+        for row in range(rows.shape[0]):
+            square = squares[row]
+            given, scaled = rows[row], out[row]
+            if square == 0.0:
+                scaled[:] = np.float32(0.0)
+            elif square < 1.0 / _SAFE_SQUARE or square > _SAFE_SQUARE:
+                for at in range(given.shape[0]):
+                    scaled[at] = np.float32(np.float64(value(given[at])) * (1.0 / np.sqrt(square)))
+            else:
+                scale = np.float32(1.0 / np.sqrt(square))
+                for at in range(given.shape[0]):
+                    scaled[at] = value(given[at]) * scale
+
+    return unit
+
+
+_unit_half = _make_unit(_value_half)
+_unit_single = _make_unit(_value_single)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+def round_row(values, out):
+    """Round float32 values to bfloat16 bits, int16, and return the sum of their squared errors."""
+    total = np.float32(0.0)
+    for at in range(values.shape[0]):
+        bits = to_bfloat(values[at])
+        out[at] = np.int16(bits)
+        error = values[at] - from_bfloat(bits)
+        total += error * error
+    return total
+
+
+def _make_low(unit):
+    @njit(cache=True, nogil=True, error_model="numpy")
+    def low(rows, squares, out):
+        """Rows at unit length as bfloat16 bits; returns the largest sum of squared errors of a row."""
+        scaled = np.empty((1, rows.shape[1]), np.float32)  # stays in the first cache
+        worst = np.float32(0.0)
+        for row in range(rows.shape[0]):
+            unit(rows[row : row + 1], squares[row : row + 1], scaled)
+            worst = max(worst, round_row(scaled[0], out[row]))
+        return worst
+
+    return low
+
+
+_low_half = _make_low(_unit_half)
+_low_single = _make_low(_unit_single)
 
 
 @contextmanager

@@ -19,13 +19,22 @@ slack; rounding to low precision is bounded from the measured residuals as for a
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numba import njit
 
-from dedup_assets.compute.precision import PRECISIONS, native_precision, rounding_residual, unit_rows
+from dedup_assets.compute.precision import (
+    MEASURING,
+    PRECISIONS,
+    low_unit_rows,
+    native_precision,
+    round_row,
+    unit_rows,
+)
 from dedup_assets.compute.similarity import accumulation_error, product_slack
 
 SKETCH_WIDTH = 128
@@ -36,8 +45,8 @@ k = 1,000), seconds of products, scan with decisions, and gathering: 64 columns 
 SKETCH_ROWS = 4096
 """Fewer rows are multiplied whole: the principal directions cost 20 ms. Also the rows they are found on."""
 
-TILE_ROWS = 8192
-"""Rows widened to float32 at a time while sketching: 12 MB at d = 384."""
+TILE_ROWS = 1024
+"""Rows widened to float32 at a time while sketching: 1.5 MB at d = 384, so that the product finds them in L2."""
 
 
 @dataclass(frozen=True)
@@ -129,12 +138,19 @@ class Projection:
 
     def __call__(self, vectors: np.ndarray, squares: np.ndarray) -> tuple[torch.Tensor, float]:
         """Rows (m, columns) on the CPU in the device's precision, and their largest rounding residual."""
-        unit = unit_rows(vectors, squares)
-        if self._axes is not None:
-            unit = _sketch(unit, self._axes, self._delta)
-            unit[torch.from_numpy(squares == 0)] = 0.0
-        low = unit.to(self.dtype)
-        return low, rounding_residual(unit, low)
+        if self._axes is None:
+            return low_unit_rows(vectors, squares, self.dtype)
+        leading = unit_rows(vectors, squares) @ self._axes
+        low = torch.empty(len(leading), self.columns, dtype=self.dtype)
+        excess = 2 * self._delta + self._delta**2 + 2.0**-20
+        if self.dtype == torch.bfloat16:
+            worst = _finish_low(leading.numpy(), squares, excess, low.view(torch.int16).numpy())
+        else:
+            rows = torch.empty(low.shape)
+            _finish(leading.numpy(), squares, excess, rows.numpy())
+            low.copy_(rows)
+            worst = float(((rows - low.float()) ** 2).sum(dim=1).max()) if len(rows) else 0.0
+        return low, math.sqrt(worst) + MEASURING if len(low) else 0.0
 
     def slack(self, residual: float) -> float:
         """How far products of rows with at most this residual are off; see `LowRows`."""
@@ -143,7 +159,31 @@ class Projection:
         return product_slack(self.precision, self.columns, residual) * (1 + 6 * delta) + 2 * delta + delta**2
 
 
-def _sketch(unit: torch.Tensor, axes: torch.Tensor, delta: float) -> torch.Tensor:
-    leading = unit @ axes
-    rest = 1.0 - (leading * leading).sum(dim=1) + (2 * delta + delta**2 + 2.0**-20)
-    return torch.cat([leading, rest.clamp_min(0.0).sqrt()[:, None]], dim=1)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+def _finish_row(leading, excess, out):
+    """The row of a sketch: its leading part and the norm of the rest."""
+    taken = 0.0
+    for at in range(leading.shape[0]):
+        out[at] = leading[at]
+        taken += np.float64(leading[at]) * np.float64(leading[at])
+    out[leading.shape[0]] = np.float32(math.sqrt(max(0.0, 1.0 - taken + excess)))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _finish(leading, squares, excess, out):
+    for row in range(leading.shape[0]):
+        if squares[row] == 0.0:
+            out[row] = np.float32(0.0)
+        else:
+            _finish_row(leading[row], excess, out[row])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _finish_low(leading, squares, excess, out):
+    """As `_finish`, rounded to bfloat16 bits; returns the largest sum of squared errors of a row."""
+    whole = np.empty((1, out.shape[1]), np.float32)
+    worst = np.float32(0.0)
+    for row in range(leading.shape[0]):
+        _finish(leading[row : row + 1], squares[row : row + 1], excess, whole)
+        worst = max(worst, round_row(whole[0], out[row]))
+    return worst
