@@ -18,7 +18,7 @@ from dedup_assets.errors import ModelError
 from dedup_assets.settings import Settings
 from dedup_assets.storage.cells import ShardCells, read_centroids
 from dedup_assets.storage.embeddings import EmbeddingTable
-from dedup_assets.storage.models import load_encoder, locate_model
+from dedup_assets.storage.models import encoder_for, locate_model
 from dedup_assets.storage.shards import admission_of, text_keys
 from dedup_assets.storage.spill import MatchRuns
 
@@ -40,15 +40,7 @@ def encode_texts(texts: list[str], settings: Settings, fingerprint: str, device:
             f"Model {settings.model} on this worker ({location.folder}) has fingerprint "
             f"{location.fingerprint}, the workspace was made with {fingerprint}: install the same model files."
         )
-    encoder = load_encoder(
-        location,
-        pooling=None if settings.pooling == "auto" else settings.pooling,
-        max_length=settings.max_length or None,
-        batch_size=settings.batch_size or None,
-        device=worker_device(device),
-        precision="auto",
-    )
-    encoded = encoder.encode(texts)
+    encoded = encoder_for(settings, location, worker_device(device)).encode(texts)
     return encoded.vectors.astype(settings.vector_dtype), encoded.truncated
 
 

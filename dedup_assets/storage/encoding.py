@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dedup_assets.errors import ModelError, WorkspaceError
 from dedup_assets.storage.embeddings import EmbeddingTable
-from dedup_assets.storage.models import ModelLocation, load_encoder, locate_model
+from dedup_assets.storage.models import ModelLocation, encoder_for, locate_model
 from dedup_assets.storage.workspace import Workspace
 
 
@@ -22,15 +22,7 @@ def settle_encoder(workspace: Workspace) -> ModelLocation:
             "models cannot be compared. Install the same model files, or curate into a new workspace."
         )
     if workspace.ledger.meta("dimension") is None:
-        settings = workspace.settings
-        encoder = load_encoder(
-            location,
-            pooling=None if settings.pooling == "auto" else settings.pooling,
-            max_length=settings.max_length or None,
-            batch_size=settings.batch_size or None,
-            device="cpu",
-            precision="auto",
-        )
+        encoder = encoder_for(workspace.settings, location, "cpu")
         workspace.ledger.settle_meta("dimension", str(encoder.dimension))
     return location
 

