@@ -104,12 +104,42 @@ class Settings:
         ("leader", "semdedup"),
     )
     # -- arrival ------------------------------------------------------------------------------------
+    sources: tuple[str, ...] = _setting(
+        (),
+        "arrival",
+        "Files, folders, globs or URLs that are watched for shards while the Dagster daemon runs.",
+    )
+    reference_sources: tuple[str, ...] = _setting(
+        (), "arrival", "The same for references: what matches them leaves the corpus, they are never written out."
+    )
+    watch_seconds: int = _setting(
+        30, "arrival", "Seconds between two looks at the sources; read when Dagster loads the definitions."
+    )
+    shards_per_run: int = _setting(
+        100,
+        "arrival",
+        "Shards that one look brings in at most. What they bring is read and decided together, so more of them "
+        "cost less each, and fewer are published sooner.",
+    )
     changed_shards: str = _setting(
         "replace",
         "arrival",
         "A shard whose file has other content now: replace the old content, which makes a new generation of "
         "decisions, or refuse the file.",
         ("replace", "refuse"),
+    )
+    vanished_shards: str = _setting(
+        "retract",
+        "arrival",
+        "A shard whose file is gone from a watched folder that still holds others: retract it, after which what was "
+        "removed only because of it comes back, or keep it.",
+        ("retract", "keep"),
+    )
+    recurate_cron: str = _setting(
+        "",
+        "arrival",
+        'When the corpus is curated anew in one order, such as "0 3 * * 0" for Sundays at three (UTC); empty: never. '
+        "Read when Dagster loads the definitions.",
     )
     # -- cost ---------------------------------------------------------------------------------------
     clusters: int = _setting(0, "cost", "Number of k-means cells; 0: chosen from the corpus size.")
@@ -154,6 +184,14 @@ class Settings:
         for name in ("clusters", "batch_size", "max_length", "workers", "dense_limit"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"{name} = {getattr(self, name)}: expected 0 (automatic) or more.")
+        for name in ("watch_seconds", "shards_per_run"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} = {getattr(self, name)}: expected 1 or more.")
+        if self.recurate_cron and not _is_cron(self.recurate_cron):
+            raise SettingsError(
+                f"recurate_cron = {self.recurate_cron!r}: expected five fields (minute hour day month weekday), such "
+                'as "0 3 * * 0", or nothing.'
+            )
         parse_bytes(self.memory_limit)
         if not 0 <= self.seed < 2**32:  # what every random generator in use takes
             raise SettingsError(f"seed = {self.seed}: expected a whole number from 0 to {2**32 - 1}.")
@@ -221,6 +259,12 @@ class Settings:
         }
 
 
+def _is_cron(text: str) -> bool:
+    from dagster._utils.schedules import is_valid_cron_string  # what the schedule itself is checked by
+
+    return is_valid_cron_string(text)
+
+
 def parse_bytes(text: str) -> int | None:
     """Bytes of a size such as 2GB, 500 MB or 1.5GiB; None where it is empty. Raises SettingsError."""
     if not text.strip():
@@ -250,7 +294,7 @@ def _checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         default = known[name].default
         if isinstance(default, tuple) and isinstance(value, list | tuple):
             if not all(isinstance(part, str) for part in value):
-                raise SettingsError(f"{where}: {name} = {value!r}: expected a list of column names.")
+                raise SettingsError(f"{where}: {name} = {value!r}: expected a list of strings.")
             value = tuple(value)
         elif isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)

@@ -42,6 +42,11 @@ def setting_values(draw: st.DrawFn) -> dict[str, Any]:
         "keep": draw(keeps),
         "memory_limit": draw(st.sampled_from(["", "2GB", "1.5 GiB", "200mb", "4096"])),
         "seed": draw(st.integers(0, 2**32 - 1)),
+        "sources": tuple(draw(st.lists(odd_text, max_size=2))),
+        "reference_sources": tuple(draw(st.lists(odd_text, max_size=2))),
+        "watch_seconds": draw(st.integers(1, 10**6)),
+        "shards_per_run": draw(st.integers(1, 10**6)),
+        "recurate_cron": draw(st.sampled_from(["", "0 3 * * 0", "*/15 * 1,15 jan-jun mon"])),
     }
 
 
@@ -95,7 +100,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
         ("model", 5, "text"),
         ("output", ["a"], "text"),
         ("text_columns", "text", "a list of strings"),
-        ("text_columns", ["a", 1], "a list of column names"),
+        ("text_columns", ["a", 1], "a list of strings"),
     ],
 )
 def test_a_wrong_type_is_refused_with_what_was_found_and_expected(name: str, found: Any, expected: str) -> None:
@@ -149,6 +154,18 @@ def test_a_seed_that_no_generator_takes_is_refused(seed: int) -> None:
         Settings.from_mapping({"seed": seed})
 
 
+@pytest.mark.parametrize("name", ["watch_seconds", "shards_per_run"])
+def test_an_interval_or_a_bound_of_nothing_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match=rf"{name} = 0: expected 1 or more"):
+        Settings.from_mapping({name: 0})
+
+
+@pytest.mark.parametrize("cron", ["weekly", "0 3 * *", "0 3 * * 9", "61 * * * *", "0 0 3 * * 0", "0 0 30 2 *"])
+def test_a_cron_that_no_schedule_takes_is_refused(cron: str) -> None:
+    with pytest.raises(SettingsError, match=r"recurate_cron = .*expected five fields .*such as \"0 3 \* \* 0\""):
+        Settings.from_mapping({"recurate_cron": cron})
+
+
 def test_text_columns_must_name_distinct_columns() -> None:
     for columns, problem in (([], "empty"), ([""], "empty"), (["a", "b", "a"], "twice: a, b, a")):
         with pytest.raises(SettingsError, match=problem):
@@ -182,7 +199,7 @@ def test_a_layers_fingerprint_changes_exactly_with_that_layer(
     for layer in LAYERS:
         moved = before.fingerprint(layer) != after.fingerprint(layer)
         assert moved == (differs and layer == item.metadata["layer"])
-    shapes_results = item.metadata["layer"] != "cost"
+    shapes_results = item.metadata["layer"] not in ("arrival", "cost")
     assert (before.fingerprint() != after.fingerprint()) == (differs and shapes_results)
     expected = {item.name: (getattr(before, item.name), value)} if differs else {}
     assert before.differences(after, *LAYERS) == expected

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fsspec
-
 from dedup_assets.errors import ShardError, SourceError
 from dedup_assets.storage.ledger import Completion, Shard
-from dedup_assets.storage.sources import SourceFile, content_fingerprint
+from dedup_assets.storage.sources import SourceFile, content_fingerprint, file_state
 
 
 def source_file(shard: Shard) -> SourceFile:
@@ -20,14 +18,11 @@ def source_state(shard: Shard) -> str:
     Equal states mean an unread file; they are a short cut, the content fingerprint is the truth.
     """
     try:
-        filesystem, path = fsspec.core.url_to_fs(shard.uri)
-        info = filesystem.info(path)
+        return file_state(shard.uri).marks
     except OSError as problem:
         raise SourceError(
             f"Shard {shard.key}: {shard.uri} cannot be read: {problem}. Put the file back, or leave it out."
         ) from problem
-    marks = [info.get(name) for name in ("size", "mtime", "LastModified", "updated", "created", "ETag", "etag")]
-    return " ".join(str(mark) for mark in marks if mark is not None)
 
 
 def has_changed(shard: Shard, done: Completion) -> bool:

@@ -9,7 +9,7 @@ import glob as globbing
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -112,6 +112,38 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
 # ------------------------------------------------------------------------------------- discovery
 
 
+@dataclass(frozen=True)
+class Listed:
+    """A shard file as its source lists it.
+
+    Attributes
+    ----------
+    name : str
+        Relative to the source.
+    uri : str
+        As in `SourceFile`.
+    info : mapping or None
+        What the file system said of the file in passing; None where it has to be asked.
+    """
+
+    name: str
+    uri: str
+    info: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source holds at one moment: `files` in natural order of their names.
+
+    `root` is the folder below which the source looks, empty where one file was named itself. `others` are names of
+    files without a known ending.
+    """
+
+    root: str
+    files: list[Listed]
+    others: list[str]
+
+
 def discover(sources: Sequence[str]) -> list[SourceFile]:
     """List the shard files behind SOURCES.
 
@@ -135,59 +167,92 @@ def discover(sources: Sequence[str]) -> list[SourceFile]:
     """
     if not sources:
         raise SourceError("no source was named. Name at least one file, folder, glob or fsspec URL.")
-    found: dict[str, SourceFile] = {}
+    found: list[Listed] = []
     for source in sources:
-        for relative_name, uri in _list_source(os.fspath(source)):
-            _require_utf8(uri)
-            name = relative_name or PurePosixPath(uri).name
-            ending = _ending_of(name)
-            assert ending is not None  # _list_source lets nothing else through
-            file_format, compression = _ENDINGS[ending.lower()]
-            found.setdefault(uri, SourceFile(shard_key(name), uri, file_format, compression))
-    by_key: dict[str, SourceFile] = {}
-    for file in found.values():
-        other = by_key.setdefault(file.key.casefold(), file)
-        if other is not file:
-            raise SourceError(
-                f"{other.uri!r} and {file.uri!r} would get the same shard key {file.key!r} (a key is the "
-                "file name without its ending; upper and lower case count as the same). Rename one of "
-                "them, or name their common parent folder as the source so that folders become part of "
-                "the keys."
+        listing = list_source(os.fspath(source))
+        if not listing.files:
+            others = listing.others
+            seen = f" ({len(others)} other files are there, such as {others[0]!r})" if others else ""
+            raise SourceError(f"no shard files in {source!r}{seen}. Expected endings: {_EXPECTED}.")
+        found += listing.files
+    files, clashes = as_shards(found)
+    if clashes:
+        raise clashes[0]
+    return files
+
+
+def as_shards(listed: Iterable[Listed]) -> tuple[list[SourceFile], list[SourceError]]:
+    """The shards that listed files are, in their order; of files that cannot be one, the errors.
+
+    Of two files that would get the same key, the first is the shard.
+    """
+    files: dict[str, SourceFile] = {}
+    by_key: dict[str, str] = {}
+    problems: list[SourceError] = []
+    for entry in listed:
+        if entry.uri in files:
+            continue
+        try:
+            _require_utf8(entry.uri)
+        except SourceError as problem:
+            problems.append(problem)
+            continue
+        ending = _ending_of(entry.name)
+        assert ending is not None  # a listing lets nothing else through
+        key = shard_key(entry.name)
+        other = by_key.setdefault(key.casefold(), entry.uri)
+        if other != entry.uri:
+            problems.append(
+                SourceError(
+                    f"{other!r} and {entry.uri!r} would get the same shard key {key!r} (a key is the "
+                    "file name without its ending; upper and lower case count as the same). Rename one of "
+                    "them, or name their common parent folder as the source so that folders become part of "
+                    "the keys."
+                )
             )
-    return list(found.values())
+            continue
+        file_format, compression = _ENDINGS[ending.lower()]
+        files[entry.uri] = SourceFile(key, entry.uri, file_format, compression)
+    return list(files.values()), problems
 
 
-def _list_source(source: str) -> list[tuple[str, str]]:
-    """(relative name, uri) of each shard file of one source, in natural order; SourceError if none."""
+def list_source(source: str) -> Listing:
+    """List one source. An empty folder is an answer; SourceError where the source cannot be listed.
+
+    A file named itself has to have a known ending.
+    """
     if not source.strip():
         raise SourceError("a source is an empty string. Name a file, a folder, a glob or an fsspec URL.")
-    if "://" in source or "::" in source:
+    if is_url(source):
         with _listing(source):
-            files, explicit = _list_remote(source)
+            root, files = _list_remote(source)
     else:
-        files, explicit = _list_local(source)
-    known = [(name, uri) for name, uri in files if _ending_of(name)]
-    if explicit and not known:
+        root, files = _list_local(source)
+    known = [file for file in files if _ending_of(file.name)]
+    if not root and not known:
         raise SourceError(f"{source!r} has an unknown ending. Expected one of: {_EXPECTED}.")
-    if not known:
-        seen = f" ({len(files)} other files are there, such as {files[0][0]!r})" if files else ""
-        raise SourceError(f"no shard files in {source!r}{seen}. Expected endings: {_EXPECTED}.")
-    return sorted(known, key=lambda item: _natural(item[0]))
+    others = [file.name for file in files if not _ending_of(file.name)]
+    return Listing(root, sorted(known, key=lambda file: _natural(file.name)), others)
 
 
-def _list_local(source: str) -> tuple[list[tuple[str, str]], bool]:
-    """Files of a local source as (relative name, absolute path), and whether one file was named itself."""
+def is_url(source: str) -> bool:
+    """Whether a source is an fsspec URL rather than a local path."""
+    return "://" in source or "::" in source
+
+
+def _list_local(source: str) -> tuple[str, list[Listed]]:
+    """Root and files of a local source."""
     path = os.path.abspath(os.path.expanduser(source))  # noqa: PTH100, PTH111 - keeps what Path would fold
     # A file whose name holds glob characters is that file: existence goes first.
     if os.path.isfile(path):  # noqa: PTH113
-        return [(os.path.basename(path), path)], True  # noqa: PTH119
+        return "", [Listed(os.path.basename(path), path)]  # noqa: PTH119
     if os.path.isdir(path):  # noqa: PTH112
-        return [(os.path.relpath(file, path), file) for file in _walk(path)], False
+        return path, [Listed(os.path.relpath(file, path), file) for file in _walk(path)]
     if os.path.lexists(path) or not globbing.has_magic(source):
         raise SourceError(f"{source!r} does not exist, or is neither a file nor a folder. Check the path.")
     base = _glob_base(path)
     matches = [file for file in globbing.glob(path, recursive=True) if os.path.isfile(file)]  # noqa: PTH113, PTH207
-    return [(os.path.relpath(file, base), file) for file in matches], False
+    return base, [Listed(os.path.relpath(file, base), file) for file in matches]
 
 
 def _walk(folder: str) -> Iterator[str]:
@@ -211,26 +276,31 @@ def _glob_base(pattern: str) -> str:
     return "/".join(parts[:first]) or "/"
 
 
-def _list_remote(source: str) -> tuple[list[tuple[str, str]], bool]:
-    """The same as `_list_local` for an fsspec URL; local files keep their plain path as uri."""
+def _list_remote(source: str) -> tuple[str, list[Listed]]:
+    """Root and files of an fsspec URL; local files keep their plain path as uri."""
     filesystem, path = fsspec.core.url_to_fs(source)
     if "file" in _protocols(filesystem):
         return _list_local(path)
     if filesystem.isfile(path):
         uri = source if "::" in source else filesystem.unstrip_protocol(path)
-        return [(PurePosixPath(path).name, uri)], True
+        return "", [Listed(PurePosixPath(path).name, uri)]
     if "::" in source:
         raise SourceError(f"{source!r}: a chained URL must name one existing file, not a folder or a glob.")
+    # With details: one listing tells the state of every file, where asking for each is a request a file.
     if filesystem.isdir(path):
-        base, matches = path, filesystem.find(path)
+        base, found, hidden = path, filesystem.find(path, detail=True), False
     elif globbing.has_magic(path):
-        base, matches = _glob_base(path), filesystem.glob(path)
-        matches = [match for match in matches if filesystem.isfile(match)]
-        return [(_relative(match, base), filesystem.unstrip_protocol(match)) for match in matches], False
+        base, found, hidden = _glob_base(path), filesystem.glob(path, detail=True), True
     else:
         raise SourceError(f"{source!r} does not exist. Check the URL and that you may read it.")
-    files = [(_relative(match, base), filesystem.unstrip_protocol(match)) for match in matches]
-    return [file for file in files if not any(part.startswith(".") for part in file[0].split("/"))], False
+    listed = [
+        Listed(_relative(name, base), filesystem.unstrip_protocol(name), info)
+        for name, info in found.items()
+        if info.get("type") == "file"
+    ]
+    if not hidden:
+        listed = [file for file in listed if not any(part.startswith(".") for part in file.name.split("/"))]
+    return filesystem.unstrip_protocol(base), listed
 
 
 def _relative(path: str, base: str) -> str:
@@ -264,6 +334,36 @@ def _listing(source: str) -> Iterator[None]:
             f"{source!r} cannot be listed: {type(error).__name__}: {error}. "
             "Check the URL, the credentials and the network."
         ) from error
+
+
+# ----------------------------------------------------------------------------------------- state
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What the file system tells of a file without its being read.
+
+    `marks` are size, time of change and entity tag as they are told, in one text: equal marks mean an unread file.
+    `modified` is the time of change in seconds since 1970, None where it is not told as a number.
+    """
+
+    marks: str
+    size: int | None
+    modified: float | None
+
+
+def file_state(uri: str, info: Mapping[str, Any] | None = None) -> FileState:
+    """The state of a file; `info` is what a listing told of it. Raises OSError as the file system does."""
+    if info is None:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        info = filesystem.info(path)
+    marks = [info.get(name) for name in ("size", "mtime", "LastModified", "updated", "created", "ETag", "etag")]
+    size, modified = info.get("size"), info.get("mtime")
+    return FileState(
+        " ".join(str(mark) for mark in marks if mark is not None),
+        size if isinstance(size, int) else None,
+        modified if isinstance(modified, int | float) else None,
+    )
 
 
 # --------------------------------------------------------------------------------------- content
