@@ -53,6 +53,9 @@ for _command in (
     look.explain,
     look.pairs,
     look.search,
+    look.history,
+    look.report,
+    operate.retract,
     operate.ui,
 ):
     main.add_command(_command)

@@ -1,6 +1,8 @@
-"""Commands that look at a curation and change nothing: explain, pairs, search."""
+"""Commands that look at a curation and change nothing: explain, pairs, search, history, report."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import click
 from rich.console import Console
@@ -24,7 +26,7 @@ def explain(record_id: str, workspace: str, full: bool, as_json: bool) -> None:
       dedup-assets explain week-07:1234 --workspace ws --full
     """
     from dedup_assets.report import console as report
-    from dedup_assets.report.lookup import explain as look_up
+    from dedup_assets.report.explain import explain as look_up
     from dedup_assets.storage.workspace import Workspace
 
     answer = look_up(Workspace.open(workspace), record_id)
@@ -95,3 +97,58 @@ def search(text: str, count: int, workspace: str, full: bool, as_json: bool) -> 
         report.print_hits(Console(), hits, full)
     else:
         click.echo("The corpus holds no record yet.")
+
+
+@click.command(short_help="All that happened to a shard.")
+@click.argument("shard", metavar="SHARD")
+@workspace_option
+@json_option
+def history(shard: str, workspace: str, as_json: bool) -> None:
+    """All that happened to SHARD: read, embedded, admitted, matched, decided, published, retracted; in which run.
+
+    SHARD is its key, as in the UI and in the names of the published files. Times are UTC.
+
+    \b
+    Examples:
+      dedup-assets history week-07 --workspace ws
+      dedup-assets history week-07 --json --workspace ws | jq '.events[].event'
+    """
+    from dedup_assets.report import console as report
+    from dedup_assets.report.history import shard_history
+    from dedup_assets.storage.workspace import Workspace
+
+    answer = shard_history(Workspace.open(workspace), shard)
+    if as_json:
+        print_json(answer)
+    else:
+        report.print_history(Console(), answer)
+
+
+@click.command(short_help="The curation as one HTML file.")
+@click.option(
+    "--out", "-o", type=click.Path(dir_okay=False), help="The file to write.  [default: WORKSPACE/report.html]"
+)
+@workspace_option
+@json_option
+def report(out: str | None, workspace: str, as_json: bool) -> None:
+    """The curation as one HTML file that opens without a server: totals, the curve of removals by threshold, the
+    largest groups with their texts, shards, settings, lineage.
+
+    The same workspace gives the same bytes.
+
+    \b
+    Examples:
+      dedup-assets report --workspace ws
+      dedup-assets report --workspace ws --out curation.html
+    """
+    from dedup_assets.report.page import report_page
+    from dedup_assets.storage.publish import publish_text
+    from dedup_assets.storage.workspace import Workspace
+
+    space = Workspace.open(workspace)
+    path = Path(out).expanduser().absolute() if out else space.root / "report.html"
+    publish_text(path, report_page(space))
+    if as_json:
+        print_json({"report": str(path)})
+    else:
+        click.echo(path)

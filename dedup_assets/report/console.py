@@ -16,6 +16,10 @@ WRAPPED_TEXT = 20_000
 than a few pages cannot be compared side by side anyway."""
 
 
+COLUMNS_SIDE_BY_SIDE = 64
+"""Width of a terminal from which the time, the event and its details have a column each."""
+
+
 def print_summary(console: Console, summary: Mapping[str, Any], failed: int = 0) -> None:
     """The short table after a curation of which some shards may have failed."""
     rows = summary["rows_in"]
@@ -28,8 +32,11 @@ def print_summary(console: Console, summary: Mapping[str, Any], failed: int = 0)
         ("kept", "kept"),
         ("removed_exact", "removed, exact copies"),
         ("removed_semantic", f"removed, similarity ≥ {summary['threshold']:g}"),
+        ("reference", "reference"),
         ("quarantined", "quarantined"),
     ):
+        if name == "reference" and not summary[name]:
+            continue
         share = "" if name == "rows_in" or not rows else f"{100 * summary[name] / rows:.1f} %"
         table.add_row(label, f"{summary[name]:,}", share)
     console.print(table)
@@ -51,14 +58,16 @@ def print_summary(console: Console, summary: Mapping[str, Any], failed: int = 0)
 
 def print_explanation(console: Console, answer: Mapping[str, Any], full: bool) -> None:
     """One record's fate, its texts, and the settings and run that decided."""
-    apart = ("text", "keeper_text", "record", "settings", "generation", "run_id", "decided", "also_quarantined")
+    apart = (
+        "text", "keeper_text", "record", "settings", "generation", "run_id", "decided", "lineage", "also_quarantined"
+    )  # fmt: skip
     console.print(_facts({name: value for name, value in answer.items() if name not in apart}))
     console.print()
     if "record" in answer:
         console.print(Text(shorten(answer["record"] or "", full)))
     elif "keeper_text" in answer:
         _print_side_by_side(console, "removed", answer["text"], "kept", answer["keeper_text"], full)
-    else:
+    elif "text" in answer:
         _print_text(console, shorten(answer["text"], full))
     for row in answer.get("also_quarantined", ()):
         console.print(
@@ -67,7 +76,8 @@ def print_explanation(console: Console, answer: Mapping[str, Any], full: bool) -
     if "settings" in answer:
         console.print()
         decided = {name: answer[name] for name in ("generation", "run_id", "decided")}
-        console.print(_facts({**answer["settings"], **decided}), style="dim")
+        origin = {name: value for name, value in answer["lineage"].items() if name not in ("runs", "model")}
+        console.print(_facts({**answer["settings"], **origin, **decided}), style="dim")
 
 
 def print_pairs(console: Console, pairs: Sequence[Mapping[str, Any]], threshold: float, full: bool) -> None:
@@ -99,6 +109,30 @@ def print_hits(console: Console, hits: Sequence[Mapping[str, Any]], full: bool) 
     for hit in hits:
         record = Text(visible(hit["id"]), style="dim").append(f"\n{shorten(hit['text'], full)}", style="not dim")
         table.add_row(f"{hit['similarity']:.4f}", hit["decision"], record)
+    console.print(table)
+
+
+def print_history(console: Console, history: Mapping[str, Any]) -> None:
+    """What happened to a shard, one line or a few for each event."""
+    console.print(_facts({name: history[name] for name in ("shard", "state", "role", "source")}))
+    if "failure" in history:
+        console.print(Text(f"failed in {history['failure']['stage']}: {visible(history['failure']['message'])}"))
+    console.print()
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="dim", no_wrap=console.width >= COLUMNS_SIDE_BY_SIDE)
+    if console.width >= COLUMNS_SIDE_BY_SIDE:
+        table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for event in history["events"]:
+        when = event["when"].replace("T", " ").removesuffix("Z")
+        detail = Text(visible(event["detail"]))
+        if event["run_id"]:
+            # The first eight digits are what Dagster's own pages show of a run.
+            detail.append(f" (run {event['run_id'][:8]})", style="dim")
+        if console.width >= COLUMNS_SIDE_BY_SIDE:
+            table.add_row(when, event["event"], detail)
+        else:
+            table.add_row(when, Text(f"{event['event']}: ", style="bold").append_text(detail))
     console.print(table)
 
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from dedup_assets.report import measures, pictures
 from dedup_assets.report.columns import column_lineage, table_schema
-from dedup_assets.report.lookup import Corpus
+from dedup_assets.report.corpus import Corpus
 from dedup_assets.report.plots import data_uri
 from dedup_assets.storage.ledger import Admission, Completion
 from dedup_assets.storage.output import MANIFEST, read_manifest
