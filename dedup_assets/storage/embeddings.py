@@ -1,13 +1,13 @@
 """The LanceDB table of embeddings: one row per distinct text, written shard by shard.
 
-Knows the table and nothing of how vectors are made. A shard's rows are added or replaced in one
-transaction, so a crash leaves the old rows or the new ones. Only validated shard keys and hexadecimal hashes go into
+Knows the table and nothing of how vectors are made. The rows of a group of shards are added in one
+transaction, so a crash leaves all of them or none. Only validated shard keys and hexadecimal hashes go into
 predicates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,6 +23,15 @@ TABLE = "embeddings"
 
 # A predicate with 2,000 hashes is about 70 KB of SQL and is answered in some 20 ms.
 _HASHES_PER_PREDICATE = 2_000
+
+_ROWS_PER_BATCH = 8_192
+"""Rows of a part of a scan: 12 MB of float32 at 384 dimensions."""
+
+HASHES = 1 << 128
+"""Hashes there are."""
+
+KEPT_VERSIONS = timedelta(hours=1)
+"""How long superseded versions of the table stay: a reader holds the version it began with, for minutes."""
 
 
 class EmbeddingTable:
@@ -74,24 +83,8 @@ class EmbeddingTable:
         if rows.num_rows:
             self._table.merge_insert("text_hash").when_not_matched_insert_all().execute(rows.cast(self._schema))
 
-    def replace(self, shards: Sequence[str], rows: pa.Table) -> None:
-        """Make `rows` the only rows of `shards`, in one transaction.
-
-        Columns `id, shard, text_hash, vector`; every row's shard is one of `shards`.
-        """
-        if not shards:
-            return
-        listed = ", ".join(f"'{validate_shard_key(shard)}'" for shard in shards)
-        (
-            self._table.merge_insert(["shard", "text_hash"])
-            .when_matched_update_all()
-            .when_not_matched_insert_all()
-            .when_not_matched_by_source_delete(f"shard IN ({listed})")
-            .execute(rows.cast(self._schema))
-        )
-
     def rows(self, ids: Sequence[str], shards: Sequence[str], hashes: np.ndarray, vectors: np.ndarray) -> pa.Table:
-        """Arrange columns for `replace`: hashes (n, 2) uint64, vectors (n, dimension)."""
+        """Arrange columns for `add`: hashes (n, 2) uint64, vectors (n, dimension)."""
         flat = pa.array(np.ascontiguousarray(vectors, dtype=self.dtype).ravel())
         return pa.table(
             [
@@ -113,16 +106,38 @@ class EmbeddingTable:
         if not len(hashes):
             return result
         missing = self._fill(result, hashes, np.arange(len(hashes)), f"shard = '{validate_shard_key(shard)}'")
-        for start in range(0, len(missing), _HASHES_PER_PREDICATE):
-            part = missing[start : start + _HASHES_PER_PREDICATE]
-            listed = ", ".join(f"'{text_hash}'" for text_hash in hash_to_hex(hashes[part]))
-            left = self._fill(result, hashes, part, f"text_hash IN ({listed})")
-            if len(left):
-                raise WorkspaceError(
-                    f"{len(left)} texts of shard {shard} have no vector in table {TABLE}: materialise the "
-                    "asset `embeddings` of this shard again."
-                )
+        left = self._fill_by_hash(result, hashes, missing)
+        if len(left):
+            raise WorkspaceError(
+                f"{len(left)} texts of shard {shard} have no vector in table {TABLE}: materialise the "
+                "asset `embeddings` of this shard again."
+            )
         return result
+
+    def find_vectors(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Stored vectors (n, dimension) of some texts of any shards, and which have one: bool (n,).
+
+        For few texts of many: where most are of one shard, `vectors` reads less.
+        """
+        result = np.zeros((len(hashes), self.dimension), dtype=self.dtype)
+        found = np.ones(len(hashes), dtype=bool)
+        found[self._fill_by_hash(result, hashes, np.arange(len(hashes)))] = False
+        return result, found
+
+    def scan(self, first: int, stop: int) -> Iterator[tuple[np.ndarray, pa.ChunkedArray, np.ndarray]]:
+        """Hashes (n, 2), shards (n,) and vectors (n, dimension) of stored texts, in parts that fit in memory.
+
+        Those whose hash, as a number of 128 bits, lies in ``first`` to ``stop`` (exclusive): hashes are as good as
+        random, so any such window is a fair sample of all texts.
+        """
+        query = self._table.search()
+        if (first, stop) != (0, HASHES):
+            query = query.where(f"text_hash >= '{first:032x}' AND text_hash < '{_bound(stop)}'")
+        for batch in query.select(["text_hash", "shard", "vector"]).to_batches(batch_size=_ROWS_PER_BATCH):
+            if batch.num_rows:
+                table = pa.Table.from_batches([batch])
+                vectors = _vectors_of(table.column("vector"), self.dimension)
+                yield _hex_to_hashes(table.column("text_hash")), table.column("shard"), vectors
 
     def first_vectors(self, shard: str, count: int) -> np.ndarray:
         """Up to `count` stored vectors that came with a shard, shape (n, dimension)."""
@@ -131,6 +146,14 @@ class EmbeddingTable:
         if not len(column):
             return np.empty((0, self.dimension), dtype=self.dtype)
         return _vectors_of(column, self.dimension)
+
+    def _fill_by_hash(self, result: np.ndarray, hashes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """Fill the wanted rows of `result`, whatever shards their texts came with; returns those not found."""
+        left = [np.empty(0, np.int64)]
+        for start in range(0, len(wanted), _HASHES_PER_PREDICATE):
+            part = wanted[start : start + _HASHES_PER_PREDICATE]
+            left.append(self._fill(result, hashes, part, f"text_hash IN ({_listed(hashes[part])})"))
+        return np.concatenate(left)
 
     def _fill(self, result: np.ndarray, hashes: np.ndarray, wanted: np.ndarray, predicate: str) -> np.ndarray:
         """Fill the wanted rows of `result` from the rows under a predicate; returns those not found."""
@@ -166,9 +189,25 @@ class EmbeddingTable:
         query = self._table.search(vector.astype(np.float32)).limit(count).distance_type("cosine")  # type: ignore[attr-defined]
         return query.select(["id", "shard", "text_hash", "_distance"]).to_arrow().to_pylist()
 
-    def compact(self) -> None:
-        """Merge small fragments and drop superseded versions older than an hour."""
-        self._table.optimize(cleanup_older_than=timedelta(hours=1))
+    def remove(self, hashes: np.ndarray) -> int:
+        """Remove the vectors of some texts; returns how many there were. Doing it again changes nothing."""
+        before = len(self)
+        for start in range(0, len(hashes), _HASHES_PER_PREDICATE):
+            self._table.delete(f"text_hash IN ({_listed(hashes[start : start + _HASHES_PER_PREDICATE])})")
+        return before - len(self)
+
+    def compact(self, keep: timedelta = KEPT_VERSIONS) -> None:
+        """Merge small fragments, and drop superseded versions older than `keep`."""
+        self._table.optimize(cleanup_older_than=keep)
+
+
+def _listed(hashes: np.ndarray) -> str:
+    return ", ".join(f"'{text_hash}'" for text_hash in hash_to_hex(hashes))
+
+
+def _bound(number: int) -> str:
+    """Text that sorts after all hashes below a number, and before none of them."""
+    return f"{number:032x}" if number < HASHES else "g"
 
 
 def _hex_to_hashes(column: pa.ChunkedArray) -> np.ndarray:

@@ -1,15 +1,16 @@
-"""Promises of the table of embeddings: shards are replaced whole, and vectors come back as asked for."""
+"""Promises of the table of embeddings: a text has one vector, and vectors come back as asked for."""
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dedup_assets.compute.text import hash_texts
+from dedup_assets.compute.text import hash_texts, hash_to_hex
 from dedup_assets.errors import SourceError, WorkspaceError
-from dedup_assets.storage.embeddings import _HASHES_PER_PREDICATE, TABLE, EmbeddingTable
+from dedup_assets.storage.embeddings import _HASHES_PER_PREDICATE, HASHES, TABLE, EmbeddingTable
 
 DIMENSION = 8
 
@@ -23,12 +24,12 @@ def vectors_of(texts: list[str], dtype: str = "float16") -> np.ndarray:
 
 
 def put(table: EmbeddingTable, shards: dict[str, list[str]]) -> None:
-    """Make each shard hold the vectors of its texts, all in one replacement."""
+    """Add the vectors of the texts of some shards, all at once."""
     texts = [text for part in shards.values() for text in part]
     owners = [shard for shard, part in shards.items() for _ in part]
     hashes = hash_texts(texts)
     rows = table.rows([f"id {text}" for text in texts], owners, hashes, vectors_of(texts, table.dtype.name))
-    table.replace(list(shards), rows)
+    table.add(rows)
 
 
 def content(table: EmbeddingTable) -> list[tuple[object, ...]]:
@@ -45,47 +46,30 @@ def table(tmp_path: Path) -> EmbeddingTable:
     return EmbeddingTable(tmp_path / "lancedb", DIMENSION, "float16")
 
 
-def test_replacing_a_shard_twice_is_replacing_it_once(table: EmbeddingTable) -> None:
+def test_adding_a_shard_twice_is_adding_it_once_in_one_version_each(table: EmbeddingTable) -> None:
     put(table, {"a": numbered("a", 30), "b": numbered("b", 5)})
-    before = content(table)
+    before, version = content(table), table._table.version
     assert len(before) == len(table) == 35
-    put(table, {"a": numbered("a", 30)})
+    put(table, {"a": numbered("a", 30), "b": numbered("b", 5)})
     assert content(table) == before
+    assert table._table.version <= version + 1
 
 
-def test_replacing_a_shard_touches_no_other(table: EmbeddingTable) -> None:
-    put(table, {"a": numbered("a", 20), "b": numbered("b", 20), "a.b": numbered("c", 20)})
-    others = [row for row in content(table) if row[1] != "a"]
-    put(table, {"a": [*numbered("a", 5), *numbered("new", 3)]})
-    assert [row for row in content(table) if row[1] != "a"] == others
-    assert sorted(row[0] for row in content(table) if row[1] == "a") == sorted(
-        f"id {text}" for text in [*numbered("a", 5), *numbered("new", 3)]
-    )
-
-
-def test_replacing_several_shards_is_one_version_of_the_table(table: EmbeddingTable) -> None:
-    put(table, {"a": numbered("a", 3), "b": numbered("b", 3)})
-    before = table._table.version
-    put(table, {"a": numbered("x", 3), "b": [], "c": numbered("c", 3)})
-    assert table._table.version == before + 1
-    assert sorted({row[1] for row in content(table)}) == ["a", "c"]
-
-
-def test_a_shard_can_be_emptied_and_no_shards_change_nothing(table: EmbeddingTable) -> None:
-    put(table, {"a": numbered("a", 3), "b": numbered("b", 3)})
-    put(table, {})
-    assert len(table) == 6
-    put(table, {"a": []})
-    assert {row[1] for row in content(table)} == {"b"}
-
-
-def test_replacing_changes_the_vector_of_a_text_that_stays(table: EmbeddingTable) -> None:
+def test_a_text_keeps_its_vector_and_the_shard_that_brought_it(table: EmbeddingTable) -> None:
     hashes = hash_texts(["text"])
     first, second = np.eye(DIMENSION, dtype=np.float16)[:2]
-    for vector in (first, second):
-        table.replace(["a"], table.rows(["1"], ["a"], hashes, vector[None]))
-    assert len(table) == 1
-    np.testing.assert_array_equal(table.vectors("a", hashes), second[None])
+    for shard, vector in (("a", first), ("b", second)):
+        table.add(table.rows(["1"], [shard], hashes, vector[None]))
+    assert [row[1] for row in content(table)] == ["a"]
+    np.testing.assert_array_equal(table.vectors("b", hashes), first[None])
+
+
+def test_removing_texts_removes_these_alone_and_again_changes_nothing(table: EmbeddingTable) -> None:
+    texts = numbered("t", _HASHES_PER_PREDICATE + 20)
+    put(table, {"a": texts[::2], "b": texts[1::2]})
+    gone = hash_texts(["never there", *texts[5:]])
+    assert [table.remove(gone), table.remove(gone), table.remove(hash_texts([]))] == [len(texts) - 5, 0, 0]
+    assert sorted(row[0] for row in content(table)) == [f"id {text}" for text in texts[:5]]
 
 
 def test_what_a_second_process_of_the_workspace_opens_is_the_same_table(tmp_path: Path) -> None:
@@ -116,6 +100,30 @@ def test_more_texts_of_other_shards_than_one_query_takes_are_all_found(table: Em
     np.testing.assert_array_equal(table.vectors("c", hash_texts(texts)), vectors_of(texts))
 
 
+def test_vectors_are_found_by_text_alone_and_what_is_missing_is_told(table: EmbeddingTable) -> None:
+    texts = numbered("t", _HASHES_PER_PREDICATE + 3)
+    put(table, {"a": texts[::2], "b": texts[1::2]})
+    wanted = ["absent", *texts, "missing"]
+    vectors, found = table.find_vectors(hash_texts(wanted))
+    assert found.tolist() == [False, *[True] * len(texts), False]
+    np.testing.assert_array_equal(vectors[found], vectors_of(texts))
+    assert table.find_vectors(hash_texts([]))[0].shape == (0, DIMENSION)
+
+
+@pytest.mark.parametrize("windows", [1, 2, 7])
+def test_windows_of_the_hashes_hold_every_text_once(table: EmbeddingTable, windows: int) -> None:
+    texts = numbered("t", 300)
+    put(table, {"a": texts[:200], "b": texts[200:]})
+    bounds = [HASHES * number // windows for number in range(windows + 1)]
+    seen = {}
+    for first, stop in itertools.pairwise(bounds):
+        for hashes, shards, vectors in table.scan(first, stop):
+            for text_hash, shard, vector in zip(hash_to_hex(hashes), shards.to_pylist(), vectors, strict=True):
+                assert text_hash not in seen and first <= int(text_hash, 16) < stop
+                seen[text_hash] = (shard, tuple(map(float, vector)))
+    assert seen == {row[2]: (row[1], row[3]) for row in content(table)}
+
+
 def test_a_text_without_a_vector_is_an_error_that_says_what_to_do(table: EmbeddingTable) -> None:
     put(table, {"a": numbered("a", 3)})
     with pytest.raises(WorkspaceError, match=r"2 texts of shard a have no vector .* materialise the asset"):
@@ -140,7 +148,6 @@ def test_a_sample_does_not_depend_on_the_order_of_writing(tmp_path: Path) -> Non
         table = EmbeddingTable(tmp_path / str(turn), DIMENSION, "float16")
         for shard in order:
             put(table, {shard: shards[shard][:: -1 if turn else 1]})
-        put(table, {order[0]: shards[order[0]]})  # written again: its rows move to the end
         if turn:
             table.compact()
         samples.append([table.sample(count, seed) for count in (0, 1, 50, 120, 500) for seed in (0, 1)])
@@ -215,9 +222,7 @@ def test_rows_of_a_wrong_dimension_cannot_be_arranged(table: EmbeddingTable, dim
 @pytest.mark.parametrize("shard", ["a' OR '1'='1", "../up", "", "a b"])
 def test_a_name_that_is_no_shard_key_never_gets_into_a_predicate(table: EmbeddingTable, shard: str) -> None:
     put(table, {"a": numbered("a", 3)})
-    empty = table.rows([], [], hash_texts([]), vectors_of([]))
     for act in (
-        lambda: table.replace([shard], empty),
         lambda: table.vectors(shard, hash_texts(["a0"])),
         lambda: table.first_vectors(shard, 1),
     ):
