@@ -314,6 +314,10 @@ class Ledger:
         """The ids that never return."""
         return [row["id"] for row in self._rows("SELECT id FROM tombstone ORDER BY id")]
 
+    def tombstone_places(self) -> set[str]:
+        """Where the records stood whose ids never return, as SHARD:ROW."""
+        return {f"{row['shard']}:{row['row']}" for row in self._rows("SELECT shard, row FROM tombstone")}
+
     def tombstone_rows(self) -> dict[int, list[int]]:
         """Rows that were taken down singly, ascending, by the number of their live admission."""
         rows: dict[int, list[int]] = {}

@@ -79,7 +79,7 @@ def retract_ids(workspace: Workspace, names: Sequence[str], run_id: str = "") ->
     """
     with workspace.lock("admission"):
         living = Living(workspace)
-        buried = set(workspace.ledger.tombstones())
+        buried = {*workspace.ledger.tombstones(), *workspace.ledger.tombstone_places()}
         found = find_records(workspace, living, [name for name in names if name not in buried])
         unknown = [name for name in names if name not in found and name not in buried]
         if unknown:

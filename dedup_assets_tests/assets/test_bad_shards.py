@@ -214,16 +214,16 @@ def test_an_error_that_nobody_foresaw_reaches_the_caller_and_the_next_call_goes_
         raise ZeroDivisionError("nobody foresaw this")
 
     with monkeypatch.context() as patch:
-        patch.setattr(DecisionStore, "write", broken)
+        patch.setattr(DecisionStore, "write_records", broken)
         with pytest.raises(ZeroDivisionError, match="nobody foresaw this"):
             curate(paths, tmp_path / "ws", threshold=0.9)
     assert curate(paths, tmp_path / "ws").summary["shards"] == 1
 
 
-def test_a_shard_whose_content_changed_is_refused_and_the_published_result_stays(tmp_path: Path) -> None:
+def test_where_changed_content_is_to_be_refused_the_published_result_stays(tmp_path: Path) -> None:
     tables = corpus("random", (20, 20, 20), seed=22)
     paths = write_shards(tmp_path / "in", tables)
-    curate(paths[:2], tmp_path / "ws", threshold=0.9)
+    curate(paths[:2], tmp_path / "ws", threshold=0.9, changed_shards="refuse")
     before = tree(tmp_path / "ws" / "output")
     original = paths[0].read_bytes()
     pq.write_table(tables[0].slice(0, 19), paths[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,12 @@ import pytest
 import dedup_assets as da
 from dedup_assets.errors import DedupError
 from dedup_assets.storage.workspace import Workspace
-from dedup_assets_tests.assets import oracle
 from dedup_assets_tests.assets.corpora import (
-    assert_same_tree,
     corpus,
     curate,
     kept_ids,
     make_table,
     removals,
-    results,
     write_shards,
 )
 
@@ -67,3 +63,191 @@ def test_what_is_left_is_decided_as_if_it_had_come_alone(tmp_path: Path, keep: s
     back = [paths[n] for n in gone]
     assert decisions(curate(back, tmp_path / "ws")) == decisions(curate(back, tmp_path / "fresh"))
     assert pair_set(da.open_curation(tmp_path / "ws")) == pair_set(da.open_curation(tmp_path / "fresh"))
+
+
+def test_single_records_go_and_stay_away(tmp_path: Path) -> None:
+    axes = np.eye(4)
+    near = 0.6 * axes[0] + 0.8 * axes[1]
+    tables = [
+        make_table(["a", "b", "c"], ["one", "two", "one"], [axes[0], near, axes[0]]),
+        make_table(["d", "e"], ["two", "three"], [near, axes[1]]),
+    ]
+    paths = write_shards(tmp_path / "in", tables)
+    assert kept_ids(curate(paths, tmp_path / "ws", threshold=0.6)) == {"a", "e"}
+    # The text of `a` lives on in `c`, after `b`; with `c` it is gone, and so are its matches.
+    for name, rows, kept in (("a", [1, 2], {"b"}), ("s00:2", [1], {"b"})):
+        second = da.retract(name, workspace=tmp_path / "ws")
+        left = write_shards(tmp_path / f"left-{len(rows)}", [tables[0].take(pa.array(rows)), tables[1]])
+        fresh = curate(left, tmp_path / f"fresh-{len(rows)}", threshold=0.6)
+        assert decisions(second) == decisions(fresh) and kept_ids(second) == kept
+        assert pair_set(second) == pair_set(fresh)
+    generation = Workspace.open(tmp_path / "ws").ledger.generation()
+    assert decisions(da.retract("a", "s00:2", workspace=tmp_path / "ws")) == decisions(second)
+    assert Workspace.open(tmp_path / "ws").ledger.generation() == generation, "a second time changes nothing"
+
+    # Their rows are accounted for, without their content; the ids stay out in whatever shard they come.
+    gone = pq.read_table(second.published / "quarantine" / "s00.parquet").to_pylist()
+    assert gone == [{"row": row, "reason": "retracted id", "record": None} for row in (0, 2)]
+    assert second.summary["rows_in"] == 5 and second.summary["quarantined"] == 2
+    late = tmp_path / "in" / "late.parquet"
+    pq.write_table(make_table(["a", "f"], ["one", "four"], [axes[0], axes[3]]), late)
+    result = curate([late], tmp_path / "ws")
+    assert kept_ids(result) == {*kept_ids(second), "f"}
+    assert pq.read_table(result.published / "quarantine" / "late.parquet").to_pylist() == [
+        {"row": 0, "reason": "retracted id", "record": None}
+    ]
+
+
+def test_a_shard_that_was_taken_down_stays_out_under_any_name(tmp_path: Path) -> None:
+    tables = corpus("clustered", (30, 30), seed=31)
+    paths = write_shards(tmp_path / "in", tables)
+    curate(paths, tmp_path / "ws", threshold=0.85)
+    result = da.retract("s00", workspace=tmp_path / "ws")
+    fresh = curate(paths[1:], tmp_path / "fresh", threshold=0.85)
+    assert decisions(result) == decisions(fresh)
+    with pytest.raises(DedupError, match=r"s00: taken down from .*does not return.*new workspace"):
+        curate(paths[:1], tmp_path / "ws")
+    # In a folder with others it is passed over.
+    assert decisions(da.curate(tmp_path / "in", workspace=tmp_path / "ws")) == decisions(fresh)
+    renamed = tmp_path / "in" / "renamed.parquet"
+    paths[0].rename(renamed)
+    after = curate([renamed], tmp_path / "ws")
+    assert decisions(after) == decisions(fresh)
+    reasons = pq.read_table(after.published / "quarantine" / "renamed.parquet")["reason"].to_pylist()
+    assert reasons == ["retracted id"] * 30
+    # All may go; then an empty corpus is published.
+    empty = da.retract("s01", "renamed", workspace=tmp_path / "ws")
+    assert (empty.summary["shards"], empty.summary["kept"], len(empty.kept), len(empty.pairs)) == (0, 0, 0, 0)
+
+
+def test_what_cannot_be_retracted_is_named_and_nothing_is(tmp_path: Path) -> None:
+    axes = np.eye(3)
+    paths = write_shards(tmp_path / "in", [make_table(["a", "s00"], ["one", "two"], axes[:2])])
+    before = decisions(curate(paths, tmp_path / "ws", threshold=0.9))
+    for names, options, message in (
+        (["a", "nobody"], {}, r"nobody: no such record in .*SHARD:ROW"),
+        (["s00"], {}, r"'s00' is a shard and the id of a record in s00: write shard:s00 or id:s00"),
+        (["shard:nobody"], {}, r"shard:nobody: no such record"),
+        (["a"], {"reason": "vanished"}, r"reason = 'vanished' is for shards: records \(a\)"),
+        ([], {}, r"Name at least one shard or record id"),
+    ):
+        with pytest.raises(DedupError, match=message):
+            da.retract(*names, workspace=tmp_path / "ws", **options)
+    assert Workspace.open(tmp_path / "ws").ledger.retractions() == []
+    assert decisions(da.open_curation(tmp_path / "ws")) == before
+    assert kept_ids(da.retract("id:s00", workspace=tmp_path / "ws")) == {"a"}
+
+
+def test_a_shard_that_was_registered_and_retracted_never_comes_and_its_file_may_go(tmp_path: Path) -> None:
+    paths = write_shards(tmp_path / "in", corpus("random", (20, 20, 20), seed=32))
+    whole = curate(paths[:2], tmp_path / "ws", threshold=0.9)
+    da.register(paths[2], workspace=tmp_path / "ws")
+    da.retract("s02", workspace=tmp_path / "ws", reason="vanished")
+    for path in paths:
+        path.unlink()
+    result = da.curate(workspace=tmp_path / "ws")
+    assert result.summary["run_ids"] == [] and decisions(result) == decisions(whole)
+
+
+# -- changed content ---------------------------------------------------------------------------------
+
+
+def test_changed_content_takes_the_place_of_the_old_and_is_decided_last(tmp_path: Path) -> None:
+    tables = corpus("clustered", (40, 50, 30), seed=33)
+    paths = write_shards(tmp_path / "in", tables)
+    first = curate(paths, tmp_path / "ws", threshold=0.85)
+    before, original = decisions(first), paths[0].read_bytes()
+
+    paths[0].write_bytes(original[:500])
+    broken = curate(paths, tmp_path / "ws", check=False)
+    assert list(broken.failures) == ["s00"] and str(paths[0]) in broken.failures["s00"]
+    assert decisions(broken) == before, "what cannot be read changes nothing"
+    assert da.curate(workspace=tmp_path / "ws").summary["run_ids"] == []
+
+    # Half of the records stay, some with other texts, and new ones come.
+    texts = tables[0].column("text").to_pylist()
+    texts[:5] = [f"other text {i}" for i in range(5)]
+    changed = tables[0].set_column(1, "text", pa.array(texts)).slice(0, 20)
+    extra = corpus("clustered", (140, 10), seed=33)[1]
+    pq.write_table(pa.concat_tables([changed, extra]), paths[0])
+    result = curate(paths[::-1], tmp_path / "ws")
+    fresh = curate(paths[1:], tmp_path / "fresh", threshold=0.85)
+    fresh = curate(paths[:1], tmp_path / "fresh")
+    assert decisions(result) == decisions(fresh) != before
+    assert pair_set(result) == pair_set(fresh)
+
+    kept, removed = before
+    after_kept, after_removed = decisions(result)
+    listed = changes(result, 2)
+    for name in {*kept, *removed}:
+        old, new = removed.get(name, (None,) * 2)[1], after_removed.get(name, (None,) * 2)[1]
+        gone = name not in after_kept and name not in after_removed
+        assert (name in listed) == (gone or (name in kept) != (name in after_kept) or old != new), name
+        if gone:
+            assert (listed[name]["after"], listed[name]["why"]) == ("retracted", "its shard changed")
+    assert {row["why"] for row in listed.values()} >= {"its shard changed", "keeper retracted"}
+
+    # The very first content again is a third admission.
+    paths[0].write_bytes(original)
+    back = curate(paths[:1], tmp_path / "ws")
+    fresh = curate([*paths[1:], paths[0]], tmp_path / "again", threshold=0.85)
+    assert decisions(back) == decisions(fresh)
+    admissions = Workspace.open(tmp_path / "ws").ledger.admissions()
+    assert [(a.shard, a.retracted is None) for a in admissions] == [
+        ("s00", False), ("s01", True), ("s02", True), ("s00", False), ("s00", True)
+    ]  # fmt: skip
+
+
+# -- any order of things -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_any_sequence_of_steps_gives_the_decisions_of_what_is_left(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = (25, 30, 20, 35, 20, 25)
+    tables = corpus("boilerplate" if seed else "clustered", sizes, seed=60 + seed)
+    paths = write_shards(tmp_path / "in", tables)
+    options = {"threshold": 0.9, "floor": 0.85, "keep": "column:quality"}
+    content = dict(zip((path.stem for path in paths), tables, strict=True))
+    reference = {"s04"}
+    order: list[str] = []  # of what is live
+    waiting = [str(key) for key in rng.permutation(list(content))]
+    for step in range(8):
+        kinds = ["append"] * bool(waiting) + ["vanish", "change", "take down"] * (len(order) > 1)
+        kind = kinds[0] if step < 2 else str(rng.choice(kinds))
+        key = waiting[0] if kind == "append" else str(rng.choice(order))
+        path = tmp_path / "in" / f"{key}.parquet"
+        role = "reference" if key in reference else "corpus"
+        if kind == "append":
+            waiting.remove(key)
+            order.append(key)
+            curate([path], tmp_path / "ws", role=role, **options)
+        elif kind == "vanish":
+            order.remove(key)
+            waiting.append(key)
+            da.retract(key, workspace=tmp_path / "ws", reason="vanished")
+        elif kind == "change":
+            left = content[key].take(pa.array(np.sort(rng.permutation(len(content[key]))[: len(content[key]) - 4])))
+            content[key] = left
+            pq.write_table(left, path)
+            order.remove(key)
+            order.append(key)
+            curate([path], tmp_path / "ws", role=role, **options)
+        else:
+            ids = content[key].column("id")
+            gone = str(rng.choice(ids.to_pylist()))
+            content[key] = content[key].filter(pc.not_equal(ids, gone))
+            da.retract(gone, workspace=tmp_path / "ws")
+    found = da.open_curation(tmp_path / "ws")
+
+    folder = tmp_path / "left"
+    folder.mkdir()
+    fresh = tmp_path / "fresh"
+    for key in sorted(order, key=lambda key: (key not in reference, order.index(key))):
+        pq.write_table(content[key], folder / f"{key}.parquet")
+        role = "reference" if key in reference else "corpus"
+        last = curate([folder / f"{key}.parquet"], fresh, role=role, **options)
+    assert decisions(found) == decisions(last)
+    # A pair is named by the records that came first, which a reference need not have done here.
+    assert sorted(pair[2] for pair in pair_set(found)) == sorted(pair[2] for pair in pair_set(last))
+    assert len(kept_ids(found)) > 0 and removals(found)
