@@ -11,15 +11,23 @@ import os
 import dagster as dg
 
 from dedup_assets.assets import SHARD_ASSETS
-from dedup_assets.automation.jobs import curate_new_shards, redecide
+from dedup_assets.automation.jobs import curate_new_shards, recurate_corpus, redecide
+from dedup_assets.automation.source_links import with_code_references
+from dedup_assets.automation.schedules import weekly_recuration_schedule
+from dedup_assets.automation.sensors import arriving_shards_sensor
 from dedup_assets.resources.dask_cluster import DaskCluster
-from dedup_assets.resources.workspace import WorkspaceResource
+from dedup_assets.resources.workspace import WorkspaceResource, settings_as_they_are
+
+WORKSPACE = os.environ.get("DEDUP_ASSETS_WORKSPACE", "dedup-workspace")
+SETTINGS = settings_as_they_are(WORKSPACE)
 
 defs = dg.Definitions(
-    assets=list(SHARD_ASSETS),
-    jobs=[curate_new_shards, redecide],
+    assets=with_code_references(SHARD_ASSETS),
+    jobs=[curate_new_shards, recurate_corpus, redecide],
+    sensors=[arriving_shards_sensor(SETTINGS.watch_seconds)],
+    schedules=[weekly_recuration_schedule(SETTINGS.recurate_cron)],
     resources={
-        "workspace": WorkspaceResource(path=os.environ.get("DEDUP_ASSETS_WORKSPACE", "dedup-workspace")),
+        "workspace": WorkspaceResource(path=WORKSPACE),
         "dask": DaskCluster(scheduler=os.environ.get("DEDUP_ASSETS_SCHEDULER", "")),
     },
     executor=dg.in_process_executor,

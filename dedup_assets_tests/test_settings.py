@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dedup_assets.errors import SettingsError
@@ -56,14 +56,15 @@ def test_every_setting_has_a_layer_a_comment_and_a_generated_value() -> None:
         assert item.metadata["comment"].endswith(".")
 
 
+@settings(deadline=None)  # the first cron imports Dagster
 @given(setting_values())
 def test_what_is_written_to_toml_is_read_back_equal(values: dict[str, Any]) -> None:
     assert set(values) == {item.name for item in fields(Settings)}
-    settings = Settings.from_mapping(values)
-    text = settings.to_toml()
+    written = Settings.from_mapping(values)
+    text = written.to_toml()
     again = Settings.from_toml(text, "curation.toml")
-    assert again == settings
-    assert again.fingerprint() == settings.fingerprint()
+    assert again == written
+    assert again.fingerprint() == written.fingerprint()
     assert again.to_toml() == text
     assert text.encode("utf-8").decode("utf-8") == text
 
@@ -187,6 +188,7 @@ def test_a_name_of_bytes_that_are_no_unicode_is_refused_before_it_is_stored(name
 # -- fingerprints ------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(setting_values(), setting_values(), st.data())
 def test_a_layers_fingerprint_changes_exactly_with_that_layer(
     mine: dict[str, Any], theirs: dict[str, Any], data: st.DataObject

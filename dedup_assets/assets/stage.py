@@ -20,6 +20,7 @@ from dedup_assets.storage.ledger import STAGES, Completion, Ledger
 from dedup_assets.storage.workspace import Workspace
 
 GROUP = "deduplication"
+OWNERS = ["team:corpus"]
 
 RECURATE = "dedup-assets/recurate"
 """Tag of a run that asks for a rebuild where it is "true": new centroids, and one order over all that is live."""
@@ -37,6 +38,7 @@ def shard_asset(*, deps: Sequence[Any], kinds: set[str], description: str) -> An
             partitions_def=shard_partitions,
             backfill_policy=dg.BackfillPolicy.single_run(),
             group_name=GROUP,
+            owners=OWNERS,
             kinds=kinds,
             description=description,
         )

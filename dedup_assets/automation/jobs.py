@@ -5,6 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from dedup_assets.assets import SHARD_ASSETS
+from dedup_assets.assets.stage import RECURATE
 
 # In process: the chain of seven is short and the parallel work is done by Dask, so a process per step
 # would only add its start, about four seconds each.
@@ -20,4 +21,15 @@ redecide = dg.define_asset_job(
     selection=dg.AssetSelection.assets("duplicate_ids", "deduplicated_dataset"),
     executor_def=dg.in_process_executor,
     description="New decisions from stored matches: no model, no join. For a new threshold or keeper rule.",
+)
+
+recurate_corpus = dg.define_asset_job(
+    "recurate_corpus",
+    # Without the two that read files and texts: what is curated anew is what is there. Those between the centroids
+    # and the decisions keep the order, and have nothing to do.
+    selection=dg.AssetSelection.assets("kmeans_centroids").downstream(),
+    executor_def=dg.in_process_executor,
+    tags={RECURATE: "true"},
+    description="Everything decided anew in one order over all records, under new centroids, as a new generation "
+    "beside the old one; nothing is embedded again. Any shards may be chosen: the result covers all.",
 )

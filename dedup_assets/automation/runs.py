@@ -22,10 +22,10 @@ from sqlalchemy.exc import OperationalError
 
 from dedup_assets.assets.stage import STAGES
 from dedup_assets.automation.jobs import curate_new_shards, redecide
-from dedup_assets.automation.partitions import register_partitions
+from dedup_assets.automation.partitions import range_tags, register_partitions, spans
 from dedup_assets.automation.sqlite_log import steady_sqlite
 from dedup_assets.errors import DedupError, ShardError, WorkspaceError
-from dedup_assets.storage.changes import changed_content_error, has_changed
+from dedup_assets.storage.changes import changed_content_error, has_changed, unfinished_shards
 from dedup_assets.storage.generations import decisions_due
 from dedup_assets.storage.ledger import Completion
 from dedup_assets.storage.publish import publish_text, storage_errors
@@ -106,7 +106,7 @@ class EmbeddedDagster:
         changed, refused = changed_shards(self._workspace, named)
         outcome = Outcome(failures=refused)
         before = ledger.completions(STAGES[-1])
-        for span in _spans(keys, [*changed, *unfinished_shards(self._workspace)]):
+        for span in spans(keys, [*changed, *unfinished_shards(self._workspace)]):
             self._run(curate_new_shards.name, keys, span, outcome)
         self._redecide(keys, before, outcome)
         return outcome
@@ -118,7 +118,7 @@ class EmbeddedDagster:
             self.register(keys)
             outcome = Outcome()
             before = self._workspace.ledger.completions(STAGES[-1])
-            for span in _spans(keys, retracted):
+            for span in spans(keys, retracted):
                 self._run(redecide.name, keys, span, outcome)
             self._redecide(keys, before, outcome)
             return outcome
@@ -128,7 +128,7 @@ class EmbeddedDagster:
         after = self._workspace.ledger.completions(STAGES[-1])
         due = decisions_due(self._workspace)
         same = {key for key in before if key in after and before[key].basis == after[key].basis}
-        for span in _spans(keys, [key for key in after if key in before and (key in due or key not in same)]):
+        for span in spans(keys, [key for key in after if key in before and (key in due or key not in same)]):
             self._run(redecide.name, keys, span, outcome)
 
     def _run(self, job_name: str, keys: Sequence[str], span: list[str], outcome: Outcome) -> None:
@@ -137,10 +137,7 @@ class EmbeddedDagster:
         try:
             result = _resolved(job_name).execute_in_process(
                 instance=self._instance,
-                tags={
-                    "dagster/asset_partition_range_start": span[0],
-                    "dagster/asset_partition_range_end": span[-1],
-                },
+                tags=range_tags(span),
                 run_config=self._run_config(),
             )
             outcome.run_ids.append(result.run_id)
@@ -157,7 +154,7 @@ class EmbeddedDagster:
             rest = [key for key in span if key not in failures]
             if not failures or set(failures) <= failed_before:
                 raise
-            for part in _spans(keys, rest):
+            for part in spans(keys, rest):
                 self._run(job_name, keys, part, outcome)
 
     def _run_config(self) -> dict[str, object]:
@@ -238,35 +235,7 @@ def changed_shards(workspace: Workspace, named: Sequence[str]) -> tuple[list[str
     return changed, refused
 
 
-def unfinished_shards(workspace: Workspace) -> list[str]:
-    """Registered shards, in order, that are not published with the content that was read last; retracted ones are
-    as finished as they will be."""
-    ledger = workspace.ledger
-    read, published = ledger.completions(STAGES[0]), ledger.completions(STAGES[-1])
-    live = {a.shard: a.fingerprint for a in ledger.live_admissions()}
-    return [
-        shard.key
-        for shard in ledger.shards()
-        if shard.retracted is None
-        and not (shard.key in published and shard.key in read and live.get(shard.key) == read[shard.key].basis)
-    ]
-
-
 def _resolved(name: str) -> dg.JobDefinition:
     from dedup_assets.definitions import defs
 
     return defs.resolve_job_def(name)
-
-
-def _spans(keys: Sequence[str], wanted: Sequence[str]) -> Iterator[list[str]]:
-    """Cut the wanted keys into runs of neighbours: a run covers one range of partitions."""
-    chosen = set(wanted)
-    span: list[str] = []
-    for key in keys:
-        if key in chosen:
-            span.append(key)
-        elif span:
-            yield span
-            span = []
-    if span:
-        yield span

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import dagster as dg
 
-from dedup_assets.storage.workspace import Workspace
+from dedup_assets.errors import SettingsError
+from dedup_assets.settings import Settings
+from dedup_assets.storage.workspace import SETTINGS_FILE, Workspace
 
 
 class WorkspaceResource(dg.ConfigurableResource):
@@ -23,3 +26,15 @@ class WorkspaceResource(dg.ConfigurableResource):
         """The workspace, with its settings as they are on disk now."""
         workspace = Workspace.open(self.path)
         return workspace.with_options(json.loads(self.options))
+
+
+def settings_as_they_are(path: str) -> Settings:
+    """The settings of a workspace for what Dagster wants to know before it opens one, such as how often to look.
+
+    The defaults where there is no workspace yet, or where its file is broken: whoever opens it then says why.
+    """
+    file = Path(path).expanduser() / SETTINGS_FILE
+    try:
+        return Settings.from_toml(file.read_text(encoding="utf-8"), str(file))
+    except (OSError, UnicodeDecodeError, SettingsError):
+        return Settings()

@@ -1,10 +1,11 @@
-"""Whether a source file is still the one that was read."""
+"""Whether a source file is still the one that was read, and which shards are not finished with what was read."""
 
 from __future__ import annotations
 
 from dedup_assets.errors import ShardError, SourceError
-from dedup_assets.storage.ledger import Completion, Shard
+from dedup_assets.storage.ledger import STAGES, Completion, Shard
 from dedup_assets.storage.sources import SourceFile, content_fingerprint, file_state
+from dedup_assets.storage.workspace import Workspace
 
 
 def source_file(shard: Shard) -> SourceFile:
@@ -39,3 +40,17 @@ def changed_content_error(shard: Shard) -> ShardError:
         'the old content, and changed_shards = "refuse" is set in curation.toml. Restore the file, add the new '
         'content as a new file, or set "replace".'
     )
+
+
+def unfinished_shards(workspace: Workspace) -> list[str]:
+    """Registered shards, in order, that are not published with the content that was read last; retracted ones are
+    as finished as they will be."""
+    ledger = workspace.ledger
+    read, published = ledger.completions(STAGES[0]), ledger.completions(STAGES[-1])
+    live = {a.shard: a.fingerprint for a in ledger.live_admissions()}
+    return [
+        shard.key
+        for shard in ledger.shards()
+        if shard.retracted is None
+        and not (shard.key in published and shard.key in read and live.get(shard.key) == read[shard.key].basis)
+    ]

@@ -1,4 +1,4 @@
-"""What Dagster sees: seven assets, one partitions definition, two jobs, row counts, errors that say what to do."""
+"""What Dagster sees: seven assets, one partitions definition, the jobs, row counts, errors that say what to do."""
 
 from __future__ import annotations
 
@@ -37,7 +37,11 @@ ASSETS = {
     "duplicate_ids": (["pairwise_similarities"], {"numba", "parquet"}),
     "deduplicated_dataset": (["duplicate_ids"], {"parquet"}),
 }
-JOBS = {"curate_new_shards": set(ASSETS), "redecide": {"duplicate_ids", "deduplicated_dataset"}}
+JOBS = {
+    "curate_new_shards": set(ASSETS),
+    "recurate_corpus": set(ASSETS) - {"raw_shards", "embeddings"},
+    "redecide": {"duplicate_ids", "deduplicated_dataset"},
+}
 
 
 def test_the_definitions_load_without_a_gpu_and_without_gpu_packages() -> None:
@@ -61,6 +65,9 @@ def test_the_graph_is_a_chain_of_seven_shard_assets() -> None:
         assert node.group_name == "deduplication"
         assert node.backfill_policy == dg.BackfillPolicy.single_run()
         assert node.description
+        assert node.owners == ["team:corpus"]
+        source = node.metadata["dagster/code_references"].code_references[0]
+        assert Path(source.file_path).name == f"{key.to_user_string()}.py" and source.line_number > 1
         for parent in node.parent_keys:
             mapping = graph.get_partition_mapping(key, parent)
             assert isinstance(mapping, dg.IdentityPartitionMapping)
@@ -69,7 +76,7 @@ def test_the_graph_is_a_chain_of_seven_shard_assets() -> None:
     assert tuple(ASSETS) == STAGES
 
 
-def test_there_are_two_jobs_and_both_run_in_process() -> None:
+def test_the_jobs_are_named_for_what_people_do_and_run_in_process() -> None:
     jobs = {job.name: job for job in defs.resolve_all_job_defs() if not job.name.startswith("__")}
     selected = {
         name: {key.to_user_string() for key in job.asset_layer.selected_asset_keys} for name, job in jobs.items()

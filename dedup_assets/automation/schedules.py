@@ -1,0 +1,39 @@
+"""The schedule of re-curation, and what the definitions have to know of a workspace before it is opened."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from dedup_assets.automation.jobs import recurate_corpus
+from dedup_assets.automation.partitions import SHARDS, range_tags
+from dedup_assets.errors import DedupError
+from dedup_assets.resources.workspace import WorkspaceResource
+
+SUNDAYS = "0 3 * * 0"
+"""When it would run if it were switched on by hand in the UI."""
+
+
+def weekly_recuration_schedule(cron: str) -> dg.ScheduleDefinition:
+    """The schedule `weekly_recuration`: off until `recurate_cron` in curation.toml says when, or a person does."""
+
+    @dg.schedule(
+        name="weekly_recuration",
+        job=recurate_corpus,
+        cron_schedule=cron or SUNDAYS,
+        default_status=dg.DefaultScheduleStatus.RUNNING if cron else dg.DefaultScheduleStatus.STOPPED,
+        description="Curates everything anew in one order over all records, as a new generation beside the old one. "
+        "Nothing is embedded again. When: recurate_cron in curation.toml.",
+    )
+    def weekly_recuration(
+        context: dg.ScheduleEvaluationContext, workspace: WorkspaceResource
+    ) -> dg.RunRequest | dg.SkipReason:
+        try:
+            live = {a.shard for a in workspace.open().ledger.live_admissions()}
+        except DedupError as problem:
+            return dg.SkipReason(str(problem))
+        keys = [key for key in context.instance.get_dynamic_partitions(SHARDS) if key in live]
+        if not keys:
+            return dg.SkipReason("Nothing is curated yet: there is nothing to decide anew.")
+        return dg.RunRequest(tags=range_tags(keys))
+
+    return weekly_recuration

@@ -1,0 +1,118 @@
+"""The sensor that lets shards in by themselves: what a survey of the sources says becomes runs.
+
+How files are compared is in `arrival`; here are the effects on the ledger and what Dagster is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import dagster as dg
+
+from dedup_assets.automation.arrival import Due, Survey, ask_for_decisions, read_memory, survey, write_memory
+from dedup_assets.automation.jobs import curate_new_shards, redecide
+from dedup_assets.automation.partitions import SHARDS, partitions_of, range_tags, shard_partitions, spans
+from dedup_assets.errors import DedupError
+from dedup_assets.resources.workspace import WorkspaceResource
+from dedup_assets.storage.ledger import VANISHED
+from dedup_assets.storage.retraction import retract_shards
+from dedup_assets.storage.workspace import Workspace
+
+_ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+_UNDER_WAY = dg.RunsFilter(statuses=[status for status in dg.DagsterRunStatus if status not in _ENDED])
+
+
+def arriving_shards_sensor(watch_seconds: int) -> dg.SensorDefinition:
+    """The sensor `arriving_shards`, which looks every `watch_seconds` (Dagster's daemon: every 5 at most)."""
+
+    @dg.sensor(
+        name="arriving_shards",
+        jobs=[curate_new_shards, redecide],
+        minimum_interval_seconds=watch_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Looks at the sources in curation.toml (`dedup-assets watch`). New, changed and returned shard "
+        "files are curated, vanished ones retracted; files that are still being written wait.",
+    )
+    def arriving_shards(
+        context: dg.SensorEvaluationContext, workspace: WorkspaceResource
+    ) -> dg.SensorResult | dg.SkipReason:
+        try:
+            space = workspace.open()
+            if not (space.settings.sources or space.settings.reference_sources):
+                return dg.SkipReason(
+                    f"No source is watched: name some with `dedup-assets watch SOURCE... --workspace {space.root}`."
+                )
+            return _tick(context, space)
+        except DedupError as problem:
+            # A sensor that fails shows a traceback; what is wrong here is for a person to put right.
+            return dg.SkipReason(str(problem))
+
+    return arriving_shards
+
+
+def _tick(context: dg.SensorEvaluationContext, space: Workspace) -> dg.SensorResult:
+    partitions = list(context.instance.get_dynamic_partitions(SHARDS))
+    under_way = context.instance.get_runs(_UNDER_WAY)
+    in_flight = {key for run in under_way for key in partitions_of(run.tags, partitions)}
+    memory = read_memory(context.cursor)
+    found = survey(space, memory, in_flight, idle=not under_way)
+    if found.vanished:
+        retract_shards(space, found.vanished, VANISHED)
+    _register(space, found)
+    if not under_way:
+        ask_for_decisions(space, memory, found)
+    known = set(partitions)
+    new = [shard.key for shard in space.ledger.shards() if shard.key not in known]
+    requests = list(_requests(found, [*partitions, *new]))
+    for problem in found.problems:
+        context.log.warning(problem)
+    return dg.SensorResult(
+        run_requests=requests,
+        skip_reason=None if requests else found.words(),
+        cursor=write_memory(found.memory),
+        dynamic_partitions_requests=[shard_partitions.build_add_request(new)] if new else [],
+    )
+
+
+def _register(space: Workspace, found: Survey) -> None:
+    """Enter the shards that are due in the ledger; one that cannot be is left out and named."""
+    for role, group in groupby(found.due, key=lambda due: due.role):
+        entries = list(group)
+        try:
+            _enter(space, entries, role)
+        except DedupError:
+            _register_singly(space, found, entries, role)
+
+
+def _register_singly(space: Workspace, found: Survey, entries: Sequence[Due], role: str) -> None:
+    for due in entries:
+        try:
+            _enter(space, [due], role)
+        except DedupError as problem:
+            found.due.remove(due)
+            found.problems.append(str(problem))
+
+
+def _enter(space: Workspace, entries: Sequence[Due], role: str) -> None:
+    files = [due.file for due in entries]
+    space.ledger.register([(file.key, file.uri, file.format, file.compression) for file in files], role)
+
+
+def _requests(found: Survey, partitions: Sequence[str]) -> Iterator[dg.RunRequest]:
+    tokens = {due.file.key: due.token for due in found.due}
+    for span in spans(partitions, tokens):
+        yield dg.RunRequest(
+            run_key=_run_key([tokens[key] for key in span]), job_name=curate_new_shards.name, tags=range_tags(span)
+        )
+    for span in list(spans(partitions, found.redecide))[:1]:  # one run decides and publishes everything
+        yield dg.RunRequest(run_key=found.redecide_token, job_name=redecide.name, tags=range_tags(span))
+
+
+def _run_key(tokens: Sequence[str]) -> str:
+    """What a run is for: the content of its shard, or of several in short. Dagster never runs a key twice."""
+    if len(tokens) == 1:
+        return tokens[0]
+    digest = hashlib.blake2b("\n".join(tokens).encode(), digest_size=16).hexdigest()
+    return f"{len(tokens)} shards@{digest}"
