@@ -58,8 +58,8 @@ if TYPE_CHECKING:
 POOLINGS = ("mean", "cls", "last")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
-# Token positions per batch on a CPU, whatever is in them: a single text pays for all. Packed, 256 took 2 to 5 % more
-# processor time for each position, and 1024 took 2 to 9 % more in float32 and as much in bfloat16.
+# Token positions per batch on a CPU, whatever is in them: a single text pays for all. Packed, 256 took 4 to 9 % more
+# processor time for each position in bfloat16 (none in float32), and 1024 up to 9 % (float32) and 16 % more.
 CPU_TOKENS = 512
 # A GPU needs more rows to be busy; not tuned by measurement. Halved where its memory does not suffice, down to
 # the smallest: a batch of that size has no more room for anything else either.
