@@ -71,7 +71,7 @@ def publish_decided(run: StageRun) -> None:
     basis = {a.shard: publication_basis(workspace, decided[a.shard].basis) for a in targets}
     pending = [a for a in targets if a.shard not in published or published[a.shard].basis != basis[a.shard]]
     before = published_generation(workspace)
-    if before != generation.number:
+    if len(pending) == len(targets):  # the first time that this generation is published here
         remove_strangers(workspace, generation, [a.shard for a in targets])
     run.progress.total(sum(a.records for a in pending), "records")
     facts = {a.shard: published[a.shard].facts for a in targets if a not in pending}

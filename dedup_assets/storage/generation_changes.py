@@ -69,7 +69,12 @@ def is_known(workspace: Workspace, generation: int) -> bool:
     if not path.is_file():
         return False
     entries = json.loads(path.read_text(encoding="utf-8"))["shards"]
-    return all(workspace.decisions(generation, "records", entry["shard"]).is_file() for entry in entries)
+    own = {(a.number, a.fingerprint) for a in workspace.ledger.admissions()}
+    return all(
+        (entry["admission"], entry["fingerprint"]) in own
+        and workspace.decisions(generation, "records", entry["shard"]).is_file()
+        for entry in entries
+    )
 
 
 def _empty() -> pa.Table:

@@ -142,8 +142,8 @@ def _before(workspace: Workspace, admission: Admission, generation: Generation) 
     folder = workspace.output_generation(number)
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        listed = {entry["admission"] for entry in manifest["shards"]}
-        if admission.number not in listed:
+        listed = {(entry["admission"], entry["fingerprint"]) for entry in manifest["shards"]}
+        if (admission.number, admission.fingerprint) not in listed:
             return None
         return _Before(folder, read_record_decisions(workspace, number, admission.shard))
     except (OSError, ValueError, KeyError):  # it was made by another workspace, or is being pruned

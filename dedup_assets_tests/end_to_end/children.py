@@ -9,7 +9,8 @@ import multiprocessing
 import os
 import signal
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,15 @@ def barrier(parties: int) -> Any:
 
 def curate(paths: Sequence[Path], workspace: Path, log: Path, watch: Watch, **options: Any) -> None:
     """Curate in this child; what goes wrong is written to `log`."""
-    try:
+    with said_to(log):
         da.curate(*paths, workspace=workspace, listener=watch, embedding_column="vector", **options)
+
+
+@contextmanager
+def said_to(log: Path) -> Iterator[None]:
+    """Write what goes wrong in this child to `log`."""
+    try:
+        yield
     except BaseException:
         log.write_text(traceback.format_exc())
         raise

@@ -10,9 +10,19 @@ from typing import Any
 
 import pytest
 
+import dedup_assets as da
 from dedup_assets.assets.stage import STAGES
 from dedup_assets.storage.workspace import Workspace
-from dedup_assets_tests.assets.corpora import assert_same_tree, corpus, curate, leftovers, tree, write_shards
+from dedup_assets_tests.assets.corpora import (
+    assert_same_tree,
+    corpus,
+    curate,
+    kept_ids,
+    leftovers,
+    removals,
+    tree,
+    write_shards,
+)
 from dedup_assets_tests.end_to_end import children
 
 OPTIONS: dict[str, Any] = {"threshold": 0.9, "floor": 0.8}
@@ -57,4 +67,35 @@ def test_two_runs_at_once_give_what_one_after_the_other_gives(tmp_path: Path, me
     # Shards named in this order are admitted in this order.
     alone = curate([tmp_path / "in" / f"{shard}.parquet" for shard in admitted], tmp_path / "alone", **OPTIONS)
     assert_same_tree(tree(workspace / "output"), tree(alone.output))
+    assert leftovers(workspace) == []
+
+
+def retract_abreast(shard: str, workspace: Path, log: Path, barrier: Any, meet_at: str) -> None:
+    """Retract a shard while the other process curates."""
+    barrier.wait(60)
+    with children.said_to(log):
+        if meet_at:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                barrier.wait(20)
+        da.retract(shard, workspace=workspace, reason="vanished")
+
+
+@pytest.mark.parametrize("meet_at", ["cluster_partitions", "duplicate_ids"])
+def test_a_retraction_beside_a_run_gives_what_one_after_the_other_gives(tmp_path: Path, meet_at: str) -> None:
+    paths = write_shards(tmp_path / "in", corpus("clustered", (40, 30, 60, 25), seed=51))
+    workspace = tmp_path / "ws"
+    curate(paths[:2], workspace, **OPTIONS)
+    barrier = children.barrier(2)
+    logs = [tmp_path / "curate.log", tmp_path / "retract.log"]
+    running = [
+        children.start(curate_abreast, paths[2:], workspace, logs[0], barrier, meet_at),
+        children.start(retract_abreast, "s00", workspace, logs[1], barrier, meet_at),
+    ]
+    for child in running:
+        child.join(200)
+    said = [log.read_text() if log.exists() else "" for log in logs]
+    assert [child.exitcode for child in running] == [0, 0], "\n".join(said)
+
+    result, alone = da.open_curation(workspace), curate(paths[1:], tmp_path / "alone", **OPTIONS)
+    assert (kept_ids(result), removals(result)) == (kept_ids(alone), removals(alone))
     assert leftovers(workspace) == []

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+import dedup_assets as da
 from dedup_assets.assets.stage import STAGES
 from dedup_assets.storage import ledger, publish
 from dedup_assets.storage.embeddings import EmbeddingTable
@@ -57,8 +58,22 @@ POINTS: list[Point] = [
 
 def curate_and_die(paths: Sequence[Path], workspace: Path, log: Path, point: Point) -> None:
     """Curate, and be killed at the point."""
-    stage, moment, occurrence = point
     watch = children.Watch()
+    arm(point, watch)
+    children.curate(paths, workspace, log, watch, **OPTIONS)
+
+
+def retract_and_die(shard: str, workspace: Path, log: Path, point: Point) -> None:
+    """Retract a shard, and be killed at the point."""
+    watch = children.Watch()
+    arm(point, watch)
+    with children.said_to(log):
+        da.retract(shard, workspace=workspace, listener=watch)
+
+
+def arm(point: Point, watch: children.Watch) -> None:
+    """See to it that this process is killed at the point."""
+    stage, moment, occurrence = point
     seen = 0
 
     def reached(what: str) -> None:
@@ -93,10 +108,10 @@ def curate_and_die(paths: Sequence[Path], workspace: Path, log: Path, point: Poi
 
     publish.sync_file, publish.sync_folder = synced_file, synced_folder
     around(EmbeddingTable, "add", "written", "renamed")
-    for name in ("complete", "admit", "add_codebook", "add_generation"):
+    for name in ("complete", "admit", "add_codebook", "add_generation", "retract_shard"):
         around(Ledger, name, "about to record", "recorded")
     around(ledger, "_record", "in a transaction begun", "in a transaction")  # its last statement before the commit
-    children.curate(paths, workspace, log, watch, **OPTIONS)
+    around(ledger, "_void", "in a transaction begun", "in a transaction")
 
 
 # -- the promise -------------------------------------------------------------------------------------
@@ -113,10 +128,10 @@ def undisturbed(shards: list[Path], tmp_path_factory: pytest.TempPathFactory) ->
     return tree(curate(shards, tmp_path_factory.mktemp("undisturbed"), **OPTIONS).output)
 
 
-def kill(shards: Sequence[Path], workspace: Path, point: Point) -> None:
-    """Curate in a child that is killed at the point."""
+def kill(what: Sequence[Path] | str, workspace: Path, point: Point, act: Callable[..., None] = curate_and_die) -> None:
+    """Curate, or do something else, in a child that is killed at the point."""
     log = workspace.with_suffix(".log")
-    child = children.start(curate_and_die, shards, workspace, log, point)
+    child = children.start(act, what, workspace, log, point)
     child.join(120)
     said = log.read_text() if log.exists() else ""
     assert child.exitcode == -signal.SIGKILL, f"{point} was not reached, exit code {child.exitcode}\n{said}"
@@ -162,3 +177,42 @@ def test_killed_in_every_asset_in_turn_and_twice_in_the_last_the_work_is_still_f
         assert_nothing_half_written_is_visible(tmp_path / "ws", undisturbed)
     curate(shards, tmp_path / "ws")
     assert_undisturbed(tmp_path / "ws", undisturbed)
+
+
+# -- the switch to a new generation ------------------------------------------------------------------
+
+SWITCH_POINTS: list[Point] = [
+    ("", "in a transaction", 1),  # the retraction itself
+    ("", "recorded", 1),
+    ("duplicate_ids", "renamed", 2),  # matches of the retracted shard are gone, decisions are not there
+    ("duplicate_ids", "in a transaction", 1),
+    ("duplicate_ids", "recorded", 1),
+    ("deduplicated_dataset", "renamed", 3),
+    ("deduplicated_dataset", "renamed", 7),  # all files and the manifest, and no list of changes
+    ("deduplicated_dataset", "renamed", 8),  # all but the switch
+    ("deduplicated_dataset", "renamed", 9),  # switched and not recorded
+    ("deduplicated_dataset", "in a transaction", 1),
+]
+
+
+@pytest.fixture(scope="module")
+def retracted(shards: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """`output/` after a shard was retracted and nobody was killed."""
+    workspace = tmp_path_factory.mktemp("retracted")
+    curate(shards, workspace, **OPTIONS)
+    return tree(da.retract("s00", workspace=workspace).output)
+
+
+@pytest.mark.parametrize("point", SWITCH_POINTS, ids=lambda point: "-".join(map(str, point)).replace(" ", "_"))
+def test_a_reader_sees_the_old_generation_or_the_new_whatever_dies_between(
+    tmp_path: Path, shards: list[Path], retracted: dict[str, bytes], point: Point
+) -> None:
+    workspace = tmp_path / "ws"
+    curate(shards, workspace, **OPTIONS)
+    before = tree((workspace / "output" / "current").resolve())
+    kill("s00", workspace, point, retract_and_die)
+    after = {name.removeprefix("generations/0002/"): data for name, data in retracted.items() if "0002/" in name}
+    assert tree((workspace / "output" / "current").resolve()) in (before, after)
+    da.retract("s00", workspace=workspace)
+    assert_same_tree(tree(workspace / "output"), retracted)
+    assert leftovers(workspace) == []
