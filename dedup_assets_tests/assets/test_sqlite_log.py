@@ -7,9 +7,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import dagster as dg
 import pytest
+from dagster._core.storage.event_log.sqlite import sqlite_event_log
+from dagster._core.test_utils import create_run_for_test
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.pool import NullPool
@@ -75,3 +79,33 @@ with steady_sqlite(pathlib.Path({str(tmp_path)!r})):
     killed = subprocess.run([sys.executable, "-c", program], cwd=root, env=dict(os.environ), check=False)
     assert killed.returncode == -signal.SIGKILL
     assert count(tmp_path / "a.db") == 30
+
+
+def test_a_file_has_one_engine_while_the_block_lasts_and_dagster_its_own_after(tmp_path: Path) -> None:
+    before = sqlite_event_log.create_engine
+    with steady_sqlite(tmp_path):
+        address = f"sqlite:///{tmp_path / 'a.db'}"
+        one, other = (sqlite_event_log.create_engine(address, poolclass=NullPool) for _ in range(2))
+        assert one is other
+        assert one is not sqlite_event_log.create_engine(f"sqlite:///{tmp_path / 'b.db'}", poolclass=NullPool)
+        with one.connect() as connection:
+            connection.execute(text("CREATE TABLE log (row INTEGER)"))
+            connection.commit()
+        one.dispose()
+        assert one.pool.checkedin() == 1, "the connection is closed after every use"  # type: ignore[attr-defined]
+    assert one.pool.checkedin() == 0, "connections are left open"  # type: ignore[attr-defined]
+    assert sqlite_event_log.create_engine is before
+
+
+def test_events_written_side_by_side_are_all_there(tmp_path: Path) -> None:
+    with steady_sqlite(tmp_path), dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        run = create_run_for_test(instance)
+
+        def report(thread: int) -> None:
+            for number in range(10):
+                instance.report_engine_event(f"{thread}-{number}", run)
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(report, range(4)))
+        told = {entry.dagster_event.message for entry in instance.all_logs(run.run_id) if entry.dagster_event}
+    assert told >= {f"{thread}-{number}" for thread in range(4) for number in range(10)}
