@@ -142,7 +142,8 @@ class Ledger:
                 known = connection.execute("SELECT * FROM shard WHERE key = ? OR uri = ?", (key, uri)).fetchone()
                 if known is None:
                     connection.execute(
-                        "INSERT INTO shard SELECT ?, coalesce(max(position), 0) + 1, ?, ?, ?, ?, NULL FROM shard",
+                        "INSERT INTO shard SELECT ?, coalesce(max(position), 0) + 1, ?, ?, ?, ?, NULL, "
+                        f"{_NOW} FROM shard",
                         (key, uri, form, compression, role),
                     )
                     due.append(key)
@@ -159,7 +160,7 @@ class Ledger:
                         "one role. Name it as before, or put the content into a file of another name."
                     )
                 if known["retracted"] == VANISHED:
-                    connection.execute("UPDATE shard SET retracted = NULL WHERE key = ?", (key,))
+                    connection.execute(f"UPDATE shard SET retracted = NULL, registered = {_NOW} WHERE key = ?", (key,))
                     due.append(key)
         return due
 
@@ -356,13 +357,19 @@ class Ledger:
                 (g.number, g.fingerprint, g.mode, g.admissions, g.rebuilt, g.retractions),
             )
             for request in rebuilds:
-                connection.execute("UPDATE rebuild SET generation = ? WHERE token = ?", (g.number, request.token))
+                connection.execute(
+                    f"UPDATE rebuild SET generation = ?, finished = {_NOW} WHERE token = ?", (g.number, request.token)
+                )
             _record(connection, stage, entries, run_id)
 
     def request_rebuild(self, token: str) -> None:
         """Ask for a rebuild: new centroids and one order over all that is live. Once for each token."""
         with self._transaction(write=True) as connection:
-            connection.execute("INSERT OR IGNORE INTO rebuild VALUES (?, NULL, NULL)", (token,))
+            connection.execute("INSERT OR IGNORE INTO rebuild VALUES (?, NULL, NULL, NULL)", (token,))
+
+    def last_rebuild(self) -> str | None:
+        """When the last request for a rebuild was answered (UTC); None before the first."""
+        return self._rows("SELECT max(finished) AS last FROM rebuild")[0]["last"]
 
     def rebuilds(self) -> list[Rebuild]:
         """The requests for a rebuild that no generation has answered yet."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 FORMAT = 2
@@ -30,7 +30,8 @@ SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE shard (
     key TEXT PRIMARY KEY, position INTEGER NOT NULL UNIQUE, uri TEXT NOT NULL UNIQUE,
-    format TEXT NOT NULL, compression TEXT, role TEXT NOT NULL, retracted TEXT);
+    format TEXT NOT NULL, compression TEXT, role TEXT NOT NULL, retracted TEXT,
+    registered TEXT NOT NULL);
 CREATE TABLE codebook (
     number INTEGER PRIMARY KEY, digest TEXT NOT NULL, cells INTEGER NOT NULL, corpus_texts INTEGER NOT NULL,
     facts TEXT NOT NULL);
@@ -48,7 +49,7 @@ CREATE INDEX tombstones_of_admission ON tombstone (admission, row);
 CREATE TABLE generation (
     number INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL, mode TEXT NOT NULL, admissions INTEGER NOT NULL,
     rebuilt INTEGER NOT NULL, retractions INTEGER NOT NULL);
-CREATE TABLE rebuild (token TEXT PRIMARY KEY, codebook INTEGER, generation INTEGER);
+CREATE TABLE rebuild (token TEXT PRIMARY KEY, codebook INTEGER, generation INTEGER, finished TEXT);
 CREATE TABLE stage (
     number INTEGER PRIMARY KEY, shard TEXT NOT NULL, stage TEXT NOT NULL, basis TEXT NOT NULL, facts TEXT NOT NULL,
     run_id TEXT NOT NULL, seconds REAL NOT NULL, finished TEXT NOT NULL, void INTEGER NOT NULL DEFAULT 0);
@@ -64,6 +65,7 @@ class Shard:
     """A registered shard: one input file.
 
     `retracted` says why it stays out ("vanished", "takedown"), None while it is in or on its way in.
+    `registered` is when it was named, or came back: UTC, as all times here.
     """
 
     key: str
@@ -73,6 +75,7 @@ class Shard:
     compression: str | None
     role: str = CORPUS
     retracted: str | None = None
+    registered: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,7 @@ class Rebuild:
     token: str
     codebook: int | None
     generation: int | None
+    finished: str | None = None
 
 
 Entry = tuple[str, str, Mapping[str, Any], float]
