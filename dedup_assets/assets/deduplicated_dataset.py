@@ -19,6 +19,7 @@ from dedup_assets.storage.generations import decision_basis
 from dedup_assets.storage.ledger import Admission, Entry, Generation
 from dedup_assets.storage.living import Living
 from dedup_assets.storage.output import (
+    EarlierOutput,
     PublishedShard,
     publication_basis,
     publish_manifest,
@@ -73,13 +74,14 @@ def publish_decided(run: StageRun) -> None:
     before = published_generation(workspace)
     if len(pending) == len(targets):  # the first time that this generation is published here
         remove_strangers(workspace, generation, [a.shard for a in targets])
+    earlier = EarlierOutput(workspace, generation)
     run.progress.total(sum(a.records for a in pending), "records")
     facts = {a.shard: published[a.shard].facts for a in targets if a not in pending}
     entries: list[Entry] = []
     for a in pending:
         started = time.perf_counter()
         read = raw[a.shard, a.fingerprint].facts
-        result = publish_shard(workspace, a, generation, living, read["rows"], read["quarantined_by_reason"])
+        result = publish_shard(workspace, a, generation, living, earlier, read["rows"], read["quarantined_by_reason"])
         facts[a.shard] = _facts(run, a, generation, result)
         entries.append((a.shard, basis[a.shard], facts[a.shard], time.perf_counter() - started))
         run.spent.rows += result.rows

@@ -73,18 +73,54 @@ def published_generation(workspace: Workspace) -> int | None:
         return None
 
 
+@dataclass(frozen=True)
+class _Before:
+    """What is published of the same content in the generation in force."""
+
+    folder: Path
+    decisions: pa.Table
+
+
+class EarlierOutput:
+    """The generation in force, as far as files of a new one can be shared with it."""
+
+    def __init__(self, workspace: Workspace, generation: Generation) -> None:
+        number = published_generation(workspace)
+        self._workspace = workspace
+        self._number = number or 0
+        self._listed: set[tuple[int, str]] = set()
+        if number is None or number == generation.number:
+            return
+        try:
+            manifest = json.loads((workspace.output_generation(number) / MANIFEST).read_text(encoding="utf-8"))
+            self._listed = {(entry["admission"], entry["fingerprint"]) for entry in manifest["shards"]}
+        except (OSError, ValueError, KeyError):
+            return  # made by something else: nothing is shared with it
+
+    def of(self, admission: Admission) -> _Before | None:
+        """What it holds of this very admission."""
+        if (admission.number, admission.fingerprint) not in self._listed:
+            return None
+        try:
+            decisions = read_record_decisions(self._workspace, self._number, admission.shard)
+        except FileNotFoundError:  # pruned, or never made by this workspace
+            return None
+        return _Before(self._workspace.output_generation(self._number), decisions)
+
+
 def publish_shard(
     workspace: Workspace,
     admission: Admission,
     generation: Generation,
     living: Living,
+    earlier: EarlierOutput,
     rows: int,
     reasons: Mapping[str, int],
 ) -> PublishedShard:
     """Write the files of a shard into its generation. Raises WorkspaceError if a row is unaccounted for.
 
     `rows` and `reasons` are what reading the shard counted: rows in all, and quarantined ones by reason. A file
-    that would equal the one of the generation in force is shared with it. Of a reference only the quarantine is
+    that would equal the one of the earlier output is shared with it. Of a reference only the quarantine is
     published.
     """
     decisions = read_record_decisions(workspace, generation.number, admission.shard)
@@ -98,7 +134,7 @@ def publish_shard(
     exact = pc.sum(pc.equal(removed.column("kind"), "exact")).as_py() or 0
     stay = pc.sum(kept).as_py() or 0
     target = workspace.output_generation(generation.number)
-    before = _before(workspace, admission, generation)
+    before = earlier.of(admission)
     files = {}
     if not is_reference:
         files["deduplicated"] = _publish_kept(workspace, admission, target, kept, decisions.column("row"), before)
@@ -124,30 +160,6 @@ def publish_shard(
             "This must never happen; nothing was recorded as published. Please report it with manifest.json."
         )
     return published
-
-
-@dataclass(frozen=True)
-class _Before:
-    """What is published of the same content in the generation in force."""
-
-    folder: Path
-    decisions: pa.Table
-
-
-def _before(workspace: Workspace, admission: Admission, generation: Generation) -> _Before | None:
-    """The generation in force, if it is another one and holds this very admission."""
-    number = published_generation(workspace)
-    if number is None or number == generation.number:
-        return None
-    folder = workspace.output_generation(number)
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        listed = {(entry["admission"], entry["fingerprint"]) for entry in manifest["shards"]}
-        if (admission.number, admission.fingerprint) not in listed:
-            return None
-        return _Before(folder, read_record_decisions(workspace, number, admission.shard))
-    except (OSError, ValueError, KeyError):  # it was made by another workspace, or is being pruned
-        return None
 
 
 def _publish_kept(
