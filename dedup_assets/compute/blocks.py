@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 
 from dedup_assets.compute.cells import offsets_of
+from dedup_assets.compute.packed import PackedRows
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class CellBlock:
         Each record once, home or ghost, in any order.
     home_offsets, home_rows : int64 (c + 1,), int32 (h,)
         Rows at home in each cell; a row is at home in at most one.
-    ghost_offsets, ghost_rows : int64 (c + 1,), int32 (g,)
+    ghost_offsets, ghost_rows : int64 (c + 1,), int32 (g,) or `PackedRows`
         Rows listed as ghosts of each cell; never at home in the same cell.
     is_new : bool (n,)
         Only pairs with at least one new record are wanted.
@@ -38,7 +39,7 @@ class CellBlock:
     home_offsets: np.ndarray
     home_rows: np.ndarray
     ghost_offsets: np.ndarray
-    ghost_rows: np.ndarray
+    ghost_rows: np.ndarray | PackedRows
     is_new: np.ndarray
     keys: np.ndarray | None = None
 

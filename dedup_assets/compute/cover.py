@@ -68,7 +68,7 @@ def deduplicate_vectors(
             chosen = np.sort(np.random.default_rng(seed).choice(n, size=sample_size(n, k), replace=False))
             centroids = fit_centroids(vectors[chosen], k, seed, device=device)
     with _clock(noted, "assign"), one_thread_each(threads):
-        assigned = assign(vectors, centroids, threshold, device, threads=threads)
+        assigned = assign(vectors, centroids, threshold, device, threads=threads, packed=True)
         home_rows, home_offsets = assigned.home_rows()
         ghost_offsets, ghost_rows = assigned.ghost_offsets, assigned.ghost_rows
         del assigned

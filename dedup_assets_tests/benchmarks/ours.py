@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dedup_assets.compute import cells, decisions, join, kmeans, precision, sketch
+from dedup_assets.compute import cell_worker, cells, decisions, join, kmeans, packed, precision, sketch
 from dedup_assets_tests.benchmarks.peers import Clock, Found, halves, measured
 
 
@@ -30,7 +30,7 @@ def decide(vectors: np.ndarray, threshold: float, clock: Clock, threads: int) ->
     centroids = kmeans.fit_centroids(vectors[chosen], k)
     clock.lap("k-means")
     with precision.one_thread_each(threads):
-        assigned = cells.assign(vectors, centroids, threshold, threads=threads)
+        assigned = cells.assign(vectors, centroids, threshold, threads=threads, packed=True)
         rows, offsets = assigned.home_rows()
         clock.lap("assign and ghosts")
         block = join.CellBlock(
@@ -77,17 +77,20 @@ def watch() -> Shares:
     shares = Shares()
     shares.wrap(torch, "mm", PRODUCTS)
     shares.wrap(torch.Tensor, "__matmul__", PRODUCTS)
-    shares.wrap(join, "scan_half", EPILOGUE)
-    shares.wrap(join, "scan_single", EPILOGUE)
+    shares.wrap(cell_worker, "scan_half", EPILOGUE)
+    shares.wrap(cell_worker, "scan_single", EPILOGUE)
     for owner, name in ((cells, "_list_bits"), (cells, "_list_floats"), (kmeans, "_nearest_bits")):
         shares.wrap(owner, name, EPILOGUE)
-    shares.wrap(join, "gather", "gathering ghosts")
-    shares.wrap(join, "low_rows", "sketch: rounding and layout")
-    for owner in (cells, kmeans, sketch):
-        shares.wrap(owner, "unit_rows", "unit rows")
-    for owner in (join, cells, kmeans):
+    shares.wrap(cell_worker, "gather", "gathering ghosts")
+    shares.wrap(cell_worker, "low_rows", "sketch: rounding and layout")
+    shares.wrap(packed.PackedRows, "__getitem__", "reading listings")
+    for owner, name in ((cells, "low_unit_rows"), (kmeans, "unit_rows"), (sketch, "unit_rows")):
+        shares.wrap(owner, name, "unit rows")
+    for owner in (cell_worker, cells, kmeans):
         shares.wrap(owner, "squared_norms", "norms")
-    shares.wrap(cells, "_sort_by_cell", "sorting ghosts")
+    shares.wrap(cells, "_sort_by_cell", "sorting homes")
+    shares.wrap(packed, "_measure", "packing ghosts")
+    shares.wrap(packed, "_pack", "packing ghosts")
     shares.wrap(kmeans, "_sum_cells", "means of cells")
     shares.wrap(kmeans, "order_by_locality", "order of cells")
     shares.wrap(join, "unique_matches", "sorting matches")

@@ -113,9 +113,9 @@ def test_a_floor_of_one_finds_identical_rows():
     ("device", "low"), [("cpu", "bf16"), ("cpu", "fp32"), ("cpu:0", "bf16"), ("cpu:0", "fp32"), ("cpu:0", "fp16")]
 )
 def test_every_precision_and_path_decides_alike(device, low, monkeypatch):
-    from dedup_assets.compute import cells, join, sketch
+    from dedup_assets.compute import cell_worker, cells, sketch
 
-    for module in (precision, cells, join, sketch):
+    for module in (precision, cells, cell_worker, sketch):
         monkeypatch.setattr(module, "native_precision", lambda device: low)
     for kind in KINDS:
         vectors = make_vectors(kind, 400, 40, np.float16, 8)

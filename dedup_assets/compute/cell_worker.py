@@ -1,0 +1,248 @@
+"""The inner work of the join on a CPU: the products of one cell after the other, scanned as they are made.
+
+Knows one block of cells in memory; nothing of how cells came about or of who takes the matches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from dedup_assets.compute.blocks import CellBlock, new_first
+from dedup_assets.compute.matches import DenseCells, Matches
+from dedup_assets.compute.precision import PRECISIONS, bits_of, native_precision
+from dedup_assets.compute.scan import (
+    CHUNK,
+    LOWEST_BOUND,
+    bound_pattern,
+    gather,
+    order_narrow,
+    order_wide,
+    scan_half,
+    scan_single,
+)
+from dedup_assets.compute.similarity import as_bits, canonical_pairs, squared_norms
+from dedup_assets.compute.sketch import low_rows
+from dedup_assets.compute.tiles import TILE_BYTES, TILE_ROWS, padded_columns, padded_rows, tile_columns
+
+SAMPLE_SIDE = (32, 256)
+"""Home and listed rows compared to recognise a very dense cell before its matches are met one by one: 8,192
+pairs take 2 ms at most, 70,000 matches 20 ms."""
+
+
+class Prepared:
+    """What all cells of a block share. Read-only once made, so that threads may share it."""
+
+    def __init__(
+        self,
+        block: CellBlock,
+        floor: float,
+        tile_bytes: int | None,
+        max_matches: int,
+        sketch: int | None,
+        threads: int,
+        dense: DenseCells | None = None,
+    ) -> None:
+        self.block, self.floor, self.max_matches = block, floor, max_matches
+        self.dense = dense if dense is not None and dense.limit else None
+        self.vectors = as_bits(block.vectors)
+        self.squares = squared_norms(block.vectors, threads)
+        self.all_new = bool(block.is_new.all())
+        homes = np.ascontiguousarray(block.home_rows)
+        self.homes = homes if self.all_new else new_first(homes, block.home_offsets, block.is_new)
+        order = np.concatenate([self.homes, _only_ghosts(block)]).astype(np.int32)
+        self.position = np.zeros(len(block.vectors), np.int32)
+        self.position[order] = np.arange(len(order), dtype=np.int32)
+        self.tile_rows = TILE_ROWS
+        itemsize = PRECISIONS[native_precision("cpu")].itemsize
+        self.tile_columns = tile_columns(tile_bytes or TILE_BYTES, itemsize)
+        low = low_rows(
+            block.vectors,
+            self.squares,
+            order,
+            padding=max(self.tile_rows, self.tile_columns),
+            width=sketch,
+            threads=threads,
+        )
+        self.low = low.rows
+        self.bound = floor - low.slack
+        self.pattern = bound_pattern(self.bound, self.low.dtype == torch.float32)
+        self.scan = scan_half if self.vectors.dtype == np.uint16 else scan_single
+
+    def ghosts(self, cell: int) -> tuple[np.ndarray, int]:
+        """Ghosts of a cell, the new ones first, and how many these are."""
+        block = self.block
+        rows = block.ghost_rows[block.ghost_offsets[cell] : block.ghost_offsets[cell + 1]]
+        if self.all_new:
+            return rows, len(rows)
+        fresh = block.is_new[rows]
+        return np.concatenate([rows[fresh], rows[~fresh]]), int(fresh.sum())
+
+    def worker(self, emit: Callable[[Matches], None]) -> CellWorker:
+        """A worker with buffers of its own."""
+        return CellWorker(self, emit)
+
+
+def _only_ghosts(block: CellBlock) -> np.ndarray:
+    """Rows of the block that are at home in none of its cells, but listed in some."""
+    if len(block.home_rows) == len(block.vectors):
+        return np.empty(0, np.int64)
+    listed = np.zeros(len(block.vectors), bool)
+    for cell in range(block.cells):
+        listed[block.ghost_rows[block.ghost_offsets[cell] : block.ghost_offsets[cell + 1]]] = True
+    listed[block.home_rows] = False
+    return np.flatnonzero(listed)
+
+
+class CellWorker:
+    """Compares the cells it is given, one after the other."""
+
+    def __init__(self, join: Prepared, emit: Callable[[Matches], None]) -> None:
+        self.join, self.emit = join, emit
+        rows, columns = join.tile_rows, join.tile_columns
+        room = max(join.max_matches, columns)
+        self.i, self.j = np.empty(room, np.int32), np.empty(room, np.int32)
+        self.s = np.empty(room, np.float64)
+        self.count = 0
+        self.before = 0  # matches in the buffer that are of earlier cells
+        self.held: list[Matches] | None = None  # matches of a cell that may turn out dense
+        self.met, self.most = 0, 0
+        self.product = join.low.new_empty(rows * columns)
+        self.columns = join.low.new_zeros(columns, join.low.shape[1])
+
+    def __call__(self, cell: int) -> None:
+        """Compare one cell: new home rows with all, old home rows with new ghosts."""
+        join = self.join
+        block = join.block
+        first, last = int(block.home_offsets[cell]), int(block.home_offsets[cell + 1])
+        ghosts, new_ghosts = join.ghosts(cell)
+        homes = join.homes[first:last]
+        new_homes = int(block.is_new[homes].sum())
+        if join.dense is None:
+            self._compare(first, homes, ghosts, new_homes, new_ghosts)
+            return
+        self.most = join.dense.most(len(homes), new_homes + new_ghosts)
+        pairs = new_homes * (len(homes) + len(ghosts)) + (len(homes) - new_homes) * new_ghosts
+        self.before, self.met, self.held = self.count, 0, [] if pairs > self.most else None
+        try:
+            if self.held is not None and self._looks_dense(homes, ghosts, new_homes, new_ghosts, pairs):
+                raise _Dense
+            self._compare(first, homes, ghosts, new_homes, new_ghosts)
+            if self.held is not None and self.met + self.count - self.before > self.most:
+                raise _Dense
+            for matches in self.held or ():
+                self.emit(matches)
+        except _Dense:
+            self.count = self.before
+            join.dense.cells.append(cell)
+        finally:
+            self.held = None
+
+    def _looks_dense(self, homes: np.ndarray, ghosts: np.ndarray, new_homes: int, new_ghosts: int, pairs: int) -> bool:
+        """Whether a sample of the cell's pairs, the same on every machine, promises four times the bound."""
+        # A pair of two home rows can be drawn either way round, hence half.
+        join = self.join
+        rows, columns = (homes[:new_homes], (homes, ghosts)) if new_homes else (homes, (ghosts[:new_ghosts],))
+        rows, listed = _spread(rows, SAMPLE_SIDE[0]), _spread(np.concatenate(columns), SAMPLE_SIDE[1])
+        i, j = np.repeat(rows, len(listed)), np.tile(listed, len(rows))
+        near = (join.low[join.position[rows]] @ join.low[join.position[listed]].T).float().numpy().ravel()
+        # Against the rounded bound no match is lost, so what is counted does not depend on the precision.
+        proposed = (near >= torch.tensor(join.bound, dtype=join.low.dtype).item()) & (i != j)
+        similarity = canonical_pairs(join.block.vectors, i[proposed], j[proposed], squares=join.squares)
+        share = np.count_nonzero(similarity >= join.floor) / max(1, len(i))
+        return bool(share * pairs / 2 > 4 * self.most)
+
+    def _compare(self, first: int, homes: np.ndarray, ghosts: np.ndarray, new_homes: int, new_ghosts: int) -> None:
+        """Compare the rows of one cell whose homes begin at place ``first``."""
+        join = self.join
+        last, width = first + len(homes), join.tile_columns
+        if new_homes:
+            for start in range(0, len(homes), width):
+                stop = min(start + width, len(homes))
+                rows = (first, first + min(new_homes, stop))
+                right = join.low[first + start : first + start + padded_columns(stop - start, width)]
+                self._rows(rows, right, homes[start:stop], first + start)
+        wanted = ghosts if new_homes else ghosts[:new_ghosts]
+        for start in range(0, len(wanted), width):
+            part = wanted[start : start + width]
+            right = self._gather(part)
+            if new_homes:
+                self._rows((first, first + new_homes), right, part, None)
+            fresh = min(max(new_ghosts - start, 0), len(part))
+            if fresh and new_homes < len(homes):
+                self._rows((first + new_homes, last), right[: padded_columns(fresh, width)], part[:fresh], None)
+
+    def finish(self) -> None:
+        """Hand over what is left."""
+        self._flush()
+
+    def _gather(self, rows: np.ndarray) -> torch.Tensor:
+        join = self.join
+        padded = padded_columns(len(rows), join.tile_columns)
+        if self.columns.dtype == torch.bfloat16:
+            word = torch.int64 if join.low.shape[1] % 4 == 0 else torch.int16
+            gather(join.low.view(word).numpy(), join.position, rows, self.columns.view(word).numpy())
+        else:
+            places = torch.from_numpy(join.position[rows])
+            torch.index_select(join.low, 0, places, out=self.columns[: len(rows)])
+        return self.columns[:padded]
+
+    def _rows(self, rows: tuple[int, int], right: torch.Tensor, columns: np.ndarray, origin: int | None) -> None:
+        """Home rows at places ``rows`` against the columns, tile by tile.
+
+        ``origin`` is the place of the first column where columns are home rows themselves.
+        """
+        join = self.join
+        for start in range(rows[0], rows[1], join.tile_rows):
+            count = min(join.tile_rows, rows[1] - start)
+            if origin is not None and start >= origin + len(columns) - 1:
+                break
+            left = join.low[start : start + padded_rows(count)]
+            product = self.product[: len(left) * len(right)].view(len(left), len(right))
+            torch.mm(left, right.T, out=product)
+            diagonal = -(1 << 40) if origin is None else start - origin
+            self._decide(product, join.homes[start : start + count], columns, diagonal)
+
+    def _decide(self, product: torch.Tensor, rows: np.ndarray, columns: np.ndarray, diagonal: int) -> None:
+        join = self.join
+        bits = bits_of(product)
+        bits = bits if bits.dtype == np.int16 else bits.view(np.int32)
+        if join.bound < LOWEST_BOUND:
+            (order_narrow if bits.dtype == np.int16 else order_wide)(bits)
+        pattern = bits.dtype.type(join.pattern)
+        chunks = bits.reshape(len(bits), -1, CHUNK)
+        row = 0
+        while True:
+            self.count, row = join.scan(
+                chunks, pattern, rows, columns, diagonal, join.vectors, join.squares, join.floor,
+                row, self.i, self.j, self.s, self.count,
+            )  # fmt: skip
+            if row >= len(rows):
+                break
+            self._flush()
+        if self.held is not None and self.met + self.count - self.before > self.most:
+            raise _Dense
+
+    def _flush(self) -> None:
+        """Hand the buffer over; what a cell has met that may be dense yet is held back."""
+        ours = self.count if self.held is None else self.before
+        for start in range(0, ours, self.join.max_matches):
+            at = slice(start, min(start + self.join.max_matches, ours))
+            self.emit(Matches.of(self.i[at], self.j[at], self.s[at]))
+        if self.held is not None:
+            for start in range(ours, self.count, self.join.max_matches):
+                at = slice(start, min(start + self.join.max_matches, self.count))
+                self.held.append(Matches.of(self.i[at], self.j[at], self.s[at]))
+            self.met += self.count - ours
+        self.count = self.before = 0
+
+
+class _Dense(Exception):
+    """The cell at hand has more matches than are worth listing."""
+
+
+def _spread(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the rows, evenly spaced."""
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(np.int64)]

@@ -1,0 +1,81 @@
+"""What the join gives: pairs of rows with their similarity, and the cells it names instead of listing their pairs.
+
+Knows numbers; nothing of vectors or of how matches are found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+MAX_MATCHES = 1 << 18
+"""Matches handed over at a time: 6 MB."""
+
+DENSE_LIMIT = 256
+"""Matches per row from which a cell counts as dense. Families of package descriptions and licence texts reach
+120 in real corpora and stay listed pair by pair; a template with thousands of near-copies does not."""
+
+DENSE_MATCHES = 1 << 21
+"""A cell with more matches is dense whatever its size: it holds 40 MB of them back until it is done."""
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Pairs and their canonical similarity: int64 (m,), int64 (m,), float64 (m,); i < j."""
+
+    i: np.ndarray
+    j: np.ndarray
+    similarity: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.i)
+
+    @staticmethod
+    def of(i: np.ndarray, j: np.ndarray, similarity: np.ndarray) -> Matches:
+        """Copy pairs, each put the smaller number first."""
+        return Matches(np.minimum(i, j).astype(np.int64), np.maximum(i, j).astype(np.int64), np.array(similarity))
+
+
+def unique_matches(matches: Matches | Sequence[Matches]) -> Matches:
+    """Each pair once, sorted by i, then j. A pair met in two cells has the same similarity in both."""
+    parts = [matches] if isinstance(matches, Matches) else list(matches)
+    if not parts:
+        return Matches(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float64))
+    i = np.concatenate([part.i for part in parts])
+    j = np.concatenate([part.j for part in parts])
+    similarity = np.concatenate([part.similarity for part in parts])
+    if len(i) and i.min() >= 0 and j.max() < 1 << 31:
+        order = np.argsort((i << 31) | j, kind="stable")  # one integer sorts 3× as fast as two
+    else:
+        order = np.lexsort((j, i))
+    i, j = i[order], j[order]
+    first = np.ones(len(i), bool)
+    first[1:] = (i[1:] != i[:-1]) | (j[1:] != j[:-1])
+    return Matches(i[first], j[first], similarity[order][first])
+
+
+class DenseCells:
+    """Receives the cells in which nearly everything matches: they are named instead of being listed.
+
+    A cell is dense if it has more matches than `limit` for each row at home or for each new row, whichever
+    are fewer, and than ``limit²``, below which nothing is gained. That depends on the rows of the cell alone.
+
+    Attributes
+    ----------
+    limit : int
+        Matches per row; 0: no cell is dense.
+    cells : list of int
+        Numbers of the dense cells met so far, in no particular order. Their matches were not given.
+    """
+
+    def __init__(self, limit: int = DENSE_LIMIT) -> None:
+        if limit < 0:
+            raise ValueError(f"limit must be 0 (every match is listed) or more, found {limit}")
+        self.limit = limit
+        self.cells: list[int] = []
+
+    def most(self, home: int, new: int) -> int:
+        """Matches that a cell with so many rows at home and so many new rows may have."""
+        return min(self.limit * max(self.limit, min(home, new)), DENSE_MATCHES)
