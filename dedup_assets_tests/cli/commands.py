@@ -84,9 +84,9 @@ def write_corpus(folder: Path) -> Path:
 
 
 def published(workspace: Path) -> dict[str, bytes]:
-    """Every file of the output by its relative path."""
-    output = workspace / "output"
-    return {str(path.relative_to(output)): path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    """Every file of the generation in force by its relative path."""
+    current = (workspace / "output" / "current").resolve()
+    return {str(path.relative_to(current)): path.read_bytes() for path in current.rglob("*") if path.is_file()}
 
 
 def heed_interrupts() -> None:

@@ -26,6 +26,7 @@ from dedup_assets_tests.cli.commands import SCRIPT, Call, heed_interrupts, publi
 
 KEYS = {
     *("shards", "rows_in", "kept", "removed_exact", "removed_semantic", "quarantined", "texts_over_window"),
+    "reference",
     *("threshold", "stages", "overhead_seconds", "output", "workspace", "run_ids", "failures"),
 }
 
