@@ -37,6 +37,7 @@ CSS = """
 """How the classes look; the second value of each is for a picture by itself."""
 
 _TOOLTIP = re.compile(r"<title>[^<]*</title>")
+_BAR = re.compile(r'<rect class="(\w)" x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)"></rect>')
 
 
 def histogram(
@@ -155,9 +156,15 @@ def ranking(values: Mapping[str, np.ndarray], *, x_title: str, y_title: str, emp
 def standalone(svg: str) -> str:
     """A picture with its own colours on white paper: readable wherever it is put.
 
-    It goes without tooltips, half of its size: an image has none.
+    An image shows no tooltips, so it goes without, and bars of one kind become one path: a quarter of the size,
+    which matters where a database keeps thousands of them.
     """
     svg = _TOOLTIP.sub("", svg)
+    bars: dict[str, list[str]] = {}
+    for css, x, y, width, height in _BAR.findall(svg):
+        bars.setdefault(css, []).append(f"M{x} {y}h{width}v{height}h-{width}z")
+    paths = "".join(f'<path class="{css}" d="{"".join(steps)}"/>' for css, steps in bars.items())
+    svg = _BAR.sub("", _BAR.sub(paths, svg, count=1))
     paper = f'<style>{CSS}</style><rect class="paper" width="{WIDTH}" height="{HEIGHT}"/>'
     head, _, rest = svg.partition(">")
     return f"{head}>{paper}{rest}"

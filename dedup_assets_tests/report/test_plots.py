@@ -113,12 +113,18 @@ def test_one_threshold_alone_is_drawn() -> None:
 
 
 def test_an_image_brings_its_own_colours_and_no_tooltips() -> None:
-    svg = ranking({"at home": np.array([1])}, x_title="", y_title="", empty="")
+    svg = ranking({"at home": np.array([5, 3]), "ghosts": np.array([2, 2])}, x_title="", y_title="", empty="")
     kind, _, data = data_uri(svg).partition(",")
     alone = base64.b64decode(data).decode()
     assert kind == "data:image/svg+xml;base64"
     assert elements(alone, "style") and elements(alone, "rect", "paper")
     assert not elements(alone, "title") and elements(svg, "title")
+    # Bars of a kind are one path: the same bars, under whatever was drawn over them.
+    paths = {path.get("class"): path.get("d") or "" for path in elements(alone, "path")}
+    for css in ("a", "c"):
+        places = [(bar.get("x"), bar.get("y"), bar.get("height")) for bar in bars(svg) if bar.get("class") == css]
+        assert re.findall(r"M([\d.]+) ([\d.]+)h[\d.]+v([\d.]+)h-", paths[css]) == places
+    assert not [bar for bar in elements(alone, "rect") if bar.get("class") in "ac" and not bar.get("rx")]
     assert "http" not in alone.replace("http://www.w3.org/2000/svg", "")
 
 
