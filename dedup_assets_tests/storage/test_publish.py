@@ -479,3 +479,54 @@ with publish.exclusive_lock(target):
         holder.wait(30)
     assert entered.wait(10)
     waiting.join(10)
+
+
+# -- links and second names --------------------------------------------------------------------------
+
+
+def test_a_link_is_turned_in_one_step_and_leads_where_it_says(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    link = tmp_path / "current"
+    publish.publish_link(link, "one")
+    assert (link / "file").read_text() == "one"
+    publish.publish_link(link, "two")
+    publish.publish_link(link, "two")
+    assert link.is_symlink() and (link / "file").read_text() == "two"
+    assert (tmp_path / "one" / "file").read_text() == "one"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["current", "one", "two"]
+
+
+def test_a_folder_where_a_link_belongs_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "current").mkdir()
+    with pytest.raises(WorkspaceError, match=r"current is in the way: a link .*another output"):
+        publish.publish_link(tmp_path / "current", "one")
+    assert (tmp_path / "current").is_dir() and not (tmp_path / "current").is_symlink()
+
+
+def test_a_link_that_a_killed_process_left_is_swept_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "file").write_text("one")
+    left = publish.temporary_beside(tmp_path / "current")
+    left = left.with_name(left.name.replace(f"-{os.getpid()}-", "-999999999-"))
+    left.symlink_to("one")
+    assert publish.sweep_temporary(tmp_path) == 1
+    assert not left.is_symlink() and (tmp_path / "one" / "file").read_text() == "one"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_second_name_has_the_content_of_the_first(
+    tmp_path: Path, links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, source: Path) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", refused)
+    source, target = tmp_path / "source", tmp_path / "deep" / "target"
+    source.write_text("content")
+    publish.publish_copy(target, source)
+    publish.publish_copy(target, source)
+    assert target.read_text() == "content" and target.samefile(source) == links
+    assert [path.name for path in target.parent.iterdir()] == ["target"]
