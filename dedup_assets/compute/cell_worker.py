@@ -6,6 +6,7 @@ Knows one block of cells in memory; nothing of how cells came about or of who ta
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -55,20 +56,21 @@ class Prepared:
         order = np.concatenate([self.homes, _only_ghosts(block)]).astype(np.int32)
         self.position = np.zeros(len(block.vectors), np.int32)
         self.position[order] = np.arange(len(order), dtype=np.int32)
-        self.tile_rows = TILE_ROWS
         itemsize = PRECISIONS[native_precision("cpu")].itemsize
         self.tile_columns = tile_columns(tile_bytes or TILE_BYTES, itemsize)
         low = low_rows(
             block.vectors,
             self.squares,
             order,
-            padding=max(self.tile_rows, self.tile_columns),
+            padding=max(TILE_ROWS, self.tile_columns),
             width=sketch,
             threads=threads,
         )
         self.low = low.rows
         self.bound = floor - low.slack
-        self.pattern = bound_pattern(self.bound, self.low.dtype == torch.float32)
+        wide = self.low.dtype == torch.float32
+        self.pattern = (np.int32 if wide else np.int16)(bound_pattern(self.bound, wide))
+        self.words = _words(self.low)
         self.scan = scan_half if self.vectors.dtype == np.uint16 else scan_single
 
     def ghosts(self, cell: int) -> tuple[np.ndarray, int]:
@@ -96,12 +98,27 @@ def _only_ghosts(block: CellBlock) -> np.ndarray:
     return np.flatnonzero(listed)
 
 
+def _words(rows: torch.Tensor) -> np.ndarray | None:
+    """bfloat16 rows as integers as wide as the row allows, for `scan.gather`; None for other rows."""
+    if rows.dtype != torch.bfloat16:
+        return None
+    return rows.view(torch.int64 if rows.shape[1] % 4 == 0 else torch.int16).numpy()
+
+
+class _Tile(NamedTuple):
+    """One piece of memory: the product, its bit patterns, and these in chunks for the scan."""
+
+    product: torch.Tensor
+    bits: np.ndarray
+    chunks: np.ndarray
+
+
 class CellWorker:
     """Compares the cells it is given, one after the other."""
 
     def __init__(self, join: Prepared, emit: Callable[[Matches], None]) -> None:
         self.join, self.emit = join, emit
-        rows, columns = join.tile_rows, join.tile_columns
+        columns = join.tile_columns
         room = max(join.max_matches, columns)
         self.i, self.j = np.empty(room, np.int32), np.empty(room, np.int32)
         self.s = np.empty(room, np.float64)
@@ -109,8 +126,10 @@ class CellWorker:
         self.before = 0  # matches in the buffer that are of earlier cells
         self.held: list[Matches] | None = None  # matches of a cell that may turn out dense
         self.met, self.most = 0, 0
-        self.product = join.low.new_empty(rows * columns)
+        self.product = join.low.new_empty(TILE_ROWS * columns)
+        self.tiles: dict[tuple[int, int], _Tile] = {}
         self.columns = join.low.new_zeros(columns, join.low.shape[1])
+        self.words = _words(self.columns)
 
     def __call__(self, cell: int) -> None:
         """Compare one cell: new home rows with all, old home rows with new ghosts."""
@@ -180,14 +199,22 @@ class CellWorker:
 
     def _gather(self, rows: np.ndarray) -> torch.Tensor:
         join = self.join
-        padded = padded_columns(len(rows), join.tile_columns)
-        if self.columns.dtype == torch.bfloat16:
-            word = torch.int64 if join.low.shape[1] % 4 == 0 else torch.int16
-            gather(join.low.view(word).numpy(), join.position, rows, self.columns.view(word).numpy())
+        if join.words is not None and self.words is not None:
+            gather(join.words, join.position, rows, self.words)
         else:
             places = torch.from_numpy(join.position[rows])
             torch.index_select(join.low, 0, places, out=self.columns[: len(rows)])
-        return self.columns[:padded]
+        return self.columns[: padded_columns(len(rows), join.tile_columns)]
+
+    def _tile(self, rows: int, columns: int) -> _Tile:
+        """The product buffer as a tile of this shape. There are few shapes, and a view costs some microseconds."""
+        shape = (rows, columns)
+        if shape not in self.tiles:
+            product = self.product[: rows * columns].view(shape)
+            bits = bits_of(product)
+            bits = bits if bits.dtype == np.int16 else bits.view(np.int32)
+            self.tiles[shape] = _Tile(product, bits, bits.reshape(rows, -1, CHUNK))
+        return self.tiles[shape]
 
     def _rows(self, rows: tuple[int, int], right: torch.Tensor, columns: np.ndarray, origin: int | None) -> None:
         """Home rows at places ``rows`` against the columns, tile by tile.
@@ -195,28 +222,25 @@ class CellWorker:
         ``origin`` is the place of the first column where columns are home rows themselves.
         """
         join = self.join
-        for start in range(rows[0], rows[1], join.tile_rows):
-            count = min(join.tile_rows, rows[1] - start)
+        width, turned = right.shape[0], right.T
+        for start in range(rows[0], rows[1], TILE_ROWS):
+            count = min(TILE_ROWS, rows[1] - start)
             if origin is not None and start >= origin + len(columns) - 1:
                 break
-            left = join.low[start : start + padded_rows(count)]
-            product = self.product[: len(left) * len(right)].view(len(left), len(right))
-            torch.mm(left, right.T, out=product)
+            height = padded_rows(count)
+            tile = self._tile(height, width)
+            torch.mm(join.low[start : start + height], turned, out=tile.product)
             diagonal = -(1 << 40) if origin is None else start - origin
-            self._decide(product, join.homes[start : start + count], columns, diagonal)
+            self._decide(tile, join.homes[start : start + count], columns, diagonal)
 
-    def _decide(self, product: torch.Tensor, rows: np.ndarray, columns: np.ndarray, diagonal: int) -> None:
+    def _decide(self, tile: _Tile, rows: np.ndarray, columns: np.ndarray, diagonal: int) -> None:
         join = self.join
-        bits = bits_of(product)
-        bits = bits if bits.dtype == np.int16 else bits.view(np.int32)
         if join.bound < LOWEST_BOUND:
-            (order_narrow if bits.dtype == np.int16 else order_wide)(bits)
-        pattern = bits.dtype.type(join.pattern)
-        chunks = bits.reshape(len(bits), -1, CHUNK)
+            (order_narrow if tile.bits.dtype == np.int16 else order_wide)(tile.bits)
         row = 0
         while True:
             self.count, row = join.scan(
-                chunks, pattern, rows, columns, diagonal, join.vectors, join.squares, join.floor,
+                tile.chunks, join.pattern, rows, columns, diagonal, join.vectors, join.squares, join.floor,
                 row, self.i, self.j, self.s, self.count,
             )  # fmt: skip
             if row >= len(rows):

@@ -96,7 +96,8 @@ def low_rows(
     """
     projection = Projection(vectors, squares, len(order), device=device, width=width)
     shape = (len(order) + padding, projection.columns)
-    rows = torch.zeros(shape, dtype=projection.dtype, device=device)
+    rows = torch.empty(shape, dtype=projection.dtype, device=device)
+    rows[len(order) :] = 0
 
     def fill(start: int) -> float:
         at = order[start : start + TILE_ROWS]
