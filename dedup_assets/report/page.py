@@ -52,10 +52,17 @@ def report_page(workspace: Workspace) -> str:
 
 
 def _curation(workspace: Workspace, manifest: Mapping[str, Any]) -> Iterator[str]:
-    # What is published, whatever curation.toml asks of the next call.
-    deciding = {name: manifest[name] for name in ("threshold", "keep", "keeper_rule", "mode")}
-    settings = settings_in_force(Corpus(workspace))
-    corpus = Corpus(replace(workspace, settings=workspace.settings.changed(deciding)))
+    corpus = Corpus(workspace)
+    settings = settings_in_force(corpus)
+    if corpus.generation.number != manifest["generation"]:
+        yield (
+            f"<p>Generation {corpus.generation.number} is decided and not published yet: <code>dedup-assets curate"
+            "</code> publishes it. The totals are those that are published.</p>"
+        )
+    elif "outdated" in settings:
+        # What was decided, whatever curation.toml asks of the next call.
+        deciding = {name: manifest[name] for name in ("threshold", "keep", "keeper_rule", "mode")}
+        corpus = Corpus(replace(workspace, settings=workspace.settings.changed(deciding)))
     yield from _totals(corpus, manifest)
     yield from _threshold(corpus)
     yield from _groups(corpus)

@@ -6,15 +6,20 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import dagster as dg
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import dedup_assets as da
+from dedup_assets.assets import duplicate_ids
+from dedup_assets.automation.partitions import register_partitions
 from dedup_assets.report import page as report
 from dedup_assets.report.html import COMPARED_WORDS, marked_differences
 from dedup_assets.report.page import report_page
+from dedup_assets.resources.dask_cluster import DaskCluster
+from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import corpus, curate, make_table, write_shards
 
@@ -169,6 +174,18 @@ def test_what_was_decided_counts_and_not_what_the_settings_ask_for_next(tmp_path
     after = report_page_of(tmp_path)
     pictures = [re.findall(r"<svg.*?</svg>", text)[:2] for text in (before, after)]
     assert pictures[0] == pictures[1] and "decides anew" in after
+
+
+def test_decisions_that_wait_to_be_published_are_named(tmp_path: Path) -> None:
+    curate(write_shards(tmp_path / "in", corpus("clustered", [60])), tmp_path / "ws", threshold=0.9, floor=0.8)
+    space = Workspace.open(tmp_path / "ws").with_options({"threshold": 0.85})
+    with dg.DagsterInstance.ephemeral() as instance:
+        register_partitions(instance, ["s00"])
+        resources = {"workspace": WorkspaceResource(path=str(space.root)), "dask": DaskCluster()}
+        dg.materialize([duplicate_ids], instance=instance, partition_key="s00", resources=resources)
+    text = report_page_of(tmp_path)
+    assert "Generation 2 is decided and not published yet" in text
+    assert "similarity ≥ 0.9<" in text and ">0.85: " in text
 
 
 def test_texts_that_were_taken_back_are_not_shown(tmp_path: Path) -> None:
