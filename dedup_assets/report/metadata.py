@@ -6,6 +6,7 @@ Describes what a finished stage left on record and on disk; computes nothing tha
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from dedup_assets.report import measures, pictures
 from dedup_assets.report.columns import column_lineage, table_schema
 from dedup_assets.report.corpus import Corpus
 from dedup_assets.report.plots import data_uri
-from dedup_assets.storage.ledger import Admission, Completion
+from dedup_assets.storage.ledger import REFERENCE, Admission, Completion, Generation
 from dedup_assets.storage.output import MANIFEST, read_manifest
 from dedup_assets.storage.tables import PAIRS, RECORD_DECISIONS
 from dedup_assets.storage.workspace import Workspace
@@ -56,7 +57,9 @@ class RunMetadata:
         self._workspace = workspace
         self._stage = stage
         self._done = workspace.ledger.completions(stage)
-        self._admissions = {a.shard: a for a in workspace.ledger.live_admissions()}
+        self._live = workspace.ledger.live_admissions()
+        self._references = [a for a in self._live if a.role == REFERENCE]
+        self._admissions = {a.shard: a for a in self._live}
         admitted = [self._admissions[shard] for shard in shards if shard in self._admissions]
         self._last = max(admitted, key=lambda a: a.number).shard if admitted else None
         self._shards = [shard for shard in shards if shard in self._done]
@@ -97,26 +100,42 @@ class RunMetadata:
     # -- basis ----------------------------------------------------------------------------------------
 
     @cached_property
-    def _digests(self) -> dict[int, tuple[int, str]]:
-        """By admission: how many were live up to it, and a digest that chains their numbers and fingerprints."""
-        digests, digest = {}, b""
-        for count, a in enumerate(self._admissions.values(), 1):
-            step = f"{a.number} {a.shard} {a.fingerprint}".encode()
-            digest = hashlib.blake2b(digest + step, digest_size=16).digest()
-            digests[a.number] = (count, digest.hex())
+    def _generation(self) -> Generation | None:
+        return self._workspace.ledger.generation()
+
+    @cached_property
+    def _digests(self) -> list[bytes]:
+        """For each number of live admissions, the digest of so many of them in order."""
+        digests = [b""]
+        for a in self._live:
+            digests.append(_chained(digests[-1], a))
         return digests
 
     def _basis(self, a: Admission) -> dict[str, Any]:
-        """Which shards this one was compared with: how many, which last, and a digest of all."""
-        count, digest = self._digests[a.number]
-        latest = list(self._admissions.values())[max(0, count - LATEST) : count]
+        """Which shards this one was held against: how many, the last ones, and a digest of all.
+
+        Those are the ones admitted up to it. Decisions rest besides on all that stands in one order since a
+        rebuild, and on every reference.
+        """
+        reach, references = a.number, []
+        if self._stage in ("duplicate_ids", "deduplicated_dataset") and self._generation is not None:
+            reach = max(reach, self._generation.rebuilt)
+            references = [b for b in self._references if b.number > reach]
+        count = bisect_right(self._live, reach, key=lambda b: b.number)
+        digest = self._digests[count]
+        for b in references:
+            digest = _chained(digest, b)
+        latest = [*self._live[max(0, count - LATEST) : count], *references][-LATEST:]
         return {
             "admission": a.number,
-            "basis_shards": count,
-            "basis_digest": digest,
+            "codebook": a.codebook,
+            "basis_shards": count + len(references),
+            "basis_digest": digest.hex(),
             "basis_latest_shards": dg.MetadataValue.table(
                 [
-                    dg.TableRecord({"admission": b.number, "shard": b.shard, "fingerprint": b.fingerprint})
+                    dg.TableRecord(
+                        {"admission": b.number, "shard": b.shard, "role": b.role, "fingerprint": b.fingerprint}
+                    )
                     for b in reversed(latest)
                 ]
             ),
@@ -170,7 +189,7 @@ class RunMetadata:
         return {"threshold": self._workspace.settings.threshold, "bytes_written": _bytes(self._workspace.pairs(a))}
 
     def _decisions(self, a: Admission) -> dict[str, Any]:
-        generation = self._workspace.ledger.generation()
+        generation = self._generation
         if generation is None or not self._done[a.shard].facts.get("rows"):
             return self._model()
         settings = self._workspace.settings
@@ -194,7 +213,7 @@ class RunMetadata:
         admissions = measures.decided_admissions(self._workspace)
         matched = self._workspace.ledger.completions("pairwise_similarities")
         listed = sum(done.facts.get("matches", 0) for done in matched.values())
-        generation = self._workspace.ledger.generation()
+        generation = self._generation
         if generation is None or listed + sum(a.records for a in admissions) > PICTURE_BUDGET:
             return {"removed_by_threshold": "a large corpus: `dedup-assets report` draws it"}
         found = measures.removals_by_threshold(self._workspace, generation)
@@ -247,6 +266,12 @@ class RunMetadata:
             "model": settings.model,
             "model_fingerprint": self._workspace.ledger.meta("model_fingerprint") or "",
         }
+
+
+def _chained(digest: bytes, a: Admission) -> bytes:
+    """A digest that takes one more admission in."""
+    step = f"{a.number} {a.shard} {a.role} {a.fingerprint}".encode()
+    return hashlib.blake2b(digest + step, digest_size=16).digest()
 
 
 def _reasons(by_reason: Mapping[str, int]) -> dict[str, Any]:

@@ -83,6 +83,22 @@ def test_the_basis_names_what_a_shard_was_compared_with(space: Workspace, tmp_pa
     assert digest["same"] == of(space, "duplicate_ids")["s01"]["basis_digest"] != digest["other"]
 
 
+def test_decisions_rest_on_references_and_on_a_rebuilt_order_too(tmp_path: Path) -> None:
+    paths = write_shards(tmp_path / "in", corpus("boilerplate", [20, 20, 20]))
+    curate(paths[:2], tmp_path / "ws", threshold=0.9)
+    da.curate(paths[2], workspace=tmp_path / "ws", role="reference")
+    space = Workspace.open(tmp_path / "ws")
+    matched, decided = (of(space, stage)["s00"] for stage in ("pairwise_similarities", "duplicate_ids"))
+    assert (matched["basis_shards"], decided["basis_shards"]) == (1, 2)
+    assert [record.data["role"] for record in decided["basis_latest_shards"].records] == ["reference", "corpus"]
+    assert of(space, "duplicate_ids")["s01"]["basis_shards"] == 3
+
+    da.curate(workspace=tmp_path / "ws", mode="rebuild")
+    rebuilt = of(Workspace.open(tmp_path / "ws"), "duplicate_ids")
+    assert [rebuilt[key]["basis_shards"] for key in KEYS] == [3, 3, 3]
+    assert len({rebuilt[key]["basis_digest"] for key in KEYS}) == 1
+
+
 def test_columns_are_those_on_disk_and_lead_back_to_the_input(space: Workspace) -> None:
     published = of(space, "deduplicated_dataset")["s00"]
     file = pq.read_schema(published["deduplicated_file"].value)
