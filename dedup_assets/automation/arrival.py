@@ -191,16 +191,16 @@ class _Look:
         # A renamed file is a shard that is gone and one that is new. The new one waits until the other is retracted:
         # until then the ids of its records are taken.
         held = sum(s.missing > 0 for s in self.result.memory.values()) > len(self.result.vanished)
-        taken = {shard.key: uri for uri, shard in self.shards.items()}
+        taken = {shard.key.casefold(): uri for uri, shard in self.shards.items()}
         for file, entry, role in files:
             known = self.shards.get(file.uri)
             if known is not None:
                 self._file(replace(file, key=known.key), entry, role, held)
-            elif taken.setdefault(file.key, file.uri) == file.uri:
+            elif taken.setdefault(file.key.casefold(), file.uri) == file.uri:
                 self._file(file, entry, role, held)
             else:
                 self.result.problems.append(
-                    f"{file.uri} would be shard {file.key}, which is {taken[file.key]}: rename the file."
+                    f"{file.uri} would be shard {file.key}, which is {taken[file.key.casefold()]}: rename the file."
                 )
 
     def _listings(self, sources: Iterable[str]) -> Iterator[Listing]:

@@ -6,6 +6,7 @@ import dagster as dg
 
 from dedup_assets.assets import SHARD_ASSETS
 from dedup_assets.assets.stage import RECURATE
+from dedup_assets.checks.asset_checks import corpus_checks
 
 # In process: the chain of seven is short and the parallel work is done by Dask, so a process per step
 # would only add its start, about four seconds each.
@@ -32,4 +33,12 @@ recurate_corpus = dg.define_asset_job(
     tags={RECURATE: "true"},
     description="Everything decided anew in one order over all records, under new centroids, as a new generation "
     "beside the old one; nothing is embedded again. Any shards may be chosen: the result covers all.",
+)
+
+audit_recall = dg.define_asset_job(
+    "audit_recall",
+    selection=dg.AssetSelection.checks(corpus_checks),
+    executor_def=dg.in_process_executor,
+    description="All checks on the whole corpus, with samples of 1,000 or as many as `sample` says: measured recall, "
+    "evidence for removals, conservation of rows, drift. Changes nothing.",
 )

@@ -21,9 +21,10 @@ from dagster._core.instance.ref import InstanceRef
 from sqlalchemy.exc import OperationalError
 
 from dedup_assets.assets.stage import STAGES
-from dedup_assets.automation.jobs import curate_new_shards, redecide
+from dedup_assets.automation.jobs import audit_recall, curate_new_shards, redecide
 from dedup_assets.automation.partitions import range_tags, register_partitions, spans
 from dedup_assets.automation.sqlite_log import steady_sqlite
+from dedup_assets.checks.asset_checks import STEP
 from dedup_assets.errors import DedupError, ShardError, WorkspaceError
 from dedup_assets.storage.changes import changed_content_error, has_changed, unfinished_shards
 from dedup_assets.storage.generations import decisions_due
@@ -50,12 +51,38 @@ NO_CAPTURE: Any = {
 helper processes, which answer Ctrl-C with tracebacks. Runs from the UI keep theirs."""
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What an asset check came to. One that failed as a warning costs nothing but time."""
+
+    asset: str
+    name: str
+    passed: bool
+    is_warning: bool
+    summary: str
+    metadata: dict[str, Any]
+
+    @classmethod
+    def of(cls, evaluation: dg.AssetCheckEvaluation) -> Checked:
+        """From Dagster's event."""
+        return cls(
+            asset=evaluation.asset_key.to_user_string(),
+            name=evaluation.check_name,
+            passed=evaluation.passed,
+            is_warning=evaluation.severity is dg.AssetCheckSeverity.WARN,
+            summary=evaluation.description or "",
+            metadata={name: value.value for name, value in evaluation.metadata.items()},
+        )
+
+
 @dataclass
 class Outcome:
-    """What a series of runs came to: shards that failed, with their reasons, and the runs' ids."""
+    """What a series of runs came to: shards that failed, with their reasons, the runs' ids, and the checks that
+    were evaluated after them."""
 
     failures: dict[str, str] = field(default_factory=dict)
     run_ids: list[str] = field(default_factory=list)
+    checks: list[Checked] = field(default_factory=list)
 
 
 class EmbeddedDagster:
@@ -123,6 +150,15 @@ class EmbeddedDagster:
             self._redecide(keys, before, outcome)
             return outcome
 
+    def audit(self, sample: int) -> Outcome:
+        """Evaluate all checks on the whole corpus, with samples of a size, or the usual one where it is 0."""
+        with instance_errors(self._instance.root_directory):
+            config = {**self._run_config(), "ops": {STEP: {"config": {"sample": sample}}}}
+            result = _resolved(audit_recall.name).execute_in_process(instance=self._instance, run_config=config)
+            return Outcome(
+                run_ids=[result.run_id], checks=[Checked.of(found) for found in result.get_asset_check_evaluations()]
+            )
+
     def _redecide(self, keys: Sequence[str], before: Mapping[str, Completion], outcome: Outcome) -> None:
         """Bring the shards up to date that were finished before and whose decisions or files moved, or have to."""
         after = self._workspace.ledger.completions(STAGES[-1])
@@ -141,6 +177,7 @@ class EmbeddedDagster:
                 run_config=self._run_config(),
             )
             outcome.run_ids.append(result.run_id)
+            outcome.checks += map(Checked.of, result.get_asset_check_evaluations())
         except dg.DagsterExecutionInterruptedError as interrupt:
             raise KeyboardInterrupt from interrupt
         except ShardError:

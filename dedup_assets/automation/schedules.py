@@ -5,9 +5,10 @@ from __future__ import annotations
 import dagster as dg
 
 from dedup_assets.automation.jobs import recurate_corpus
-from dedup_assets.automation.partitions import SHARDS, range_tags
+from dedup_assets.automation.partitions import SHARDS, range_tags, spans
 from dedup_assets.errors import DedupError
 from dedup_assets.resources.workspace import WorkspaceResource
+from dedup_assets.storage.ledger import STAGES
 
 SUNDAYS = "0 3 * * 0"
 """When it would run if it were switched on by hand in the UI."""
@@ -28,12 +29,13 @@ def weekly_recuration_schedule(cron: str) -> dg.ScheduleDefinition:
         context: dg.ScheduleEvaluationContext, workspace: WorkspaceResource
     ) -> dg.RunRequest | dg.SkipReason:
         try:
-            live = {a.shard for a in workspace.open().ledger.live_admissions()}
+            decided = workspace.open().ledger.completions(STAGES[-1])
         except DedupError as problem:
             return dg.SkipReason(str(problem))
-        keys = [key for key in context.instance.get_dynamic_partitions(SHARDS) if key in live]
-        if not keys:
+        # Two runs would be two re-curations, and any shard will do: the result covers all.
+        ranges = list(spans(context.instance.get_dynamic_partitions(SHARDS), decided))
+        if not ranges:
             return dg.SkipReason("Nothing is curated yet: there is nothing to decide anew.")
-        return dg.RunRequest(tags=range_tags(keys))
+        return dg.RunRequest(tags=range_tags(max(ranges, key=len)))
 
     return weekly_recuration
