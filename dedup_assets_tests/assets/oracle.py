@@ -146,7 +146,7 @@ def sequential(
     """Walk the records one by one; by id, what happens to each.
 
     A record goes if a keeper before it matches it (with `keepers_only` unset: any record before it), and names
-    the most similar one; of equals the one decided in an earlier shard, then the one that came first.
+    the most similar one; of equals the one that came first.
     """
     if rebuild:
         everything = [record for shard in corpus.shards for record in shard]
@@ -176,5 +176,5 @@ def sequential(
             outcome[record.id] = fate
             if fate.keeper is None or not keepers_only:
                 own.append(text)
-        earlier = sorted(earlier + own)  # texts are numbered in the order of admission and row
+        earlier += own
     return outcome
