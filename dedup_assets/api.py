@@ -20,12 +20,12 @@ from dedup_assets.storage.ledger import CORPUS, REFERENCE, TAKEDOWN
 from dedup_assets.storage.living import Living
 from dedup_assets.storage.output import read_manifest
 from dedup_assets.storage.retraction import find_records, retract_ids, retract_shards
-from dedup_assets.storage.sources import SourceFile, discover
+from dedup_assets.storage.sources import SourceFile, absolute_source, discover, list_source
 from dedup_assets.storage.tables import DUPLICATES, PAIRS, QUARANTINE
 from dedup_assets.storage.workspace import Workspace
 
 if TYPE_CHECKING:
-    from dedup_assets.automation.runs import EmbeddedDagster, Outcome
+    from dedup_assets.automation.runs import Checked, EmbeddedDagster, Outcome
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,15 @@ class Curation:
 
     `kept`, `removed`, `quarantined` and `pairs` are read when they are asked for. `published` is the folder of the
     generation that was in force when this was made: the tables are of that one, whatever is published later.
+    `failed_checks` are those of the contract's checks that failed after the last call, with what they found: the
+    result is published all the same.
     """
 
     workspace: Path
     output: Path
     summary: Mapping[str, Any]
     failures: Mapping[str, str] = field(default_factory=dict)
+    failed_checks: Mapping[str, str] = field(default_factory=dict)
     published: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -143,6 +146,49 @@ def register(*sources: str | Path, workspace: str | Path, role: str = CORPUS, **
     return new
 
 
+def watch(*sources: str | Path, workspace: str | Path, role: str = CORPUS, **options: Any) -> dict[str, int]:
+    """Name sources whose shards are to be curated by themselves as long as Dagster's daemon runs on the workspace.
+
+    Parameters
+    ----------
+    *sources
+        Files, folders, globs or fsspec URLs; a folder may be empty. They are added to those watched already.
+    workspace
+        Folder of the workspace; made on first use.
+    role
+        As in `curate`.
+    **options
+        As in `curate`.
+
+    Returns
+    -------
+    dict
+        Every source that is watched in this role, with the number of shard files there now.
+    """
+    if role not in (CORPUS, REFERENCE):
+        raise SettingsError(f"role = {role!r}: expected {CORPUS} or {REFERENCE}.")
+    named = [absolute_source(str(source)) for source in sources]
+    for source in named:
+        list_source(source)  # one that cannot be listed is more likely a slip than a folder to come
+    setting = "sources" if role == CORPUS else "reference_sources"
+    space = Workspace.create_or_open(workspace, resolve_options(options))
+    watched = tuple(dict.fromkeys([*getattr(space.settings, setting), *named]))
+    space.with_options({setting: watched})
+    return {source: len(list_source(source).files) for source in watched}
+
+
+def recurate(*, workspace: str | Path, listener: Listener | None = None) -> Curation:
+    """Decide everything anew: new centroids, and one order over all records (by `keep`, then by content).
+
+    Earlier decisions may change; `output/changes` lists them. The result is a new generation, which takes the place
+    of the published one in one step. Nothing is embedded again.
+    """
+    started = time.perf_counter()
+    space = Workspace.open(workspace)
+    space.sweep()
+    return _run_and_report(space, lambda dagster: dagster.recurate(), listener, started, check=True)
+
+
 def retract(
     *names: str,
     workspace: str | Path,
@@ -234,6 +280,26 @@ def rethreshold(threshold: float, *, workspace: str | Path, listener: Listener |
     return _run_and_report(space, lambda dagster: dagster.curate([]), listener, started, check=True)
 
 
+def audit(*, workspace: str | Path, sample: int = 0) -> list[Checked]:
+    """Evaluate all checks on what is published; changes nothing.
+
+    Parameters
+    ----------
+    workspace
+        Folder of the workspace.
+    sample
+        Records, and removals, that are compared with the corpus by brute force; 0: 1,000.
+    """
+    from dedup_assets.automation.runs import EmbeddedDagster
+
+    if sample < 0:
+        raise SettingsError(f"sample = {sample}: expected 0 (automatic) or more.")
+    space = Workspace.open(workspace)
+    read_manifest(space)  # before the first publication there is nothing to look at
+    with EmbeddedDagster(space) as dagster:
+        return dagster.audit(sample).checks
+
+
 def open_curation(workspace: str | Path) -> Curation:
     """The published result of an existing workspace."""
     space = Workspace.open(workspace)
@@ -267,12 +333,29 @@ def _run_and_report(
     clock = StageClock()
     with listening(listener, clock), EmbeddedDagster(space) as dagster:
         outcome = work(dagster)
-    curation = Curation(space.root, space.output, _summary(space, clock, outcome.run_ids, started), outcome.failures)
+    curation = Curation(
+        space.root,
+        space.output,
+        _summary(space, clock, outcome.run_ids, started),
+        outcome.failures,
+        {f"{c.asset}: {c.name}": c.summary for c in outcome.checks if not c.passed and not c.is_warning},
+    )
     if check and outcome.failures:
         listed = "\n".join(f"  {shard}: {message}" for shard, message in outcome.failures.items())
         count = f"{len(outcome.failures)} {'shard' if len(outcome.failures) == 1 else 'shards'}"
         raise DedupError(f"{count} failed; all others are finished.\n{listed}")
+    if check and curation.failed_checks:
+        raise DedupError(failed_checks_message(curation.failed_checks))
     return curation
+
+
+def failed_checks_message(failed: Mapping[str, str]) -> str:
+    """What is said of checks that failed after a run."""
+    listed = "\n".join(f"  {name}: {summary}" for name, summary in failed.items())
+    return (
+        f"The result is published, but it does not hold what it promises:\n{listed}\n"
+        "`dedup-assets audit` looks at the whole corpus, names what is wrong and says what to do."
+    )
 
 
 def _summary(space: Workspace, clock: StageClock, run_ids: Sequence[str], started: float) -> dict[str, Any]:

@@ -11,10 +11,11 @@ import os
 import dagster as dg
 
 from dedup_assets.assets import SHARD_ASSETS
-from dedup_assets.automation.jobs import curate_new_shards, recurate_corpus, redecide
-from dedup_assets.automation.source_links import with_code_references
+from dedup_assets.automation.jobs import audit_recall, curate_new_shards, recurate_corpus, redecide
 from dedup_assets.automation.schedules import weekly_recuration_schedule
 from dedup_assets.automation.sensors import arriving_shards_sensor
+from dedup_assets.automation.source_links import with_code_references
+from dedup_assets.checks.asset_checks import corpus_checks
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.workspace import WorkspaceResource, settings_as_they_are
 
@@ -23,7 +24,8 @@ SETTINGS = settings_as_they_are(WORKSPACE)
 
 defs = dg.Definitions(
     assets=with_code_references(SHARD_ASSETS),
-    jobs=[curate_new_shards, recurate_corpus, redecide],
+    asset_checks=[corpus_checks],
+    jobs=[audit_recall, curate_new_shards, recurate_corpus, redecide],
     sensors=[arriving_shards_sensor(SETTINGS.watch_seconds)],
     schedules=[weekly_recuration_schedule(SETTINGS.recurate_cron)],
     resources={

@@ -21,7 +21,7 @@ from dagster._core.instance.ref import InstanceRef
 from sqlalchemy.exc import OperationalError
 
 from dedup_assets.assets.stage import STAGES
-from dedup_assets.automation.jobs import audit_recall, curate_new_shards, redecide
+from dedup_assets.automation.jobs import audit_recall, curate_new_shards, recurate_corpus, redecide
 from dedup_assets.automation.partitions import range_tags, register_partitions, spans
 from dedup_assets.automation.sqlite_log import steady_sqlite
 from dedup_assets.checks.asset_checks import STEP
@@ -158,6 +158,24 @@ class EmbeddedDagster:
             return Outcome(
                 run_ids=[result.run_id], checks=[Checked.of(found) for found in result.get_asset_check_evaluations()]
             )
+
+    def recurate(self) -> Outcome:
+        """Decide everything anew in one order over all records, under new centroids."""
+        with instance_errors(self._instance.root_directory):
+            keys = [shard.key for shard in self._workspace.ledger.shards()]
+            self.register(keys)
+            before = self._workspace.ledger.completions(STAGES[-1])
+            span = max(spans(keys, before), key=len, default=[])
+            if not span:
+                raise WorkspaceError(
+                    f"Nothing is curated yet in {self._workspace.root}, so there is nothing to decide anew: "
+                    "`dedup-assets curate SOURCE` comes first."
+                )
+            outcome = Outcome()
+            # A run over some shards covers all; what Dagster shows of the others follows.
+            self._run(recurate_corpus.name, keys, span, outcome)
+            self._redecide(keys, {key: done for key, done in before.items() if key not in span}, outcome)
+            return outcome
 
     def _redecide(self, keys: Sequence[str], before: Mapping[str, Completion], outcome: Outcome) -> None:
         """Bring the shards up to date that were finished before and whose decisions or files moved, or have to."""

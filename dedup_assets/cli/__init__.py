@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from dedup_assets.cli import curate, look, operate
+from dedup_assets.cli import curate, look, operate, upkeep
 from dedup_assets.errors import DedupError
 
 # Libraries that draw bars or warn on standard error would run into ours.
@@ -55,7 +55,10 @@ for _command in (
     look.search,
     look.history,
     look.report,
+    operate.watch,
+    operate.recurate,
     operate.retract,
+    upkeep.audit,
     operate.ui,
 ):
     main.add_command(_command)

@@ -70,7 +70,7 @@ def curate(
         )
     failures = dict(curation.failures)
     if as_json:
-        print_json({**curation.summary, "failures": failures})
+        print_json({**curation.summary, "failures": failures, "failed_checks": dict(curation.failed_checks)})
     else:
         report.print_summary(Console(), curation.summary, len(failures))
     for shard, message in failures.items():
@@ -81,6 +81,9 @@ def curate(
             "Correct what is named above and run the same command again.",
             err=True,
         )
+    if curation.failed_checks:
+        click.echo(f"Error: {api.failed_checks_message(curation.failed_checks)}", err=True)
+    if failures or curation.failed_checks:
         sys.exit(1)
 
 

@@ -38,6 +38,7 @@ ASSETS = {
     "deduplicated_dataset": (["duplicate_ids"], {"parquet"}),
 }
 JOBS = {
+    "audit_recall": set(),
     "curate_new_shards": set(ASSETS),
     "recurate_corpus": set(ASSETS) - {"raw_shards", "embeddings"},
     "redecide": {"duplicate_ids", "deduplicated_dataset"},

@@ -1,0 +1,1 @@
+"""Asset checks: what the contract promises, measured on what is published. See `asset_checks` for Dagster's view."""

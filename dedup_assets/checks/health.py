@@ -1,0 +1,169 @@
+"""Drift and freshness: nothing here is wrong, it only costs more, or comes later, than it need. All are warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+
+from dedup_assets.checks.finding import Finding, judged
+from dedup_assets.checks.scope import Scope
+from dedup_assets.compute.audit import gini
+from dedup_assets.storage.cells import ShardCells
+from dedup_assets.storage.changes import unfinished_shards
+from dedup_assets.storage.ledger import Admission, Codebook
+
+GHOST_DRIFT = 2.0
+"""Entries of a text in cells (its home and its ghosts), against those of the texts the codebook was fitted with, from
+which a refit pays: a join compares what is at home in a cell with all its entries, so its work grows with them."""
+
+SKEW = 8.0
+"""Comparisons inside cells, against those of cells of one size, from which a refit pays. Real text has 1.5 to 4:
+topics are not equally common. Few texts say nothing, see `SKEW_TEXTS`."""
+
+SKEW_TEXTS = 100
+"""Texts per cell from which their spread means something: with fewer, chance alone makes cells uneven."""
+
+CUT_SHARE = 0.1
+"""Share of texts longer than the model's window from which it is worth a thought: texts that differ only beyond the
+window have one vector, and go as duplicates."""
+
+MOST_SHARDS = 64
+"""Shards whose cells are looked at after a run; an audit looks at all."""
+
+WAITING = timedelta(days=1)
+"""How long a registered shard may wait: runs take minutes, and a backfill hours."""
+
+OVERDUE = 2
+"""Periods of `recurate_cron` after which a re-curation is overdue."""
+
+
+def codebook_fits(scope: Scope) -> Finding:
+    """Whether the centroids in force still suit what has come since they were fitted."""
+    ledger = scope.workspace.ledger
+    codebook = ledger.codebook()
+    live = ledger.live_admissions()
+    if codebook is None or not live:
+        return Finding(True, "There are no centroids yet.")
+    fitted, since = _fitted_with(codebook, live)
+    looked_at = [a for a in since if a.shard in scope] or fitted
+    if not scope.is_whole:
+        fitted, looked_at = fitted[-MOST_SHARDS:], looked_at[-MOST_SHARDS:]
+    before, now = (_ghosts_per_text(scope, codebook, admissions) for admissions in (fitted, looked_at))
+    counts = _home_counts(scope, codebook, live if scope.is_whole else live[-MOST_SHARDS:])
+    texts = int(counts.sum())
+    mean = texts / len(counts)
+    factor = float((counts.astype(np.float64) ** 2).sum() / (mean * texts)) if texts else 1.0
+    drifted = []
+    if 1 + now > GHOST_DRIFT * (1 + before):
+        drifted.append(f"new texts have {now:.1f} ghosts each, those of the fit {before:.1f}")
+    if factor > SKEW and mean >= SKEW_TEXTS:
+        drifted.append(f"cells are uneven: {factor:.1f} times the comparisons of cells of one size")
+    return judged(
+        f"{now:.2f} ghosts a text, {before:.2f} when fitted; largest cell {counts.max() / max(mean, 1e-9):.1f} × mean.",
+        {
+            "codebook": codebook.number,
+            "cells": codebook.cells,
+            "fitted_for_texts": codebook.corpus_texts,
+            "ghosts_per_text_when_fitted": round(before, 3),
+            "ghosts_per_text_now": round(now, 3),
+            "largest_cell_over_mean": round(float(counts.max() / max(mean, 1e-9)), 3),
+            "gini_of_cells": round(gini(counts), 4),
+            "comparisons_over_even_cells": round(factor, 3),
+        },
+        drifted,
+        "No result suffers, joins take longer than they need. A refit comes by itself when the corpus has doubled; "
+        "`dedup-assets recurate` refits now and decides everything anew in one order, and "
+        "`dedup-assets curate --clusters N` with another N refits and changes no decision.",
+    )
+
+
+def _fitted_with(codebook: Codebook, live: Sequence[Admission]) -> tuple[list[Admission], list[Admission]]:
+    """Live admissions that were there, as far as their texts tell, when the codebook was fitted, and those since."""
+    ends = np.cumsum([a.texts for a in live])
+    count = max(1, int(np.searchsorted(ends, codebook.corpus_texts, side="right")))
+    return list(live[:count]), list(live[count:])
+
+
+def _ghosts_per_text(scope: Scope, codebook: Codebook, admissions: Sequence[Admission]) -> float:
+    ghosts = texts = 0
+    for a in admissions:
+        cells = ShardCells.read(scope.workspace.cells(codebook, a))
+        ghosts += int(cells.ghost_offsets[-1])
+        texts += int(cells.home_offsets[-1])
+    return ghosts / texts if texts else 0.0
+
+
+def _home_counts(scope: Scope, codebook: Codebook, admissions: Sequence[Admission]) -> np.ndarray:
+    """Texts at home in each cell: (k,) int64."""
+    counts = np.zeros(codebook.cells, np.int64)
+    for a in admissions:
+        counts += ShardCells.read(scope.workspace.cells(codebook, a)).home_counts
+    return counts
+
+
+def texts_fit_the_window(scope: Scope) -> Finding:
+    """How many texts are longer than what the model reads of a text."""
+    done = [entry.facts for shard, entry in scope.workspace.ledger.completions("embeddings").items() if shard in scope]
+    embedded = sum(int(facts["embedded"]) for facts in done)
+    cut = sum(int(facts.get("texts_over_window", 0)) for facts in done)
+    share = cut / embedded if embedded else 0.0
+    return judged(
+        f"{cut} of {embedded} embedded texts are longer than the model's window ({share:.1%}).",
+        {"embedded": embedded, "texts_over_window": cut, "share": round(share, 4), "limit": CUT_SHARE},
+        [f"{cut} of {embedded} texts were cut"] if share > CUT_SHARE else [],
+        "The model reads only the beginning of these: texts that differ later count as one. Curate into a new "
+        "workspace with a model of a longer window (--model, --max-length), or with texts split into passages.",
+    )
+
+
+def nothing_waits(scope: Scope, now: datetime | None = None) -> Finding:
+    """Whether registered shards have been curated, and the re-curation that was planned has taken place."""
+    workspace = scope.workspace
+    now = now or datetime.now(UTC)
+    registered = {shard.key: _time(shard.registered) for shard in workspace.ledger.shards()}
+    waiting = unfinished_shards(workspace)
+    oldest = min((registered[key] for key in waiting), default=now)
+    failures = {key: failure for key, failure in workspace.ledger.failures().items() if key in set(waiting)}
+    late = [
+        f"{key}: registered {registered[key]:%Y-%m-%d %H:%M} UTC and not curated"
+        for key in waiting
+        if now - registered[key] > WAITING and key not in failures
+    ]
+    late += [f"{key}: failed in {stage}: {message}" for key, (stage, message, _) in failures.items()]
+    numbers: dict[str, int | float | str] = {
+        "registered": len(registered),
+        "not_curated": len(waiting),
+        "failed": len(failures),
+        "oldest_waits_hours": round((now - oldest) / timedelta(hours=1), 2),
+    }
+    cron = workspace.settings.recurate_cron
+    if cron:
+        last = workspace.ledger.last_rebuild()
+        numbers["last_recuration"] = last or "never"
+        since = _time(last) if last else min(registered.values(), default=now)
+        if now - since > OVERDUE * _period(cron, now):
+            late.append(f"the re-curation of {cron!r} is overdue: the last one was {last or 'never'}")
+    return judged(
+        f"{len(waiting)} of {len(registered)} registered shards are not curated yet.",
+        numbers,
+        late,
+        "`dedup-assets curate` without sources finishes what is registered; a failed shard needs its file corrected. "
+        "If shards should come by themselves, see that the Dagster daemon runs (`dedup-assets ui`) and that the sensor "
+        "and the schedule are switched on.",
+    )
+
+
+def _time(text: str) -> datetime:
+    """A time as the ledger writes it."""
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+
+
+def _period(cron: str, now: datetime) -> timedelta:
+    """Time between the next two times of a cron expression."""
+    from dagster._utils.schedules import cron_string_iterator  # what runs the schedule itself
+
+    times = cron_string_iterator(now.timestamp(), cron, "UTC")
+    first, second = next(times), next(times)
+    return second - first
