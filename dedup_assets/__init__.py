@@ -11,11 +11,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dedup_assets.api import Curation, curate, open_curation, register, rethreshold, retract
+    from dedup_assets.api import Curation, curate, open_curation, recurate, register, rethreshold, retract, watch
     from dedup_assets.errors import DedupError
     from dedup_assets.settings import Settings
 
-__all__ = ["Curation", "DedupError", "Settings", "curate", "open_curation", "register", "rethreshold", "retract"]
+__all__ = [
+    "Curation",
+    "DedupError",
+    "Settings",
+    "curate",
+    "open_curation",
+    "recurate",
+    "register",
+    "rethreshold",
+    "retract",
+    "watch",
+]
 
 _HOMES = {"DedupError": "errors", "Settings": "settings"}
 

@@ -1,11 +1,20 @@
-"""Commands that keep a workspace running: retract, ui."""
+"""Commands that keep a workspace running: retract, recurate, watch, ui."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import click
 from rich.console import Console
 
-from dedup_assets.cli.options import json_option, print_json, workspace_option
+from dedup_assets.cli.options import (
+    given_settings,
+    json_option,
+    print_json,
+    reference_option,
+    settings_options,
+    workspace_option,
+)
 
 
 @click.command(short_help="Take shards or records back, and decide anew what is left.")
@@ -23,7 +32,7 @@ def retract(names: tuple[str, ...], vanished: bool, workspace: str, as_json: boo
     What is taken down never returns: neither the shard, nor its records' ids in whatever file they come. With
     --vanished only the shards go, and may return.
 
-    
+    \b
     Examples:
       dedup-assets retract doc-00042 --workspace ws
       dedup-assets retract week-07 --vanished --workspace ws
@@ -42,22 +51,93 @@ def retract(names: tuple[str, ...], vanished: bool, workspace: str, as_json: boo
         report.print_summary(Console(), curation.summary)
 
 
+@click.command(short_help="Decide everything anew, in one order over all records.")
+@workspace_option
+@json_option
+def recurate(workspace: str, as_json: bool) -> None:
+    """Decide everything anew: new centroids, and one order over all records, however they came.
+
+    Appending never changes what was decided; this does, and lists it in OUTPUT/changes. The result is a new
+    generation, which takes the place of the published one in one step. Nothing is embedded again. To have it
+    done on a schedule, set recurate_cron (see `dedup-assets watch --recurate`).
+
+    \b
+    Example:
+      dedup-assets recurate --workspace ws
+    """
+    from dedup_assets import api
+    from dedup_assets.report import console as report
+    from dedup_assets.report.live import live_progress
+
+    with live_progress() as bars:
+        curation = api.recurate(workspace=workspace, listener=bars)
+    if as_json:
+        print_json(dict(curation.summary))
+    else:
+        report.print_summary(Console(), curation.summary)
+
+
+@click.command(short_help="Name sources whose shards come in by themselves.")
+@click.argument("sources", nargs=-1, metavar="[SOURCE]...")
+@workspace_option
+@reference_option
+@click.option("--every", "watch_seconds", type=click.IntRange(min=1), help="Seconds between two looks.  [default: 30]")
+@click.option("--recurate", "recurate_cron", metavar="CRON", help='Decide anew when, such as "0 3 * * 0"; "": never.')
+@settings_options
+@json_option
+def watch(sources: tuple[str, ...], workspace: str, reference: bool, as_json: bool, **options: Any) -> None:
+    """Name sources whose shards are curated by themselves, as long as `dedup-assets ui` runs.
+
+    SOURCE is a folder (it may be empty), a glob, a file or an fsspec URL. Files that are new, changed or back are
+    curated; a file that is still being written waits; one that has gone from a folder that holds others is
+    retracted. Sources are kept in WORKSPACE/curation.toml, where they can also be taken out; without SOURCE, those
+    watched are listed. Options are those of `dedup-assets curate`.
+
+    \b
+    Examples:
+      dedup-assets watch incoming/ --workspace ws
+      dedup-assets watch 's3://bucket/week-*.parquet' --every 300 --recurate '0 3 * * 0' --workspace ws
+      dedup-assets watch benchmarks/ --reference --workspace ws
+      dedup-assets ui --workspace ws
+    """
+    from dedup_assets import api
+    from dedup_assets.storage.ledger_schema import CORPUS, REFERENCE
+    from dedup_assets.storage.workspace import Workspace
+
+    if not sources:
+        Workspace.open(workspace)  # to look at what is watched is no reason to make one
+    role = REFERENCE if reference else CORPUS
+    watched = api.watch(*sources, workspace=workspace, role=role, **given_settings(options))
+    if as_json:
+        print_json({"watched": watched})
+        return
+    for source, files in watched.items():
+        click.echo(f"{source}: {files} shard {'file' if files == 1 else 'files'}")
+    click.echo("`dedup-assets ui` brings in what is there and what comes." if watched else "No source is watched.")
+
+
 @click.command(short_help="The Dagster UI on a workspace.")
+@click.option("--watch", "sources", multiple=True, metavar="SOURCE", help="As `dedup-assets watch` does; repeat.")
 @workspace_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; the UI has no login.")
 @click.option("--port", "-p", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port to listen on.")
-def ui(workspace: str, host: str, port: int) -> None:
+def ui(sources: tuple[str, ...], workspace: str, host: str, port: int) -> None:
     """The Dagster webserver and daemon on this workspace, until Ctrl-C.
 
     Shows the seven assets, their partitions, lineage and runs; those of `dedup-assets curate` too. Assets can
-    be materialised from there.
+    be materialised from there. While it runs, shards from watched sources come in by themselves.
 
     \b
     Examples:
       dedup-assets ui --workspace ws
       dedup-assets ui --workspace ws --port 3001
+      dedup-assets ui --watch incoming/ --workspace ws
     """
     from dedup_assets.automation.serve import serve
     from dedup_assets.storage.workspace import Workspace
 
+    if sources:
+        from dedup_assets import api
+
+        api.watch(*sources, workspace=workspace)
     serve(Workspace.open(workspace), host, port, say=click.echo)

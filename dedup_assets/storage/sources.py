@@ -235,6 +235,11 @@ def list_source(source: str) -> Listing:
     return Listing(root, sorted(known, key=lambda file: _natural(file.name)), others)
 
 
+def absolute_source(source: str) -> str:
+    """A source as it is named from every folder: URLs stay, local paths and globs become absolute."""
+    return source if is_url(source) else os.path.abspath(os.path.expanduser(source))  # noqa: PTH100, PTH111
+
+
 def is_url(source: str) -> bool:
     """Whether a source is an fsspec URL rather than a local path."""
     return "://" in source or "::" in source
