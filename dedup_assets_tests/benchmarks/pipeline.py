@@ -34,15 +34,15 @@ COLUMNS = (
     ("shards", "{:,}"),
     ("rows", "{:,}"),
     ("wall", "{:.2f}"),
-    ("cpu", "{:.2f}"),
+    ("CPU", "{:.2f}"),
     ("stages", "{:.2f}"),
     ("overhead", "{:.2f}"),
     ("pairwise", "{:.2f}"),
-    ("joining", "{:.2f}"),
     ("bare pairs", "{:.2f}"),
-    ("bare join", "{:.2f}"),
-    ("pairs ×", "{:.2f}"),
-    ("join ×", "{:.2f}"),
+    ("×", "{:.2f}"),
+    ("join CPU", "{:.2f}"),
+    ("bare CPU", "{:.2f}"),
+    ("CPU ×", "{:.2f}"),
     ("peak MB", "{:,.0f}"),
     ("pairs", "{:,}"),
 )
@@ -66,10 +66,30 @@ def write_shards(vectors: Path, shards: int, rows: int, folder: Path) -> None:
         pq.write_table(table, folder / f"shard-{shard:05}.parquet")
 
 
+class ProcessorTime:
+    """Listens to the stages: processor seconds of this process, all threads, by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def stage_started(self, stage: str) -> None:
+        self.seconds[stage] = self.seconds.get(stage, 0.0) - time.process_time()
+
+    def stage_finished(self, stage: str) -> None:
+        self.seconds[stage] += time.process_time()
+
+    def stage_total(self, stage: str, total: int, unit: str) -> None:
+        """Not of interest."""
+
+    def stage_advanced(self, stage: str, amount: int) -> None:
+        """Not of interest."""
+
+
 def curate_once(order: dict[str, Any]) -> dict[str, Any]:
     """One curation from files to published output; run in a process that does nothing else."""
     import dedup_assets as da
 
+    processor = ProcessorTime()
     started, used = time.perf_counter(), time.process_time()
     done = da.curate(
         order["shards"],
@@ -77,6 +97,7 @@ def curate_once(order: dict[str, Any]) -> dict[str, Any]:
         embedding_column="vector",
         floor=order["threshold"],
         threshold=order["threshold"],
+        listener=processor,
         **order["options"],
     )
     wall, cpu = time.perf_counter() - started, time.process_time() - used
@@ -86,6 +107,7 @@ def curate_once(order: dict[str, Any]) -> dict[str, Any]:
         "seconds": wall,
         "cpu_seconds": cpu + children.ru_utime + children.ru_stime,
         "stages": stages,
+        "stages_cpu": processor.seconds,
         # With what `curate` imports before its own clock starts.
         "overhead_seconds": wall - sum(stages.values()),
         "peak_mb": status_kb("VmHWM") / 1024,
@@ -118,7 +140,8 @@ def measure(size: tuple[int, int], vectors: Path, options: argparse.Namespace) -
         bare = run(OURS, Job(vectors, shards * rows, options.threshold, 3600.0, memory), lambda: "")
         if "failed" in bare:
             raise SystemExit(f"the bare join of {shards * rows} rows failed: {bare['failed']}")
-        result["bare"] = {"seconds": bare["seconds"], "stages": bare["stages"], "pairs": len(bare["codes"])}
+        result["bare"] = {name: bare[name] for name in ("seconds", "cpu_seconds", "stages")}
+        result["bare"]["pairs"] = len(bare["codes"])
         # The pipeline names cells of near-copies instead of listing them; nothing else may differ.
         result["same_pairs"] = result["bare"]["pairs"] == result["pairs"]
     return result
@@ -126,23 +149,22 @@ def measure(size: tuple[int, int], vectors: Path, options: argparse.Namespace) -
 
 def line(result: dict[str, Any]) -> dict[str, Any]:
     """What the table shows of a result."""
-    joining = sum(result["stages"][stage] for stage in JOINING)
     shown = {
         "shards": result["shards"],
         "rows": result["rows"],
         "wall": result["seconds"],
-        "cpu": result["cpu_seconds"],
+        "CPU": result["cpu_seconds"],
         "stages": sum(result["stages"].values()),
         "overhead": result["overhead_seconds"],
         "pairwise": result["stages"]["pairwise_similarities"],
-        "joining": joining,
+        "join CPU": sum(result["stages_cpu"].get(stage, 0.0) for stage in JOINING),
         "peak MB": result["peak_mb"],
         "pairs": result["pairs"],
     }
     if "bare" in result:
-        pairs, whole = result["bare"]["stages"]["pairs"], result["bare"]["seconds"]
-        shown |= {"bare pairs": pairs, "bare join": whole}
-        shown |= {"pairs ×": shown["pairwise"] / pairs, "join ×": joining / whole}
+        pairs, processor = result["bare"]["stages"]["pairs"], result["bare"]["cpu_seconds"]
+        shown |= {"bare pairs": pairs, "×": shown["pairwise"] / pairs}
+        shown |= {"bare CPU": processor, "CPU ×": shown["join CPU"] / processor}
     return shown
 
 
@@ -155,8 +177,9 @@ def table(results: list[dict[str, Any]]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.append("")
     for result in results:
-        stages = ", ".join(f"{stage} {spent:.2f}" for stage, spent in result["stages"].items())
-        lines.append(f"{result['shards']} shards, {result['rows']:,} rows: {stages}")
+        name = f"{result['shards']} shards, {result['rows']:,} rows"
+        for kind, seconds in (("seconds", result["stages"]), ("CPU s", result["stages_cpu"])):
+            lines.append(f"{name}, {kind}: " + ", ".join(f"{stage} {spent:.2f}" for stage, spent in seconds.items()))
     return "\n".join(lines)
 
 
