@@ -24,7 +24,7 @@ from dedup_assets.assets.stage import STAGES
 from dedup_assets.automation.jobs import audit_recall, curate_new_shards, recurate_corpus, redecide
 from dedup_assets.automation.partitions import range_tags, register_partitions, spans
 from dedup_assets.automation.sqlite_log import steady_sqlite
-from dedup_assets.checks.asset_checks import STEP
+from dedup_assets.checks.asset_checks import CHECKS, STEP
 from dedup_assets.errors import DedupError, ShardError, WorkspaceError
 from dedup_assets.storage.changes import changed_content_error, has_changed, unfinished_shards
 from dedup_assets.storage.generations import decisions_due
@@ -177,6 +177,14 @@ class EmbeddedDagster:
             self._redecide(keys, {key: done for key, done in before.items() if key not in span}, outcome)
             return outcome
 
+    def latest_checks(self) -> list[Checked]:
+        """The last result of each check, in the order of their declaration; without those never evaluated."""
+        keys = [check.key for check in CHECKS]
+        with instance_errors(self._instance.root_directory):
+            found = self._instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+        evaluations = [found[key].evaluation for key in keys if key in found]
+        return [Checked.of(evaluation) for evaluation in evaluations if evaluation is not None]
+
     def _redecide(self, keys: Sequence[str], before: Mapping[str, Completion], outcome: Outcome) -> None:
         """Bring the shards up to date that were finished before and whose decisions or files moved, or have to."""
         after = self._workspace.ledger.completions(STAGES[-1])
@@ -269,6 +277,14 @@ def prepare_home(workspace: Workspace) -> Path:
     if not (home / "dagster.yaml").is_file():
         publish_text(home / "dagster.yaml", INSTANCE_SETTINGS)
     return home
+
+
+def recorded_checks(workspace: Workspace) -> list[Checked]:
+    """The last result of each check of a workspace; none where no run was ever recorded."""
+    if not os.environ.get("DAGSTER_HOME") and not (workspace.dagster_home / "dagster.yaml").is_file():
+        return []
+    with EmbeddedDagster(workspace) as dagster:
+        return dagster.latest_checks()
 
 
 def changed_shards(workspace: Workspace, named: Sequence[str]) -> tuple[list[str], dict[str, str]]:

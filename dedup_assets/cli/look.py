@@ -131,8 +131,8 @@ def history(shard: str, workspace: str, as_json: bool) -> None:
 @workspace_option
 @json_option
 def report(out: str | None, workspace: str, as_json: bool) -> None:
-    """The curation as one HTML file that opens without a server: totals, the curve of removals by threshold, the
-    largest groups with their texts, shards, settings, lineage.
+    """The curation as one HTML file that opens without a server: totals, checks, the curve of removals by
+    threshold, the largest groups with their texts, shards, settings, lineage.
 
     The same workspace gives the same bytes.
 
@@ -141,13 +141,14 @@ def report(out: str | None, workspace: str, as_json: bool) -> None:
       dedup-assets report --workspace ws
       dedup-assets report --workspace ws --out curation.html
     """
+    from dedup_assets.automation.runs import recorded_checks
     from dedup_assets.report.page import report_page
     from dedup_assets.storage.publish import publish_text
     from dedup_assets.storage.workspace import Workspace
 
     space = Workspace.open(workspace)
     path = Path(out).expanduser().absolute() if out else space.root / "report.html"
-    publish_text(path, report_page(space))
+    publish_text(path, report_page(space, recorded_checks(space)))
     if as_json:
         print_json({"report": str(path)})
     else:

@@ -45,7 +45,7 @@ table{border-collapse:collapse;font-size:14px;font-variant-numeric:tabular-nums;
 th,td{text-align:left;padding:4px 12px 4px 0;border-bottom:1px solid var(--line);vertical-align:top}
 th{font-weight:600;white-space:nowrap}
 td.n,th.n{text-align:right}
-td{overflow-wrap:anywhere}
+td{overflow-wrap:break-word;max-width:34em}
 tr.sum td{font-weight:600}
 code,.id{font:13px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:0 14px;border:1px solid var(--line);border-radius:8px;

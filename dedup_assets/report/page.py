@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dedup_assets.errors import WorkspaceError
 from dedup_assets.report import measures, pictures
+from dedup_assets.report.audit import outcome
 from dedup_assets.report.corpus import Corpus
 from dedup_assets.report.explain import settings_in_force
 from dedup_assets.report.html import facts, figure, figures, keeper_and_removed, page, shown, side_by_side, table
@@ -22,6 +23,9 @@ from dedup_assets.report.words import counted
 from dedup_assets.storage.ledger import REFERENCE, STAGES
 from dedup_assets.storage.output import read_manifest
 from dedup_assets.storage.workspace import Workspace
+
+if TYPE_CHECKING:
+    from dedup_assets.automation.runs import Checked
 
 MOST_SHARDS = 1_000
 """Rows of the table of shards: the latest ones. The totals cover all, and the manifest lists them."""
@@ -36,8 +40,11 @@ CHANGES = 50
 """Changed records listed; `output/changes` holds them all."""
 
 
-def report_page(workspace: Workspace) -> str:
-    """The page. A workspace where nothing is published yet has one too: it says what is missing."""
+def report_page(workspace: Workspace, checks: Sequence[Checked] = ()) -> str:
+    """The page. A workspace where nothing is published yet has one too: it says what is missing.
+
+    `checks` are the last results of the asset checks, as `automation.runs.recorded_checks` gives them.
+    """
     try:
         manifest: Mapping[str, Any] | None = read_manifest(workspace)
     except WorkspaceError:
@@ -46,12 +53,12 @@ def report_page(workspace: Workspace) -> str:
     if manifest is None or workspace.ledger.generation() is None:
         body.append("<p>Nothing is published yet: <code>dedup-assets curate</code> finishes what is registered.</p>")
     else:
-        body += _curation(workspace, manifest)
+        body += _curation(workspace, manifest, checks)
     body += _unfinished(workspace)
     return page(f"{workspace.root.name}: deduplication report", body)
 
 
-def _curation(workspace: Workspace, manifest: Mapping[str, Any]) -> Iterator[str]:
+def _curation(workspace: Workspace, manifest: Mapping[str, Any], checks: Sequence[Checked]) -> Iterator[str]:
     corpus = Corpus(workspace)
     settings = settings_in_force(corpus)
     if corpus.generation.number != manifest["generation"]:
@@ -67,6 +74,7 @@ def _curation(workspace: Workspace, manifest: Mapping[str, Any]) -> Iterator[str
     yield from _threshold(corpus)
     yield from _groups(corpus)
     yield from _around(corpus)
+    yield from _checks(checks)
     yield from _shards(manifest)
     yield from _quarantine(manifest)
     yield from _changes(workspace)
@@ -102,6 +110,24 @@ def _totals(corpus: Corpus, manifest: Mapping[str, Any]) -> Iterator[str]:
             if count
         ]
         yield f'<div class="bar">{"".join(parts)}</div>'
+
+
+def _checks(checks: Sequence[Checked]) -> Iterator[str]:
+    if not checks:
+        return
+    yield "<h2>Checks</h2>"
+    wrong = [check for check in checks if not check.passed]
+    words = "All passed." if not wrong else f"{len(checks) - len(wrong)} of {counted(len(checks), 'check')} passed."
+    yield f"<p>{words} The last result of each; <code>dedup-assets audit</code> looks at everything again.</p>"
+    rows = []
+    for check in checks:
+        scope = check.metadata.get("scope", "")
+        rows.append([outcome(check), check.asset, check.name.replace("_", " "), check.summary, scope])
+    yield table(["result", "asset", "check", "found", "looked at"], rows)
+    for check in wrong:
+        offending = check.metadata.get("offending", ())
+        advice = check.metadata.get("what_to_do", "")
+        yield f"<p><b>{shown(check.name.replace('_', ' '))}</b>: {shown(list(offending))}. {shown(advice)}</p>"
 
 
 def _threshold(corpus: Corpus) -> Iterator[str]:

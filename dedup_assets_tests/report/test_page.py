@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import dedup_assets as da
+from dedup_assets import api
 from dedup_assets.assets import duplicate_ids
 from dedup_assets.automation.partitions import register_partitions
+from dedup_assets.automation.runs import recorded_checks
 from dedup_assets.report import page as report
 from dedup_assets.report.html import COMPARED_WORDS, marked_differences
 from dedup_assets.report.page import report_page
@@ -205,6 +207,21 @@ def test_a_reference_is_counted_apart(tmp_path: Path) -> None:
     page = Page(report_page_of(tmp_path))
     assert "20reference, only compared with" in page.text and "s00 (reference)" in page.text
     assert "Of 30 records" in page.text
+
+
+def test_the_last_results_of_the_checks_are_there_with_what_to_do(tmp_path: Path) -> None:
+    curation = curate(write_shards(tmp_path / "in", corpus("boilerplate", [40])), tmp_path / "ws", threshold=0.9)
+    space = Workspace.open(tmp_path / "ws")
+    page = Page(report_page(space, recorded_checks(space)))
+    assert "Checks" in page.text and "All passed." in page.text and "recall is one" in page.text
+
+    published = curation.output / "deduplicated" / "s00.parquet"
+    pq.write_table(pq.read_table(published).slice(1), published)
+    api.audit(workspace=tmp_path / "ws")
+    failed = report_page(space, recorded_checks(space))
+    assert "<td>FAILED</td><td>deduplicated_dataset</td><td>rows are conserved</td>" in failed
+    assert "All passed." not in failed and "<b>rows are conserved</b>: " in failed
+    assert "Checks" not in Page(report_page(space)).text
 
 
 def test_of_many_shards_the_latest_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
