@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dedup_assets.compute.precision import PRECISIONS, unit_rows
+from dedup_assets.compute.precision import MEASURING, PRECISIONS, low_unit_rows, unit_rows
 from dedup_assets.compute.similarity import (
     canonical_pairs,
     canonical_similarity,
@@ -89,6 +89,19 @@ def test_extreme_norms_are_scaled_without_overflow():
     vectors = np.array([[1e-40, 0], [3e37, 4e37], [0, 0], [1e-20, 1e-20]], np.float32)
     unit = unit_rows(vectors, squared_norms(vectors))
     assert np.allclose(unit.norm(dim=1).numpy(), [1, 1, 0, 1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(kinds, st.sampled_from(sorted(PRECISIONS)), st.integers(1, 500), dtypes, seeds)
+def test_rows_rounded_in_one_pass_are_the_rounded_unit_rows_with_their_largest_error(kind, precision, d, dtype, seed):
+    vectors = make_vectors(kind, 40, d, dtype, seed)
+    squares = squared_norms(vectors)
+    low, error = low_unit_rows(vectors, squares, PRECISIONS[precision])
+    unit = unit_rows(vectors, squares)
+    assert low.dtype == PRECISIONS[precision]
+    assert torch.equal(low, unit.to(PRECISIONS[precision]))
+    true = (unit.double() - low.double()).norm(dim=1).max().item()
+    assert true <= error <= true + 2 * MEASURING
 
 
 def test_wrong_input_is_refused():
