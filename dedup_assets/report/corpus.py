@@ -96,7 +96,11 @@ class Corpus:
         return found
 
     def group_texts(self, groups: Sequence[Group]) -> list[tuple[Group, str, list[str]]]:
-        """Groups with the text of the keeper and those of the removed records that are named."""
+        """Groups with the text of the keeper and those of the removed records that are named.
+
+        A group whose keeper was retracted since it was decided is left out: the next decision undoes it.
+        """
+        groups = [group for group in groups if self._holds(group.keeper_shard, group.keeper_id)]
         places = [(group.keeper_shard, self.row(group.keeper_shard, group.keeper_id)) for group in groups]
         places += [(member["shard"], member["row"]) for group in groups for member in group.members]
         texts = self.texts(places)
@@ -106,11 +110,19 @@ class Corpus:
             for group, keeper_text in zip(groups, texts[: len(groups)], strict=True)
         ]
 
+    def _holds(self, shard: str, record_id: str) -> bool:
+        """Whether a shard is live and has a record with an id."""
+        return shard in self.admissions and pc.index(self.records(shard).ids, record_id).as_py() >= 0
+
     def row(self, shard: str, record_id: str) -> int:
-        """The row of a record by its id in a known shard."""
+        """The row of a keeper by its id. Raises WorkspaceError if it was retracted since it was decided upon."""
+        if not self._holds(shard, record_id):
+            raise WorkspaceError(
+                f"Keeper {record_id} was retracted with shard {shard}, and nothing was decided since: run "
+                "`dedup-assets curate`, which decides anew."
+            )
         records = self.records(shard)
-        at = pc.index(records.ids, record_id).as_py()
-        return int(records.rows[at])
+        return int(records.rows[pc.index(records.ids, record_id).as_py()])
 
     def vector(self, shard: str, row: int) -> np.ndarray:
         """The stored vector (1, d) of a record's text."""
