@@ -6,7 +6,6 @@ of embeddings, not from the cells that the join reads.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ import pyarrow.parquet as pq
 from dedup_assets.checks.finding import NAMED, Finding, judged
 from dedup_assets.checks.published import Published
 from dedup_assets.checks.rows import NOTHING
-from dedup_assets.checks.scope import RUN_TEXTS, Scope
+from dedup_assets.checks.scope import RUN_SHARDS, RUN_TEXTS, Scope
 from dedup_assets.compute.audit import Probes
 from dedup_assets.compute.hashes import HashIndex, empty_hashes
 from dedup_assets.storage.decisions import DecisionStore
@@ -224,18 +223,26 @@ def _sample(scope: Scope, published: Published) -> _Sample:
 def _blocks(
     scope: Scope, table: EmbeddingTable, published: Published
 ) -> Iterator[tuple[np.ndarray, pa.ChunkedArray, np.ndarray]]:
-    """The stored texts that the sample is compared with: all, or after a run a window of their hashes."""
-    stored = len(table)
-    if scope.is_whole or stored <= RUN_TEXTS:
-        yield from table.scan(0, HASHES)
+    """The stored texts that the sample is compared with: all, or after a run some of them.
+
+    Those are of some shards, where they are too many with hashes in a window. Both change from run to run: in time
+    every text has its turn.
+    """
+    texts = {shard: a.texts for shard, a in published.admissions.items()}
+    if scope.is_whole or (len(texts) <= RUN_SHARDS and len(table) <= RUN_TEXTS):
+        yield from table.scan()
         return
     last = max(a.number for a in published.admissions.values())
-    digest = hashlib.blake2b(f"{published.number}/{last}".encode(), digest_size=16).digest()
-    first = int.from_bytes(digest)  # another window after each run: in time all texts have their turn
-    stop = first + HASHES * RUN_TEXTS // stored
-    yield from table.scan(first, min(stop, HASHES))
+    rng = np.random.default_rng([scope.workspace.settings.seed, published.number, last])
+    shuffled = [list(texts)[at] for at in rng.permutation(len(texts)).tolist()]
+    own = [shard for shard in shuffled if shard in scope][: RUN_SHARDS // 2]
+    chosen = own + [shard for shard in shuffled if shard not in own][: RUN_SHARDS - len(own)]
+    count = max(1, sum(texts[shard] for shard in chosen))
+    first, width = int.from_bytes(rng.bytes(16)), min(HASHES, HASHES * RUN_TEXTS // count)
+    stop = first + width
+    yield from table.scan(first, min(stop, HASHES), chosen)
     if stop > HASHES:
-        yield from table.scan(0, stop - HASHES)
+        yield from table.scan(0, stop - HASHES, chosen)
 
 
 class _KeptTexts:

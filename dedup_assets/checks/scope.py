@@ -21,6 +21,10 @@ probability once the sample has one match each; the audit looks at more."""
 RUN_TEXTS = 50_000
 """Texts the sample is compared with after a run: 64 × 50,000 products of 384 dimensions take a tenth of a second."""
 
+RUN_SHARDS = 32
+"""Shards these texts are taken from, some of the run and some of the others: what was decided on a text is read from
+the files of its shard, at 3 ms for each."""
+
 AUDIT_SAMPLE = 1_000
 """Records sampled by an audit: of matches missed at a rate of 0.3 %, 1,000 show one with 95 % probability."""
 

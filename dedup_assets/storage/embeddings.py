@@ -124,15 +124,22 @@ class EmbeddingTable:
         found[self._fill_by_hash(result, hashes, np.arange(len(hashes)))] = False
         return result, found
 
-    def scan(self, first: int, stop: int) -> Iterator[tuple[np.ndarray, pa.ChunkedArray, np.ndarray]]:
+    def scan(
+        self, first: int = 0, stop: int = HASHES, shards: Sequence[str] | None = None
+    ) -> Iterator[tuple[np.ndarray, pa.ChunkedArray, np.ndarray]]:
         """Hashes (n, 2), shards (n,) and vectors (n, dimension) of stored texts, in parts that fit in memory.
 
         Those whose hash, as a number of 128 bits, lies in ``first`` to ``stop`` (exclusive): hashes are as good as
-        random, so any such window is a fair sample of all texts.
+        random, so any such window is a fair sample of all texts. With `shards` only those that came with one of them.
         """
-        query = self._table.search()
+        conditions = []
         if (first, stop) != (0, HASHES):
-            query = query.where(f"text_hash >= '{first:032x}' AND text_hash < '{_bound(stop)}'")
+            conditions.append(f"text_hash >= '{first:032x}' AND text_hash < '{_bound(stop)}'")
+        if shards is not None:
+            conditions.append(f"shard IN ({', '.join(repr(validate_shard_key(shard)) for shard in shards)})")
+        query = self._table.search()
+        if conditions:
+            query = query.where(" AND ".join(conditions))
         for batch in query.select(["text_hash", "shard", "vector"]).to_batches(batch_size=_ROWS_PER_BATCH):
             if batch.num_rows:
                 table = pa.Table.from_batches([batch])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -331,23 +332,27 @@ def test_matches_inside_dense_cells_count_as_found(tmp_path: Path, dense_limit: 
         assert not examine(space)["pairwise_similarities: recall_is_one"].passed
 
 
-def test_a_run_compares_its_sample_with_a_window_of_a_large_corpus_that_moves_from_run_to_run(
-    space: Workspace, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("most_texts", "most_shards"), [(40, 32), (1000, 2), (30, 2)])
+def test_a_run_compares_its_sample_with_some_of_a_large_corpus_and_in_time_with_all_of_it(
+    space: Workspace, monkeypatch: pytest.MonkeyPatch, most_texts: int, most_shards: int
 ) -> None:
-    monkeypatch.setattr(recall, "RUN_TEXTS", 40)
-    whole, run = (examine(space, shards)["pairwise_similarities: recall_is_one"] for shards in (None, SHARDS))
+    monkeypatch.setattr(recall, "RUN_TEXTS", most_texts)
+    monkeypatch.setattr(recall, "RUN_SHARDS", most_shards)
+    whole, run = (examine(space, shards)["pairwise_similarities: recall_is_one"] for shards in (None, ["s01"]))
     assert whole.numbers["compared_with_texts"] == whole.numbers["stored_texts"] > 100
-    assert 10 < run.numbers["compared_with_texts"] < 80 and run.passed
+    assert 10 < run.numbers["compared_with_texts"] < min(2 * most_texts, 120) and run.passed
+    table = EmbeddingTable(space.lancedb, 16, "float16")
     blocks = []
-    for last in range(60):
-        scope = Scope(space, SHARDS)
+    for last in range(60):  # as if so many shards had come since
+        scope = Scope(space, ["s01"])
         assert scope.published is not None
         a = scope.published.admissions["s02"]
-        scope.published.admissions["s02"] = type(a)(**{**a.__dict__, "number": a.number + last})
-        table = EmbeddingTable(space.lancedb, 16, "float16")
-        blocks.append({h.tobytes() for hashes, _, _ in recall._blocks(scope, table, scope.published) for h in hashes})
+        scope.published.admissions["s02"] = dataclasses.replace(a, number=a.number + last)
+        found = list(recall._blocks(scope, table, scope.published))
+        blocks.append({h.tobytes() for hashes, _, _ in found for h in hashes})
+        shards = {shard for _, owners, _ in found for shard in owners.to_pylist()}
+        assert "s01" in shards and len(shards) <= most_shards
     assert len(set().union(*blocks)) == whole.numbers["stored_texts"]
-    assert len({frozenset(block) for block in blocks}) > 30
 
 
 def test_the_sample_is_the_same_each_time_and_has_the_size_that_is_asked_for(space: Workspace) -> None:

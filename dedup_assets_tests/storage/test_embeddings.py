@@ -122,6 +122,8 @@ def test_windows_of_the_hashes_hold_every_text_once(table: EmbeddingTable, windo
                 assert text_hash not in seen and first <= int(text_hash, 16) < stop
                 seen[text_hash] = (shard, tuple(map(float, vector)))
     assert seen == {row[2]: (row[1], row[3]) for row in content(table)}
+    of_one = [shard for _, shards, _ in table.scan(shards=["b"]) for shard in shards.to_pylist()]
+    assert of_one == ["b"] * 100
 
 
 def test_a_text_without_a_vector_is_an_error_that_says_what_to_do(table: EmbeddingTable) -> None:
@@ -225,6 +227,7 @@ def test_a_name_that_is_no_shard_key_never_gets_into_a_predicate(table: Embeddin
     for act in (
         lambda: table.vectors(shard, hash_texts(["a0"])),
         lambda: table.first_vectors(shard, 1),
+        lambda: list(table.scan(shards=["a", shard])),
     ):
         with pytest.raises(SourceError, match="not a valid shard key"):
             act()
