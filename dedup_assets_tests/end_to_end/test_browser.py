@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import signal
-import socket
 import subprocess
-import sys
 import tempfile
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import dedup_assets as da
+from dedup_assets.storage.ledger import STAGES
+from dedup_assets_tests.end_to_end.served import Served, served_ui
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -39,20 +34,6 @@ FLAGS = [
     # Timers run ahead of the clock until the page has nothing left to wait for, 40 virtual seconds at most.
     "--virtual-time-budget=40000",
 ]
-
-LAUNCH = """
-mutation Launch($params: LaunchBackfillParams!) {
-  launchPartitionBackfill(backfillParams: $params) {
-    __typename
-    ... on LaunchBackfillSuccess { backfillId }
-    ... on PythonError { message }
-  }
-}"""
-
-STATUS = """
-query Status($id: String!) {
-  partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } ... on PythonError { message } }
-}"""
 
 
 def write_shard(folder: Path, name: str, first: int, rows: int) -> Path:
@@ -73,54 +54,15 @@ def write_shard(folder: Path, name: str, first: int, rows: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """Address of the UI on a workspace with two curated shards and a third that is only registered."""
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The UI on a workspace with two curated shards and a third that is only registered."""
     folder = tmp_path_factory.mktemp("browser")
     workspace = folder / "ws"
     shards = [write_shard(folder, f"week-{n}", 1000 * n, 50) for n in (1, 2)]
     da.curate(*shards, workspace=workspace, embedding_column="vector")
     da.register(write_shard(folder, "week-3", 3000, 50), workspace=workspace)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = (folder / "ui.log").open("wb")
-    command = [sys.executable, "-c", "from dedup_assets.cli import run; run()", "ui"]
-    server = subprocess.Popen(
-        [*command, "--workspace", str(workspace), "--port", str(port)],
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        _wait_for(lambda: server.poll() is None and _answers(address), 120, lambda: (folder / "ui.log").read_text())
-        yield address, workspace
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(timeout=60)
-        log.close()
-
-
-def _answers(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{address}/server_info", timeout=5):
-            return True
-    except OSError:
-        return False
-
-
-def _wait_for(condition, seconds: float, describe=lambda: "") -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, f"not within {seconds} s\n{describe()}"
-        time.sleep(0.5)
-
-
-def graphql(address: str, query: str, variables: dict) -> dict:
-    body = json.dumps({"query": query, "variables": variables}).encode()
-    request = urllib.request.Request(f"{address}/graphql", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)["data"]
+    with served_ui(workspace, folder) as ui:
+        yield ui
 
 
 def page(url: str, *wanted: str) -> str:
@@ -136,29 +78,25 @@ def page(url: str, *wanted: str) -> str:
     return content
 
 
-def test_a_backfill_from_the_webserver_curates_a_registered_shard(served: tuple[str, Path]) -> None:
-    address, workspace = served
-    selection = [{"path": [asset]} for asset in ASSETS]
-    launched = graphql(address, LAUNCH, {"params": {"assetSelection": selection, "partitionNames": ["week-3"]}})[
-        "launchPartitionBackfill"
-    ]
-    assert launched["__typename"] == "LaunchBackfillSuccess", launched
+def test_a_backfill_from_the_webserver_curates_a_registered_shard(served: Served) -> None:
+    backfill = served.backfill(STAGES, ["week-3"])
 
     def finished() -> bool:
-        status = graphql(address, STATUS, {"id": launched["backfillId"]})["partitionBackfillOrError"]["status"]
+        status = served.backfill_status(backfill)
         assert "FAIL" not in status, status
         return status == "COMPLETED_SUCCESS"
 
-    _wait_for(finished, 200)
-    curation = da.open_curation(workspace)
+    served.wait_for(finished, 200)
+    curation = da.open_curation(served.workspace)
     assert curation.summary["shards"] == 3
     assert curation.summary["rows_in"] == 150
     assert curation.summary["removed_semantic"] == 30
 
 
-def test_the_lineage_page_shows_the_seven_assets_in_their_order(served: tuple[str, Path]) -> None:
-    address, _ = served
-    shown = page(f"{address}/locations/dedup_assets/asset-groups/deduplication/lineage", "raw_shards", "duplicate_ids")
+def test_the_lineage_page_shows_the_seven_assets_in_their_order(served: Served) -> None:
+    shown = page(
+        f"{served.address}/locations/dedup_assets/asset-groups/deduplication/lineage", "raw_shards", "duplicate_ids"
+    )
     for asset in ("raw_shards", "embeddings", "kmeans_centroids", "cluster_partitions", "duplicate_ids"):
         assert asset in shown
     # Dagster shortens the two longest names in the middle.
@@ -166,23 +104,11 @@ def test_the_lineage_page_shows_the_seven_assets_in_their_order(served: tuple[st
     assert "_dataset" in shown
 
 
-def test_a_partition_page_shows_what_became_of_its_rows(served: tuple[str, Path]) -> None:
-    address, workspace = served
-    url = f"{address}/assets/deduplicated_dataset?view=partitions&partition=week-2"
+def test_a_partition_page_shows_what_became_of_its_rows(served: Served) -> None:
+    url = f"{served.address}/assets/deduplicated_dataset?view=partitions&partition=week-2"
     shown = page(url, "removed_semantic", "duplicates_file")
     assert "Materialized" in shown
     for name, value in (("rows", "50"), ("kept", "40"), ("removed_semantic", "10"), ("quarantined", "0")):
         assert name in shown
         assert f">{value}<" in shown
-    assert str(workspace / "output" / "duplicates" / "week-2.parquet") in shown
-
-
-ASSETS = (
-    "raw_shards",
-    "embeddings",
-    "kmeans_centroids",
-    "cluster_partitions",
-    "pairwise_similarities",
-    "duplicate_ids",
-    "deduplicated_dataset",
-)
+    assert str(served.workspace / "output" / "duplicates" / "week-2.parquet") in shown

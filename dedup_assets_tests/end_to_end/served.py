@@ -1,0 +1,99 @@
+"""The real `dedup-assets ui` on a workspace: webserver and daemon, asked over GraphQL, ended at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dedup_assets_tests.cli.commands import SCRIPT
+
+LAUNCH = """
+mutation Launch($params: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $params) {
+    __typename
+    ... on LaunchBackfillSuccess { backfillId }
+    ... on PythonError { message }
+  }
+}"""
+
+STATUS = """
+query Status($id: String!) {
+  partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } ... on PythonError { message } }
+}"""
+
+
+@dataclass
+class Served:
+    """A running `dedup-assets ui`."""
+
+    address: str
+    workspace: Path
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def graphql(self, query: str, **variables: Any) -> Any:
+        """The data of an answer."""
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        request = urllib.request.Request(f"{self.address}/graphql", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)["data"]
+
+    def backfill(self, assets: tuple[str, ...], partitions: list[str]) -> str:
+        """Launch a backfill as the UI does; returns its id."""
+        params = {"assetSelection": [{"path": [asset]} for asset in assets], "partitionNames": partitions}
+        launched = self.graphql(LAUNCH, params=params)["launchPartitionBackfill"]
+        assert launched["__typename"] == "LaunchBackfillSuccess", launched
+        return launched["backfillId"]
+
+    def backfill_status(self, backfill: str) -> str:
+        return self.graphql(STATUS, id=backfill)["partitionBackfillOrError"]["status"]
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Wait until a condition holds; what the server said is shown if it does not."""
+        until = time.monotonic() + seconds
+        while not condition():
+            said = self.log.read_text(errors="replace")[-4000:]
+            assert self.process.poll() is None, f"the ui ended\n{said}"
+            assert time.monotonic() < until, f"not within {seconds} s\n{said}"
+            time.sleep(0.5)
+
+    def answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.address}/server_info", timeout=5):
+                return True
+        except OSError:
+            return False
+
+
+@contextmanager
+def served_ui(workspace: Path, folder: Path, *arguments: str) -> Iterator[Served]:
+    """Run `dedup-assets ui` on a free port; its log goes into `folder`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = folder / "ui.log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [*SCRIPT, "ui", "--workspace", str(workspace), "--port", str(port), *arguments],
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        ui = Served(f"http://127.0.0.1:{port}", workspace, process, log)
+        try:
+            ui.wait_for(ui.answers, 120)
+            yield ui
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+            process.wait(timeout=60)
