@@ -160,9 +160,9 @@ class RunMetadata:
             schema = pa.schema([("id", text), ("shard", text), ("text_hash", text), ("vector", vector)])
         if schema is None or raw is None:
             return {}
-        metadata: dict[str, Any] = {"dagster/column_schema": table_schema(self._stage, schema)}
         lineage = column_lineage(self._stage, raw.names, self._workspace.settings)
-        return metadata | ({"dagster/column_lineage": lineage} if lineage else {})
+        columns: dict[str, Any] = {"dagster/column_schema": table_schema(self._stage, schema, lineage)}
+        return columns | ({"dagster/column_lineage": lineage} if lineage else {})
 
     def _raw_schema(self, shard: str) -> pa.Schema | None:
         """The input's own columns; None where the shard was read by a run that came to nothing."""

@@ -109,6 +109,8 @@ def test_columns_are_those_on_disk_and_lead_back_to_the_input(space: Workspace) 
         name: [("raw_shards", name)] for name in file.names
     }
 
+    assert [column.description for column in columns] == [f"from raw_shards.{name}" for name in file.names]
+
     # Followed upwards, every column of every stage ends at columns of the input.
     by_stage = {stage: of(space, stage)["s00"].get("dagster/column_lineage") for stage in STAGES}
     assert by_stage["raw_shards"] is None
