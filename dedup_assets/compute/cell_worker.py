@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from dedup_assets.compute.blocks import CellBlock, new_first
-from dedup_assets.compute.matches import DenseCells, Matches
+from dedup_assets.compute.matches import SAMPLE_SIDE, DenseCells, Matches
 from dedup_assets.compute.precision import PRECISIONS, bits_of, native_precision
 from dedup_assets.compute.scan import (
     CHUNK,
@@ -27,10 +27,6 @@ from dedup_assets.compute.scan import (
 from dedup_assets.compute.similarity import as_bits, canonical_pairs, squared_norms
 from dedup_assets.compute.sketch import low_rows
 from dedup_assets.compute.tiles import TILE_BYTES, TILE_ROWS, padded_columns, padded_rows, tile_columns
-
-SAMPLE_SIDE = (32, 256)
-"""Home and listed rows compared to recognise a very dense cell before its matches are met one by one: 8,192
-pairs take 2 ms at most, 70,000 matches 20 ms."""
 
 
 class Prepared:
@@ -161,7 +157,6 @@ class CellWorker:
 
     def _looks_dense(self, homes: np.ndarray, ghosts: np.ndarray, new_homes: int, new_ghosts: int, pairs: int) -> bool:
         """Whether a sample of the cell's pairs, the same on every machine, promises four times the bound."""
-        # A pair of two home rows can be drawn either way round, hence half.
         join = self.join
         rows, columns = (homes[:new_homes], (homes, ghosts)) if new_homes else (homes, (ghosts[:new_ghosts],))
         rows, listed = _spread(rows, SAMPLE_SIDE[0]), _spread(np.concatenate(columns), SAMPLE_SIDE[1])
@@ -171,7 +166,7 @@ class CellWorker:
         proposed = (near >= torch.tensor(join.bound, dtype=join.low.dtype).item()) & (i != j)
         similarity = canonical_pairs(join.block.vectors, i[proposed], j[proposed], squares=join.squares)
         share = np.count_nonzero(similarity >= join.floor) / max(1, len(i))
-        return bool(share * pairs / 2 > 4 * self.most)
+        return DenseCells.is_promised(share, pairs, self.most)
 
     def _compare(self, first: int, homes: np.ndarray, ghosts: np.ndarray, new_homes: int, new_ghosts: int) -> None:
         """Compare the rows of one cell whose homes begin at place ``first``."""

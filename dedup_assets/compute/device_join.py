@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from dedup_assets.compute.cells import offsets_of
+from dedup_assets.compute.device_dense import CellCounts, dense_by_sample
 from dedup_assets.compute.device_rows import (
     DeviceRows,
     cosines,
@@ -31,6 +32,7 @@ from dedup_assets.compute.device_rows import (
     low_rows,
     release,
 )
+from dedup_assets.compute.matches import DenseCells
 from dedup_assets.compute.streams import stream
 from dedup_assets.errors import DedupError
 
@@ -107,6 +109,7 @@ def match_on_device(
     max_matches: int,
     pack_bytes: int | None = None,
     sketch: int | None = None,
+    dense: DenseCells | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Every pair of the listed cells at or above the floor with at least one new row.
 
@@ -121,6 +124,8 @@ def match_on_device(
         Bound of the products kept at a time; halved by itself where the device has no room.
     sketch : int, optional
         Columns of the sketch; 0 compares whole vectors; by default chosen by size.
+    dense : DenseCells, optional
+        Receives the cells that a sample shows to be dense, whose matches are then not given.
 
     Yields
     ------
@@ -128,7 +133,7 @@ def match_on_device(
         Numbers of rows, i != j. A pair that is met in two cells is given twice, and so may be one whose tile
         had to be tried again.
     """
-    join = _Join(rows, listing, floor, max_matches, pack_bytes or PACK_BYTES, sketch)
+    join = _Join(rows, listing, floor, max_matches, pack_bytes or PACK_BYTES, sketch, dense)
     on_gpu = rows.stored.device.type == "cuda"
     return stream(join.worker, len(join.packs), STREAMS if on_gpu else 1)
 
@@ -137,7 +142,14 @@ class _Join:
     """What all packs share. Read-only once made."""
 
     def __init__(
-        self, rows: DeviceRows, listing: Listing, floor: float, max_matches: int, pack_bytes: int, sketch: int | None
+        self,
+        rows: DeviceRows,
+        listing: Listing,
+        floor: float,
+        max_matches: int,
+        pack_bytes: int,
+        sketch: int | None,
+        dense: DenseCells | None,
     ) -> None:
         self.rows, self.floor, self.max_matches = rows, floor, max_matches
         self.squares = rows.squares.cpu().numpy()
@@ -156,7 +168,13 @@ class _Join:
         self.listed = torch.zeros(int(offsets[-1]) + CHUNK, dtype=torch.int32, device=device)
         self._place(homes, listing.home_offsets, offsets[:-1])
         self._place(ghosts, listing.ghost_offsets, offsets[:-1] + home_counts)
-        tiles = _tiles(offsets, home_counts, new_homes, new_ghosts, self.pack_products)
+        counts = CellCounts(offsets[:-1], home_counts, new_homes, ghost_counts, new_ghosts)
+        if dense is not None and dense.limit:
+            with float32_sums():
+                found = dense_by_sample(rows, self.low, self.bound, self.listed, counts, floor, dense)
+            dense.cells += found.tolist()
+            counts = counts.without(found)
+        tiles = _tiles(counts, self.pack_products)
         self.packs = list(_packs(tiles, self.pack_products, self.gather_rows))
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # what was made here is used on other streams
@@ -186,14 +204,13 @@ def _new_first(offsets: np.ndarray, rows: np.ndarray, is_new: np.ndarray) -> tup
     return rows[np.lexsort((~fresh, cell))], before[offsets[1:]] - before[offsets[:-1]]
 
 
-def _tiles(
-    offsets: np.ndarray, homes: np.ndarray, new_homes: np.ndarray, new_ghosts: np.ndarray, most: int
-) -> Iterator[Tile]:
+def _tiles(counts: CellCounts, most: int) -> Iterator[Tile]:
     """What is to be compared: new homes with all that is listed behind them, old homes with new ghosts."""
-    cells = np.stack([offsets[:-1], offsets[1:], homes, new_homes, new_ghosts], axis=1)
-    for first, last, home, new, ghosts in cells.tolist():
+    last = counts.first + counts.homes + counts.ghosts
+    cells = np.stack([counts.first, last, counts.homes, counts.new_homes, counts.new_ghosts], axis=1)
+    for first, end, home, new, ghosts in cells.tolist():
         for top in range(first, first + new, TILE_ROWS):
-            yield from _wide(Tile(top, min(top + TILE_ROWS, first + new), top, last), most)
+            yield from _wide(Tile(top, min(top + TILE_ROWS, first + new), top, end), most)
         if ghosts:
             for top in range(first + new, first + home, TILE_ROWS):
                 bottom = min(top + TILE_ROWS, first + home)

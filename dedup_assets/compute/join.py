@@ -70,7 +70,8 @@ def match_cells(
         Columns of the sketch; 0 compares whole vectors; by default chosen by size.
     dense : DenseCells, optional
         Receives the dense cells, whose matches are then not given (each may still be met in another cell, and
-        is given then); without it every match is given. On a CUDA device no cell is dense.
+        is given then); without it every match is given. On a device only a sample tells a cell dense, so a few that
+        a CPU names are listed there: see `device_dense`.
 
     Yields
     ------
@@ -84,19 +85,27 @@ def match_cells(
     if not len(block.home_rows) or not block.is_new.any():
         return iter(())
     if device != "cpu" or isinstance(block.vectors, DeviceRows):
-        return _on_device(block, floor, device, tile_bytes, max_matches, sketch)
+        return _on_device(block, floor, device, tile_bytes, max_matches, sketch, dense)
     join = Prepared(block, floor, tile_bytes, max_matches, sketch, threads, dense)
     return stream(join.worker, block.cells, threads)
 
 
 def _on_device(
-    block: CellBlock, floor: float, device: str, tile_bytes: int | None, max_matches: int, sketch: int | None
+    block: CellBlock,
+    floor: float,
+    device: str,
+    tile_bytes: int | None,
+    max_matches: int,
+    sketch: int | None,
+    dense: DenseCells | None,
 ) -> Iterator[Matches]:
     given: object = block.vectors
     rows = given if isinstance(given, DeviceRows) else DeviceRows.of(block.vectors, device)
     ghosts = np.asarray(block.ghost_rows)
     listing = Listing(block.home_offsets, block.home_rows, block.ghost_offsets, ghosts, block.is_new)
-    found = match_on_device(rows, listing, floor, max_matches=max_matches, pack_bytes=tile_bytes, sketch=sketch)
+    found = match_on_device(
+        rows, listing, floor, max_matches=max_matches, pack_bytes=tile_bytes, sketch=sketch, dense=dense
+    )
     return (Matches.of(*pairs) for pairs in found)
 
 

@@ -48,7 +48,7 @@ def test_decisions_with_dense_cells_are_those_of_comparing_every_pair(kind, n, d
     threshold = away_from_ties(cosines, floor)
     dense = deduplicate_vectors(
         vectors, threshold, rule=rule, dense_limit=limit, clusters=k, seed=seed,
-        threads=int(rng.integers(1, 3)), piece=int(rng.integers(1, 70)),
+        threads=int(rng.integers(1, 3)), piece=int(rng.integers(1, 70)), device=["cpu", "cpu:0"][rng.integers(2)],
     )  # fmt: skip
     listed = deduplicate_vectors(vectors, threshold, rule=rule, dense_limit=0)
     wanted = walked(vectors, cosines, threshold, rule)
@@ -124,16 +124,20 @@ def inside(cells: list[DenseCell], i: np.ndarray, j: np.ndarray) -> np.ndarray:
     return found
 
 
-@settings(max_examples=60, deadline=None)
-@given(kinds, st.integers(2, 130), st.integers(1, 30), st.integers(1, 4), floors, centroid_kinds, seeds)
-def test_a_match_is_listed_or_lies_in_a_dense_cell_and_none_is_made_up(kind, n, k, limit, floor, which, seed):
+devices = st.sampled_from(["cpu", "cpu:0"])
+"""`cpu:0` takes the path of a GPU."""
+
+
+@settings(max_examples=80, deadline=None)
+@given(kinds, st.integers(2, 130), st.integers(1, 30), st.integers(1, 4), floors, centroid_kinds, seeds, devices)
+def test_a_match_is_listed_or_lies_in_a_dense_cell_and_none_is_made_up(kind, n, k, limit, floor, which, seed, device):
     rng = np.random.default_rng(seed)
     vectors = make_vectors(kind, n, 24, np.float16, seed)
     floor = away_from_ties(brute_force(vectors), floor)
     new = rng.random(n) < rng.choice([0.2, 1.0])
     block = all_cells(vectors, centroids_of(which, k, vectors, seed), floor, new)
     dense = DenseCells(limit)
-    found = unique_matches(list(match_cells(block, floor, threads=2, max_matches=50, dense=dense)))
+    found = unique_matches(list(match_cells(block, floor, device=device, threads=2, max_matches=50, dense=dense)))
     everything = unique_matches(list(match_cells(block, floor)))
     place = set(zip(found.i.tolist(), found.j.tolist(), strict=True))
     pairs = zip(everything.i.tolist(), everything.j.tolist(), strict=True)
@@ -209,6 +213,27 @@ def test_twice_as_many_near_copies_cost_about_twice_the_products_and_no_more_lis
         products[copies] = facts["dense_products"]
     assert products[20_000] < 2.8 * products[10_000]
     assert products[20_000] < 20_000**2 / 4
+
+
+def test_a_device_names_the_cells_of_a_template_before_it_lists_a_match_of_theirs():
+    vectors = near_copies(20_000, 12_000)
+    facts: dict[str, dict[str, float]] = {device: {} for device in ("cpu", "cpu:0")}
+    options = {"clusters": 60, "dense_limit": 40}
+    outcomes = [deduplicate_vectors(vectors, 0.95, device=d, facts=f, **options) for d, f in facts.items()]
+    for name in ("kept", "keeper", "similarity"):
+        np.testing.assert_array_equal(*(getattr(outcome, name) for outcome in outcomes))
+    assert facts["cpu:0"]["dense_cells"] == facts["cpu"]["dense_cells"] >= 10
+    assert facts["cpu:0"]["matches"] < 5 * 20_000, "instead of 7 million"
+
+
+def test_on_a_device_only_a_cell_with_new_rows_is_sampled_and_only_its_new_pairs_are_counted():
+    vectors = near_copies(3_000, 3_000)
+    new = np.zeros(3_000, bool)
+    for count, wanted in ((0, []), (40, [0])):
+        new[:count] = True
+        dense = DenseCells(2)
+        found = list(match_cells(all_cells(vectors, vectors[:1], 0.0, new), 0.0, device="cpu:0", dense=dense))
+        assert dense.cells == wanted and found == []
 
 
 def test_matches_of_a_dense_cell_are_not_held_for_long():

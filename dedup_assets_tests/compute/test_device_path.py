@@ -8,6 +8,7 @@ import torch
 
 from dedup_assets.compute import device_cells, device_join, device_rows, precision
 from dedup_assets.compute.cells import assign
+from dedup_assets.compute.device_dense import CellCounts
 from dedup_assets.compute.device_join import CHUNK, Listing, Tile, match_on_device
 from dedup_assets.compute.device_rows import DeviceRows, cosines, float32_sums, is_out_of_memory
 from dedup_assets.compute.join import exact_matches, match_pieces, unique_matches
@@ -80,7 +81,8 @@ def test_tiles_cover_each_pair_with_a_new_row_once(monkeypatch):
     new_ghosts = np.minimum(ghosts, rng.integers(0, 9, 4))
     offsets = np.concatenate([[0], np.cumsum(homes + ghosts)])
     counted = np.zeros((offsets[-1], offsets[-1]), int)
-    tiles = list(device_join._tiles(offsets, homes, new_homes, new_ghosts, most=130))
+    counts = CellCounts(offsets[:-1], homes, new_homes, ghosts, new_ghosts)
+    tiles = list(device_join._tiles(counts, most=130))
     assert all(tile.products <= 130 or tile.bottom - tile.top == 1 for tile in tiles)
     packs = list(device_join._packs(iter(tiles), 1000, 70))
     assert [tile for pack in packs for tile in pack] == tiles and len(packs) < len(tiles)

@@ -1,0 +1,123 @@
+"""Which cells are dense, told from a sample of their pairs on a device, before any of their matches is met.
+
+Knows positions in one list of rows; nothing of tiles. A CPU also counts the matches it meets: a cell that the sample
+does not give away is listed on a device and may be named on a CPU. The decisions are the same either way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dedup_assets.compute.device_rows import DeviceRows, cosines
+from dedup_assets.compute.matches import SAMPLE_SIDE, DenseCells
+
+CELLS_AT_ONCE = 64
+"""Cells whose samples are compared in one product: half a million pairs, all of which may be matches."""
+
+
+@dataclass(frozen=True)
+class CellCounts:
+    """Where each cell's rows lie in the list, and how many there are: int64 (k,) each.
+
+    A cell's homes come before its ghosts, and among both the new rows come first.
+    """
+
+    first: np.ndarray
+    homes: np.ndarray
+    new_homes: np.ndarray
+    ghosts: np.ndarray
+    new_ghosts: np.ndarray
+
+    @property
+    def pairs(self) -> np.ndarray:
+        """Pairs of rows that each cell compares, int64 (k,)."""
+        old = self.homes - self.new_homes
+        return self.new_homes * (self.homes + self.ghosts) + old * self.new_ghosts
+
+    def without(self, cells: np.ndarray) -> CellCounts:
+        """The counts with nothing to compare in some cells."""
+        kept = np.ones(len(self.first), np.int64)
+        kept[cells] = 0
+        return CellCounts(
+            self.first, self.homes * kept, self.new_homes * kept, self.ghosts * kept, self.new_ghosts * kept
+        )
+
+
+def dense_by_sample(
+    rows: DeviceRows,
+    low: torch.Tensor,
+    bound: torch.Tensor,
+    listed: torch.Tensor,
+    counts: CellCounts,
+    floor: float,
+    dense: DenseCells,
+) -> np.ndarray:
+    """Numbers, ascending, of the cells that a sample of their pairs shows to be dense.
+
+    Parameters
+    ----------
+    rows : DeviceRows
+    low : tensor (n, w)
+        Low-precision rows, and ``bound``, the least product of them that a match can have.
+    listed : int32 tensor
+        Row numbers by position.
+    counts : CellCounts
+    floor : float
+    dense : DenseCells
+        For its rule; it receives nothing here.
+    """
+    pairs = counts.pairs
+    new = counts.new_homes + counts.new_ghosts
+    most = np.array([dense.most(h, w) for h, w in zip(counts.homes.tolist(), new.tolist(), strict=True)], np.int64)
+    large = np.flatnonzero(pairs > most)
+    squares = rows.squares.cpu().numpy() if len(large) else np.empty(0)
+    found: list[int] = []
+    for start in range(0, len(large), CELLS_AT_ONCE):
+        cells = large[start : start + CELLS_AT_ONCE]
+        shares = _shares(rows, squares, low, bound, listed, *_samples(counts, cells), floor)
+        found += [
+            cell
+            for cell, share in zip(cells.tolist(), shares.tolist(), strict=True)
+            if dense.is_promised(share, int(pairs[cell]), int(most[cell]))
+        ]
+    return np.array(found, np.int64)
+
+
+def _samples(counts: CellCounts, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (c, `SAMPLE_SIDE`[0]) and (c, `SAMPLE_SIDE`[1]) of the rows that are compared, evenly spaced."""
+    first, homes, new = counts.first[cells], counts.homes[cells], counts.new_homes[cells]
+    any_new = new > 0
+    left = _spread(first, np.where(any_new, new, homes), SAMPLE_SIDE[0])
+    columns = np.where(any_new, homes + counts.ghosts[cells], counts.new_ghosts[cells])
+    return left, _spread(first + np.where(any_new, 0, homes), columns, SAMPLE_SIDE[1])
+
+
+def _spread(first: np.ndarray, counts: np.ndarray, side: int) -> np.ndarray:
+    """So many positions of each run of ``counts`` from ``first`` on; a shorter run gives some of them twice."""
+    return first[:, None] + np.arange(side)[None, :] * (counts - 1)[:, None] // (side - 1)
+
+
+def _shares(
+    rows: DeviceRows,
+    squares: np.ndarray,
+    low: torch.Tensor,
+    bound: torch.Tensor,
+    listed: torch.Tensor,
+    left: np.ndarray,
+    right: np.ndarray,
+    floor: float,
+) -> np.ndarray:
+    """Share of matches among the sampled pairs of each cell, float64 (c,)."""
+    i = listed[torch.from_numpy(left).to(listed.device)].long()
+    j = listed[torch.from_numpy(right).to(listed.device)].long()
+    proposed = torch.bmm(low[i], low[j].transpose(1, 2)) >= bound
+    proposed &= i[:, :, None] != j[:, None, :]
+    cell, row, column = torch.nonzero(proposed, as_tuple=True)
+    i, j = i[cell, row], j[cell, column]
+    near, sums = rows.near(i, j, floor)
+    cell, i, j = (part[near].cpu().numpy() for part in (cell, i, j))
+    matches = cosines(sums.cpu().numpy(), squares[i], squares[j]) >= floor
+    return np.bincount(cell[matches], minlength=len(left)) / (left.shape[1] * right.shape[1])
