@@ -118,6 +118,6 @@ def _shares(
     cell, row, column = torch.nonzero(proposed, as_tuple=True)
     i, j = i[cell, row], j[cell, column]
     near, sums = rows.near(i, j, floor)
-    cell, i, j = (part[near].cpu().numpy() for part in (cell, i, j))
-    matches = cosines(sums.cpu().numpy(), squares[i], squares[j]) >= floor
-    return np.bincount(cell[matches], minlength=len(left)) / (left.shape[1] * right.shape[1])
+    of_cell, a, b = (part[near].cpu().numpy() for part in (cell, i, j))
+    matches = cosines(sums.cpu().numpy(), squares[a], squares[b]) >= floor
+    return np.bincount(of_cell[matches], minlength=len(left)) / (left.shape[1] * right.shape[1])
