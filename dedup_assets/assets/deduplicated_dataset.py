@@ -11,8 +11,9 @@ from typing import Any
 import dagster as dg
 
 from dedup_assets.assets.duplicate_ids import STAGE as DECIDING
-from dedup_assets.assets.duplicate_ids import duplicate_ids
+from dedup_assets.assets.duplicate_ids import decide_shards, duplicate_ids
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
+from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.generation_changes import is_known, publish_changes
 from dedup_assets.storage.generations import decision_basis
@@ -38,28 +39,34 @@ STAGE = "deduplicated_dataset"
     description="The kept records in the input's own columns, types and order, with the duplicates and the "
     "quarantine beside them and a manifest over all shards.",
 )
-def deduplicated_dataset(context: dg.AssetExecutionContext, workspace: WorkspaceResource) -> None:
+def deduplicated_dataset(context: dg.AssetExecutionContext, workspace: WorkspaceResource, dask: DaskCluster) -> None:
     """Publish every decided shard whose published files rest on other decisions than those in force."""
-    with stage_run(context, workspace) as run:
+    with stage_run(context, workspace, dask) as run:
         run.upstream("duplicate_ids")
         with run.workspace.lock("decisions"):
-            publish_decided(run)
+            publish_decided(run, dask)
 
 
-def publish_decided(run: StageRun) -> None:
+def publish_decided(run: StageRun, dask: DaskCluster) -> None:
     """Bring the output up to date with the generation in force. The caller holds the decision lock.
 
     Files first, then the manifest, the list of changes, the switch of the link that readers follow, and last the
     ledger's record: a run killed before that publishes the same files again, and the same manifest.
     """
     workspace = run.workspace
-    generation = run.ledger.generation()
+    retractions = -1
+    while run.ledger.last_retraction() != retractions:
+        # Whatever was retracted since the decisions were taken may be a keeper: nothing is published without it
+        # before that is decided anew. What is retracted from here on is for the next decision.
+        retractions = run.ledger.last_retraction()
+        living = Living(workspace)
+        decide_shards(run, dask)
+        generation = run.ledger.generation()
+        decided = run.ledger.completions(DECIDING)
+        published = run.ledger.completions(STAGE)
     if generation is None:
         return  # every shard of this run was retracted before anything was decided
-    living = Living(workspace)
-    decided = run.ledger.completions(DECIDING)
     raw = run.ledger.versions("raw_shards")
-    published = run.ledger.completions(STAGE)
     wanted = set(run.shards)
     # Shards of this run, and those that are published under decisions no longer in force.
     targets = [

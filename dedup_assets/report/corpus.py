@@ -20,7 +20,7 @@ from dedup_assets.storage.ingest import read_texts
 from dedup_assets.storage.ingest_spec import ingest_spec
 from dedup_assets.storage.ledger import Admission, Completion
 from dedup_assets.storage.living import Living
-from dedup_assets.storage.shards import AdmittedShard, Records, admission_of, read_records, row_of
+from dedup_assets.storage.shards import AdmittedShard, Records, admission_of, read_records
 from dedup_assets.storage.workspace import Workspace, admission_name
 
 HELD_SHARDS = 32
@@ -133,14 +133,16 @@ class Corpus:
     def stand_in(self, key: int) -> tuple[str, int, str]:
         """Shard, row and id of the record that stands for a living text."""
         by_number = {a.number: a for a in self.living.all}
-        brought_by, row = by_number[int(admission_of(np.array([key]))[0])], int(row_of(np.array([key]))[0])
+        brought_by = by_number[int(admission_of(np.array([key]))[0])]
         path = self.workspace.decisions(self.generation.number, "texts", admission_name(brought_by))
         decided = pq.read_table(path, filters=pc.field("text") == key).to_pylist() if path.is_file() else []
-        if decided:
+        if decided and self._holds(by_number[decided[0]["record_admission"]].shard, decided[0]["record_id"]):
             return by_number[decided[0]["record_admission"]].shard, decided[0]["record_row"], decided[0]["record_id"]
-        # Matched and not decided yet: the record that brought it.
-        records = self.records(brought_by.shard)
-        return brought_by.shard, row, records.ids[int(np.searchsorted(records.rows, row))].as_py()
+        # Matched and not decided yet, or decided before that record was retracted: the first that has the text.
+        numbers, rows = self.living.places(np.array([key]))
+        shard, row = by_number[int(numbers[0])].shard, int(rows[0])
+        records = self.records(shard)
+        return shard, row, records.ids[int(np.searchsorted(records.rows, row))].as_py()
 
     def living_record(self, shard: str, record_id: str, text_hash: np.ndarray) -> tuple[str, int] | None:
         """Shard and row of a record with a text: the named one if it lives, else the first; None if none does."""

@@ -96,15 +96,19 @@ class Living:
             stale |= np.isin(keys, text_keys(number, np.array(rows)))
         return stale
 
-    def names(self, keys: np.ndarray) -> pa.Array:
-        """Id of the first living record of each text; the texts live, or did when they were joined."""
+    def places(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Admission number and row, (n,) each, of the first living record of each living text."""
         numbers, rows = admission_of(keys), row_of(keys)
         stale = self.stale(keys)
         if stale.any():
             known, number_of, row_in = self._stand_ins
             at = np.searchsorted(known, keys[stale])
             numbers[stale], rows[stale] = number_of[at], row_in[at]
-        return record_ids(self._workspace, {a.number: a for a in self.all}, numbers, rows)
+        return numbers, rows
+
+    def names(self, keys: np.ndarray) -> pa.Array:
+        """Id of the first living record of each living text."""
+        return record_ids(self._workspace, {a.number: a for a in self.all}, *self.places(keys))
 
     @cached_property
     def _stand_ins(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

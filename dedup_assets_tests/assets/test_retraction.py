@@ -13,6 +13,10 @@ import pytest
 
 import dedup_assets as da
 from dedup_assets.errors import DedupError
+from dedup_assets.report.explain import explain
+from dedup_assets.report.history import shard_history
+from dedup_assets.report.lookup import pairs_around
+from dedup_assets.storage.retraction import retract_ids, retract_shards
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import (
     corpus,
@@ -251,3 +255,23 @@ def test_any_sequence_of_steps_gives_the_decisions_of_what_is_left(tmp_path: Pat
     # A pair is named by the records that came first, which a reference need not have done here.
     assert sorted(pair[2] for pair in pair_set(found)) == sorted(pair[2] for pair in pair_set(last))
     assert len(kept_ids(found)) > 0 and removals(found)
+
+
+def test_between_a_retraction_and_the_next_decision_everything_can_be_asked(tmp_path: Path) -> None:
+    paths = write_shards(tmp_path / "in", corpus("clustered", (40, 40, 40), seed=34))
+    result = curate(paths, tmp_path / "ws", threshold=0.85)
+    space = Workspace.open(tmp_path / "ws")
+    victim, (keeper, *_) = next(iter(removals(result).items()))
+    # As a killed `retract` leaves it: in the ledger and nowhere else.
+    retract_ids(space, [keeper])
+    retract_shards(space, ["s01"], "vanished")
+    assert explain(space, victim)["decision"] in ("removed", "retracted")
+    assert explain(space, "s01:0")["decision"] == "retracted"
+    assert pairs_around(space, 0.9, 500)
+    assert "retracted" in shard_history(space, "s01")["state"]
+    # Whoever curates next decides anew.
+    left = [pq.read_table(paths[0]), pq.read_table(paths[2])]
+    left = [table.filter(pc.not_equal(table.column("id"), keeper)) for table in left]
+    fresh = curate(write_shards(tmp_path / "left", left), tmp_path / "fresh", threshold=0.85)
+    found = da.curate(workspace=tmp_path / "ws")
+    assert kept_ids(found) == kept_ids(fresh) and removals(found) == removals(fresh)
