@@ -38,6 +38,9 @@ PICTURE_BUDGET = 1_000_000
 """Records and matches up to which the corpus as a whole is looked at when a run ends: a second of work. Beyond
 it the pictures of the corpus come with `dedup-assets report`."""
 
+DENSE_TEXT = 100
+"""What a text of a dense cell counts in that budget: at every threshold it is compared with its keepers anew."""
+
 INTERNAL = ("schema", "source_state", "quarantined_by_reason")
 """Facts that are shown in another form, or are of use to the next run only."""
 
@@ -94,7 +97,12 @@ class RunMetadata:
             "deduplicated_dataset": self._published,
         }.get(self._stage)
         if describe is not None and shard in self._admissions:
-            metadata |= self._basis(self._admissions[shard]) | describe(self._admissions[shard])
+            metadata |= self._basis(self._admissions[shard])
+            try:
+                metadata |= describe(self._admissions[shard])
+            except FileNotFoundError as gone:
+                # Another process retracted or pruned it meanwhile; what this run did is done all the same.
+                metadata["not_described"] = f"a file is no longer there: {gone}"
         return metadata
 
     # -- basis ----------------------------------------------------------------------------------------
@@ -212,9 +220,12 @@ class RunMetadata:
         """What other thresholds would remove of the whole corpus, where that is a matter of a second."""
         admissions = measures.decided_admissions(self._workspace)
         matched = self._workspace.ledger.completions("pairwise_similarities")
-        listed = sum(done.facts.get("matches", 0) for done in matched.values())
+        work = sum(a.records for a in admissions) + sum(
+            done.facts.get("matches", 0) + DENSE_TEXT * done.facts.get("texts_in_dense_cells", 0)
+            for done in matched.values()
+        )
         generation = self._generation
-        if generation is None or listed + sum(a.records for a in admissions) > PICTURE_BUDGET:
+        if generation is None or work > PICTURE_BUDGET:
             return {"removed_by_threshold": "a large corpus: `dedup-assets report` draws it"}
         found = measures.removals_by_threshold(self._workspace, generation)
         settings = self._workspace.settings

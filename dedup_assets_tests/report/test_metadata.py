@@ -167,3 +167,15 @@ def test_bytes_are_those_of_the_files(space: Workspace) -> None:
 def test_the_whole_of_a_large_corpus_is_left_to_the_report(space: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "PICTURE_BUDGET", 10)
     assert "dedup-assets report" in of(space, "duplicate_ids")["s02"]["removed_by_threshold"]
+
+
+def test_a_file_that_went_meanwhile_costs_the_picture_and_not_the_run(space: Workspace) -> None:
+    decisions = space.decisions(1, "records", "s01")
+    aside = decisions.rename(decisions.with_suffix(".aside"))
+    try:
+        found = of(space, "duplicate_ids", ["s00", "s01"])
+    finally:
+        aside.rename(decisions)
+    assert "s01.parquet" in found["s01"]["not_described"]
+    assert found["s01"]["rows"] == 25 and found["s01"]["basis_shards"] == 2
+    assert "best_matches" in found["s00"] and "not_described" not in found["s00"]
