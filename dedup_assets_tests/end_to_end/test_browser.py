@@ -111,4 +111,4 @@ def test_a_partition_page_shows_what_became_of_its_rows(served: Served) -> None:
     for name, value in (("rows", "50"), ("kept", "40"), ("removed_semantic", "10"), ("quarantined", "0")):
         assert name in shown
         assert f">{value}<" in shown
-    assert str(served.workspace / "output" / "duplicates" / "week-2.parquet") in shown
+    assert str((served.workspace / "output/current").resolve() / "duplicates/week-2.parquet") in shown
