@@ -198,3 +198,17 @@ def test_a_text_is_embedded_once_even_if_a_shard_of_the_run_failed(tmp_path: Pat
     result = da.curate(*good, bad, workspace=tmp_path / "ws")
     assert sorted(encoded) == sorted({*texts, "A sentence of its own."})
     assert result.failures == {} and result.summary["shards"] == 2
+
+
+def test_neither_a_re_curation_nor_the_return_of_a_shard_embeds_anything(tmp_path: Path, encoded: list[str]) -> None:
+    texts = sentences(24)
+    paths = text_shards(tmp_path / "in", texts, (10, 14))
+    da.curate(*paths, workspace=tmp_path / "ws", threshold=0.9)
+    assert sorted(encoded) == sorted(set(texts))
+    encoded.clear()
+    da.recurate(workspace=tmp_path / "ws")
+    ledger = Workspace.open(tmp_path / "ws").ledger
+    assert (ledger.codebook().number, ledger.generation().number, ledger.generation().rebuilt) == (2, 2, 2)
+    da.retract("s00", workspace=tmp_path / "ws", reason="vanished")
+    result = da.curate(paths[0], workspace=tmp_path / "ws")
+    assert encoded == [] and result.summary["rows_in"] == 24
