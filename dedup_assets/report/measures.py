@@ -5,7 +5,7 @@ Reads matches, decisions and cells of what lives; decides nothing that is kept, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,10 @@ INTERVALS = 40
 
 STEPS = 20
 """Thresholds between floor and 1 at which the removals are counted, besides the one in force."""
+
+FEW_STEPS, MANY_DENSE = 5, 50_000
+"""As many where more texts than this are in dense cells: every threshold costs as much as deciding them did,
+about a second for each 10,000."""
 
 
 def decided_admissions(workspace: Workspace) -> list[Admission]:
@@ -156,14 +160,13 @@ class Removals:
     records: int
 
 
-def removals_by_threshold(workspace: Workspace, generation: Generation, steps: int = STEPS) -> Removals:
-    """Decide the whole corpus at several thresholds, by the keeper rule in force and from stored matches.
+def removals_by_threshold(workspace: Workspace, generation: Generation, steps: int | None = None) -> Removals:
+    """Decide the whole corpus at `steps` + 1 thresholds, by the keeper rule in force and from stored matches.
 
     The same walk in the same order as the decisions, so at the threshold in force the number is theirs, and at
     any other it is what `dedup-assets threshold` would come to.
     """
     settings = workspace.settings
-    thresholds = np.unique(np.append(np.linspace(settings.floor, 1.0, steps + 1).round(6), settings.threshold))
     visible = Living(workspace).visible
     texts = DecidedTexts(workspace, generation, visible)
     decided_shards = decided_admissions(workspace)
@@ -177,19 +180,12 @@ def removals_by_threshold(workspace: Workspace, generation: Generation, steps: i
     node[-1] = -1  # where `find` finds nothing
     keys, own = texts.keys[order], ~np.isin(texts.admission[order], references)
     decided = np.where(own, UNKNOWN, KEPT).astype(np.int8)
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    named = {}
-    for a in visible:
-        if not workspace.pairs(a).is_file():
-            continue
-        first, second, similarity, named[a] = read_pairs(workspace.pairs(a), settings.floor)
-        first, second = node[texts.find(first)], node[texts.find(second)]
-        alive = (first >= 0) & (second >= 0)
-        parts.append((first[alive], second[alive], similarity[alive]))
-    kinds = (np.int64, np.int64, np.float64)
-    i, j, similarity = (np.concatenate([np.empty(0, kind), *(p[at] for p in parts)]) for at, kind in enumerate(kinds))
+    i, j, similarity, named = _stored_matches(workspace, visible, lambda found: node[texts.find(found)])
     cells = [cell.renamed(node[texts.find(cell.members)]) for cell in dense_cells(workspace, named, visible)]
     vectors = TextVectors(workspace)
+    if steps is None:
+        steps = STEPS if sum(len(cell.members) for cell in cells) <= MANY_DENSE else FEW_STEPS
+    thresholds = np.unique(np.append(np.linspace(settings.floor, 1.0, steps + 1).round(6), settings.threshold))
     removed = []
     for threshold in thresholds.tolist():
         leader = settings.keeper_rule == "leader"
@@ -199,6 +195,23 @@ def removals_by_threshold(workspace: Workspace, generation: Generation, steps: i
         kept = walk.advance(walk.n).decisions().kept
         removed.append(records - int(np.count_nonzero(kept & own)))  # of a kept text, one record stays
     return Removals(thresholds, np.array(removed), records - int(np.count_nonzero(own)), records)
+
+
+def _stored_matches(
+    workspace: Workspace, admissions: Sequence[Admission], node_of: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[Admission, list[int]]]:
+    """Matches (m,) between nodes, those without a node left out, and the dense cells that each admission names."""
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    named: dict[Admission, list[int]] = {}
+    for a in admissions:
+        if workspace.pairs(a).is_file():
+            first, second, similarity, named[a] = read_pairs(workspace.pairs(a), workspace.settings.floor)
+            first, second = node_of(first), node_of(second)
+            alive = (first >= 0) & (second >= 0)
+            parts.append((first[alive], second[alive], similarity[alive]))
+    kinds = (np.int64, np.int64, np.float64)
+    i, j, similarity = (np.concatenate([np.empty(0, kind), *(p[at] for p in parts)]) for at, kind in enumerate(kinds))
+    return i, j, similarity, named
 
 
 # -- cells -------------------------------------------------------------------------------------------
