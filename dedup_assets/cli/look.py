@@ -16,7 +16,8 @@ from dedup_assets.cli.options import full_option, json_option, print_json, works
 @full_option
 @json_option
 def explain(record_id: str, workspace: str, full: bool, as_json: bool) -> None:
-    """Why record ID was kept, removed or quarantined: keeper, similarity, both texts, settings, run.
+    """Why record ID was kept, removed or quarantined: keeper, similarity, both texts, settings, run, and where it
+    comes from: file, content, model, centroids.
 
     ID is what the id column holds, or SHARD:ROW for any row of a shard; the first row is 0.
 
