@@ -2,6 +2,7 @@
 to the floor. Matches inside dense cells are not listed but implied: the cells are named, and their texts are
 on disk."""
 
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from dedup_assets.assets.cluster_partitions import cluster_partitions
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.cell_groups import CellGroup, plan_groups
 from dedup_assets.compute.join import Matches
+from dedup_assets.report.progress import Progress
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.memory import memory_plan
 from dedup_assets.resources.worker_tasks import match_cells_of_shards, shard_piece
@@ -82,18 +84,22 @@ def _match_under(
     lanes, threads = dask.lanes()
     memory = memory_plan(workspace.settings, lanes)
     groups = _plan(folders, memory.group_bytes, lanes)
-    run.progress.advance(codebook.cells - sum(group.last - group.first for group in groups))
+    done = _CellsDone(run.progress, groups, codebook.cells)
+    topic = f"cells of {run.run_id}, {codebook.name}"
     dense: list[int] = []
-    with temporary_folder(workspace.root) as scratch:
+    with temporary_folder(workspace.root) as scratch, dask.hearing(topic, done.hear):
         gathered = MatchRuns(scratch, memory.match_bytes)
         options = (workspace.settings.floor, dask.resolved_device(), workspace.settings.dense_limit)
         spill = (str(scratch), memory.task_match_bytes)
-        arguments = ((folders, group.first, group.last, *options, spill, threads) for group in groups)
+        arguments = (
+            (folders, group.first, group.last, *options, spill, threads, (topic, index))
+            for index, group in enumerate(groups)
+        )
         for index, found in dask.map(match_cells_of_shards, arguments, lanes) if groups else ():
             gathered.add(found.matches)
             gathered.files += found.files
             dense += found.dense_cells
-            run.progress.advance(groups[index].last - groups[index].first)
+            done.reach(index)
         runs = gathered.runs()
         facts = [_write(workspace, codebook, a, living, gathered.of_owner(runs, a.number), dense) for a in new]
     seconds = time.perf_counter() - started
@@ -101,6 +107,30 @@ def _match_under(
     entries = [(a.shard, a.basis, fact, seconds * a.records / total) for a, fact in zip(new, facts, strict=True)]
     run.ledger.complete(STAGE, entries, run.run_id)
     run.spent.rows += sum(a.records for a in new)
+
+
+class _CellsDone:
+    """Progress by cell: what tasks tell while they run, and the rest of a group when it is back."""
+
+    def __init__(self, progress: Progress, groups: Sequence[CellGroup], cells: int) -> None:
+        self._progress = progress
+        self._sizes = [group.last - group.first for group in groups]
+        self._done = [0] * len(groups)
+        self._lock = threading.Lock()  # tasks are heard on another thread
+        progress.advance(cells - sum(self._sizes))
+
+    def hear(self, told: tuple[int, int]) -> None:
+        """A task says how many cells of its group are done."""
+        self.reach(*told)
+
+    def reach(self, index: int, cells: int | None = None) -> None:
+        """So many cells of a group are done; all of them by default. Never goes back."""
+        with self._lock:
+            size = self._sizes[index]
+            more = (size if cells is None else min(cells, size)) - self._done[index]
+            if more > 0:
+                self._done[index] += more
+                self._progress.advance(more)
 
 
 def _write(

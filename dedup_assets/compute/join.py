@@ -6,7 +6,7 @@ Knows blocks of arrays; nothing of files, shards on disk or workers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -46,6 +46,7 @@ def match_cells(
     max_matches: int = MAX_MATCHES,
     sketch: int | None = None,
     dense: DenseCells | None = None,
+    done: Callable[[], None] | None = None,
 ) -> Iterator[Matches]:
     """Every pair of the block's cells at or above the floor with at least one new record.
 
@@ -72,6 +73,8 @@ def match_cells(
         Receives the dense cells, whose matches are then not given (each may still be met in another cell, and
         is given then); without it every match is given. On a device only a sample tells a cell dense, so a few that
         a CPU names are listed there: see `device_dense`.
+    done : callable, optional
+        Called after each cell, on any of the threads; on a CUDA device not at all.
 
     Yields
     ------
@@ -87,7 +90,7 @@ def match_cells(
     if device != "cpu" or isinstance(block.vectors, DeviceRows):
         return _on_device(block, floor, device, tile_bytes, max_matches, sketch, dense)
     join = Prepared(block, floor, tile_bytes, max_matches, sketch, threads, dense)
-    return stream(join.worker, block.cells, threads)
+    return stream(join.worker, block.cells, threads, done)
 
 
 def _on_device(

@@ -16,17 +16,22 @@ class Worker(Protocol):
     def finish(self) -> None: ...
 
 
-def stream(make: Callable[[Callable[[Any], None]], Worker], items: int, threads: int) -> Iterator[Any]:
+def stream(
+    make: Callable[[Callable[[Any], None]], Worker],
+    items: int,
+    threads: int,
+    done: Callable[[], None] | None = None,
+) -> Iterator[Any]:
     """What workers emit for items 0 … items - 1, in no particular order.
 
     At most two emitted values per thread wait for the consumer: a worker may emit any amount in the middle of
-    an item without memory growing. A consumer that stops early stops the workers. An error in a worker is
-    raised here.
+    an item without memory growing. `done` is called after each item, by the thread that worked on it. A consumer
+    that stops early stops the workers. An error in a worker is raised here.
     """
-    return _threaded(make, items, max(1, min(threads, items)))
+    return _threaded(make, items, max(1, min(threads, items)), done)
 
 
-def _threaded(make: Callable, items: int, threads: int) -> Iterator[Any]:
+def _threaded(make: Callable, items: int, threads: int, done: Callable[[], None] | None) -> Iterator[Any]:
     queue: Queue = Queue(maxsize=2 * threads)
     stop = threading.Event()
     numbers = iter(range(items))
@@ -51,6 +56,8 @@ def _threaded(make: Callable, items: int, threads: int) -> Iterator[Any]:
                 if item is None:
                     break
                 worker(item)
+                if done is not None:
+                    done()
             worker.finish()
         except _Stopped:
             return

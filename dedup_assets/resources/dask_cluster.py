@@ -182,6 +182,16 @@ class DaskCluster(dg.ConfigurableResource):
             return 1, sum(client.nthreads().values())
         return self.tasks_at_once(), 1
 
+    @contextmanager
+    def hearing(self, topic: str, hear: Callable[[Any], None]) -> Iterator[None]:
+        """Call `hear`, on a thread of Dask's, with what tasks log under a topic while the block lasts."""
+        client = self.client()
+        client.subscribe_topic(topic, lambda event: hear(event[1]))
+        try:
+            yield
+        finally:
+            client.unsubscribe_topic(topic)
+
     def close(self) -> None:
         """Disconnect, and end the cluster if it is ours."""
         client, self._client = self._client, None

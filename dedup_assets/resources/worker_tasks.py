@@ -6,6 +6,9 @@ worker sees under the same path. Each task may run twice: what it publishes is t
 
 from __future__ import annotations
 
+import threading
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,12 +130,14 @@ def match_cells_of_shards(
     dense_limit: int,
     spill: tuple[str, int],
     threads: int,
+    tell: tuple[str, int],
 ) -> FoundMatches:
     """Matches met in cells [first, last) that a new shard owns, being the later one.
 
     `shards` lists (cells folder, admission number, is new). Matches are between text keys, the earlier
     first; one that is met in two groups of cells is in the answer of both. `spill` is the folder that matches
-    are written to when they take more than so many bytes. `threads` are those the task has to itself.
+    are written to when they take more than so many bytes. `threads` are those the task has to itself. `tell` is
+    the topic and the number under which it says how many cells are done.
     """
     pieces = [shard_piece(*shard) for shard in shards]
     owners = np.array([admission for _, admission, is_new in shards if is_new])
@@ -140,11 +145,43 @@ def match_cells_of_shards(
     dense = DenseCells(dense_limit)
     most = min(MAX_MATCHES, runs.most)
     options = {"device": worker_device(device), "max_matches": most}
-    for found in match_pieces(pieces, first, last, floor, dense=dense, threads=threads, **options):
+    done = _Teller(*tell)
+    for found in match_pieces(pieces, first, last, floor, dense=dense, threads=threads, done=done, **options):
         # The later shard of a match owns it; matches owned by a shard of another run are that run's.
         mine = np.isin(admission_of(found.j), owners)
         runs.add(Matches(found.i[mine], found.j[mine], found.similarity[mine]))
     return FoundMatches(runs.in_memory(), runs.files, dense.cells)
+
+
+TELL_SECONDS = 0.5
+"""Between two words of a task on how far it is: often enough for a progress bar, and no load."""
+
+
+class _Teller:
+    """Counts what is done in a task and tells the client, a few times a second; outside of Dask nobody is told.
+
+    The client gets (number, count so far): what is told twice, or by a task that runs again, does no harm.
+    """
+
+    def __init__(self, topic: str, number: int) -> None:
+        from distributed import get_worker
+
+        self._topic, self._number = topic, number
+        self._count, self._told = 0, time.monotonic()
+        self._lock = threading.Lock()
+        self._worker = None
+        with suppress(ValueError):  # not in a Dask task
+            self._worker = get_worker()
+
+    def __call__(self) -> None:
+        """One more is done; called from any thread."""
+        with self._lock:
+            self._count += 1
+            now = time.monotonic()
+            if self._worker is None or now - self._told < TELL_SECONDS:
+                return
+            self._told = now
+        self._worker.log_event(self._topic, (self._number, self._count))
 
 
 @dataclass(frozen=True)
