@@ -38,6 +38,16 @@ telemetry:
   enabled: false
 nux:
   enabled: false
+concurrency:
+  runs:
+    # One run uses every core, and of runs that were started by hand the others wait.
+    max_concurrent_runs: 1
+run_monitoring:
+  enabled: true
+  # Importing torch from a cold disk belongs to the start.
+  start_timeout_seconds: 300
+  # Runs whose process was killed are ended by the sensor `arriving_shards`; this is for those it knows nothing of.
+  max_runtime_seconds: 86400
 """
 
 

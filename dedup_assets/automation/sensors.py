@@ -17,6 +17,7 @@ from dedup_assets.automation.partitions import SHARDS, partitions_of, range_tags
 from dedup_assets.errors import DedupError
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.ledger import VANISHED
+from dedup_assets.storage.liveness import forget_run, has_died
 from dedup_assets.storage.retraction import retract_shards
 from dedup_assets.storage.workspace import Workspace
 
@@ -40,6 +41,7 @@ def arriving_shards_sensor(watch_seconds: int) -> dg.SensorDefinition:
     ) -> dg.SensorResult | dg.SkipReason:
         try:
             space = workspace.open()
+            _end_dead_runs(context.instance, space)
             if not (space.settings.sources or space.settings.reference_sources):
                 return dg.SkipReason(
                     f"No source is watched: name some with `dedup-assets watch SOURCE... --workspace {space.root}`."
@@ -50,6 +52,15 @@ def arriving_shards_sensor(watch_seconds: int) -> dg.SensorDefinition:
             return dg.SkipReason(str(problem))
 
     return arriving_shards
+
+
+def _end_dead_runs(instance: dg.DagsterInstance, space: Workspace) -> None:
+    """Say of runs whose process was killed that they have failed: nobody else does, and while they count as
+    started no other run begins and their shards wait."""
+    for run in instance.get_runs(_UNDER_WAY):
+        if has_died(space.root, run.run_id):
+            instance.report_run_failed(run, "Its process is gone. Run it again: what was finished is kept.")
+            forget_run(space.root, run.run_id)
 
 
 def _tick(context: dg.SensorEvaluationContext, space: Workspace) -> dg.SensorResult:

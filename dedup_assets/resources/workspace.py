@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
 
 from dedup_assets.errors import SettingsError
 from dedup_assets.settings import Settings
+from dedup_assets.storage.liveness import holding_run
 from dedup_assets.storage.workspace import SETTINGS_FILE, Workspace
 
 
@@ -21,6 +24,16 @@ class WorkspaceResource(dg.ConfigurableResource):
 
     path: str
     options: str = "{}"
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[WorkspaceResource, None, None]:
+        """For the duration of a run, show that its process is there."""
+        root = Path(self.path).expanduser().absolute()
+        if context.run is None or not (root / SETTINGS_FILE).is_file():
+            yield self
+            return
+        with holding_run(root, context.run.run_id):
+            yield self
 
     def open(self) -> Workspace:
         """The workspace, with its settings as they are on disk now."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -20,8 +21,10 @@ from dedup_assets.automation.sensors import arriving_shards_sensor
 from dedup_assets.definitions import defs
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.ledger import VANISHED
+from dedup_assets.storage.liveness import holding_run
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.automation.watched import INTERVAL, Watched
+from dedup_assets_tests.end_to_end import children
 
 KEYS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
@@ -38,10 +41,10 @@ class Daemon:
 
     def tick(self) -> dg.SensorResult:
         """One tick; `watched.now` is the time of it."""
-        context = dg.build_sensor_context(
+        with dg.build_sensor_context(
             instance=self.instance, cursor=self.cursor, resources={"workspace": self.resource}
-        )
-        result = self.sensor.evaluate_tick(context)
+        ) as context:
+            result = self.sensor.evaluate_tick(context)
         for request in result.dynamic_partitions_requests or ():
             self.instance.add_dynamic_partitions(SHARDS, list(request.partition_keys))
         self.cursor = result.cursor or self.cursor
@@ -195,6 +198,45 @@ def test_a_shard_that_is_registered_otherwise_keeps_its_key(watched: Watched, da
     assert daemon.instance.get_dynamic_partitions(SHARDS) == ["a", "b"]
 
 
+# -- killed runs -------------------------------------------------------------------------------------
+
+
+def curate_and_die(paths: Sequence[Path], workspace: Path, log: Path) -> None:
+    """Curate in this child, and be killed when the texts are embedded."""
+
+    def started(stage: str) -> None:
+        if stage == "embeddings":
+            children.die()
+
+    children.curate(paths, workspace, log, children.Watch(started))
+
+
+def test_a_killed_run_is_ended_and_its_shards_are_requested_again(watched: Watched, tmp_path: Path) -> None:
+    path = watched.write("a", 0)
+    child = children.start(curate_and_die, [path], watched.space.root, tmp_path / "log")
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    instance = dg.DagsterInstance.from_config(str(watched.space.dagster_home))
+    (run,) = instance.get_runs()
+    assert run.status is dg.DagsterRunStatus.STARTED
+    daemon = Daemon(watched, instance)
+    assert spans(daemon.tick()) == [("curate_new_shards", "a", "a")]
+    assert instance.get_run_by_id(run.run_id).status is dg.DagsterRunStatus.FAILURE
+    (failure,) = [e for e in instance.all_logs(run.run_id) if e.dagster_event and e.dagster_event.is_failure]
+    assert "Its process is gone" in failure.message
+
+
+def test_a_run_under_way_is_not_taken_for_dead(watched: Watched, daemon: Daemon) -> None:
+    watched.write("a", 0)
+    (request,) = daemon.tick().run_requests
+    run = daemon.instance.create_run_for_job(
+        defs.resolve_job_def(request.job_name), tags=request.tags, status=dg.DagsterRunStatus.STARTED
+    )
+    with holding_run(watched.space.root, run.run_id):
+        assert daemon.tick().run_requests == []
+    assert daemon.instance.get_run_by_id(run.run_id).status is dg.DagsterRunStatus.STARTED
+
+
 # -- reasons -----------------------------------------------------------------------------------------
 
 
@@ -246,8 +288,8 @@ def test_the_schedule_asks_for_one_run_that_decides_everything_anew(watched: Wat
     schedule = weekly_recuration_schedule("")
 
     def fire() -> list[dg.RunRequest] | str:
-        context = dg.build_schedule_context(instance=daemon.instance, resources={"workspace": daemon.resource})
-        tick = schedule.evaluate_tick(context)
+        with dg.build_schedule_context(instance=daemon.instance, resources={"workspace": daemon.resource}) as context:
+            tick = schedule.evaluate_tick(context)
         return list(tick.run_requests or []) or str(tick.skip_message)
 
     assert "Nothing is curated yet" in fire()

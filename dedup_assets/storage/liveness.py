@@ -1,0 +1,63 @@
+"""Whether the process of a run is still there.
+
+Dagster cannot see that a local process was killed: its run counts as started until somebody says otherwise, keeps
+the next from starting, and keeps its shards from being worked on. Here a run holds a lock of the operating system,
+which ends with the process however that ends. Knows no Dagster.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from dedup_assets.storage.publish import storage_errors
+
+
+def _path(root: Path, run_id: str) -> Path:
+    return root / "locks" / "runs" / run_id
+
+
+@contextmanager
+def holding_run(root: Path, run_id: str) -> Iterator[None]:
+    """Show for the duration of the block that this process works on a run in the workspace at `root`."""
+    path = _path(root, run_id)
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # steps of one run in several processes hold it together
+        os.pwrite(descriptor, socket.gethostname().encode(), 0)
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def has_died(root: Path, run_id: str) -> bool:
+    """Whether the process of a run is known to be gone.
+
+    False as well where nothing is known: the run has not begun, has just ended, or belongs to another machine, whose
+    locks cannot always be seen from here.
+    """
+    try:
+        descriptor = os.open(_path(root, run_id), os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        if os.pread(descriptor, 255, 0) != socket.gethostname().encode():
+            return False
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def forget_run(root: Path, run_id: str) -> None:
+    """Remove what a run that died left, once that is on record."""
+    _path(root, run_id).unlink(missing_ok=True)
