@@ -15,6 +15,7 @@ from dedup_assets.automation.jobs import audit_recall, curate_new_shards, recura
 from dedup_assets.automation.schedules import weekly_recuration_schedule
 from dedup_assets.automation.sensors import arriving_shards_sensor
 from dedup_assets.automation.source_links import with_code_references
+from dedup_assets.automation.upkeep import maintain_store
 from dedup_assets.checks.asset_checks import corpus_checks
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.workspace import WorkspaceResource, settings_as_they_are
@@ -25,7 +26,7 @@ SETTINGS = settings_as_they_are(WORKSPACE)
 defs = dg.Definitions(
     assets=with_code_references(SHARD_ASSETS),
     asset_checks=[corpus_checks],
-    jobs=[audit_recall, curate_new_shards, recurate_corpus, redecide],
+    jobs=[audit_recall, curate_new_shards, maintain_store, recurate_corpus, redecide],
     sensors=[arriving_shards_sensor(SETTINGS.watch_seconds)],
     schedules=[weekly_recuration_schedule(SETTINGS.recurate_cron)],
     resources={

@@ -17,7 +17,7 @@ from dedup_assets.report.progress import Progress, StageTime, stage_progress
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.ledger import STAGES, Completion, Ledger
-from dedup_assets.storage.workspace import Workspace
+from dedup_assets.storage.workspace import MAINTENANCE, Workspace
 
 GROUP = "deduplication"
 OWNERS = ["team:corpus"]
@@ -116,7 +116,7 @@ def stage_run(
         token = context.run.tags.get("dagster/backfill") or context.run.root_run_id or context.run_id
         workspace.ledger.request_rebuild(token)
     run = StageRun(stage, context.partition_keys, workspace, context.run_id)
-    with stage_progress(stage) as (progress, spent):
+    with stage_progress(stage) as (progress, spent), workspace.lock(MAINTENANCE, shared=True):
         run.progress, run.spent = progress, spent
         yield run
         run.raise_failures()

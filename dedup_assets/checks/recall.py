@@ -251,7 +251,7 @@ class _KeptTexts:
     def __init__(self, workspace: Workspace, generation: int) -> None:
         self._workspace = workspace
         self._store = DecisionStore(workspace, generation)
-        self._admissions = workspace.ledger.admissions()
+        self._admissions = Living(workspace).visible
         self._indexes: dict[int, HashIndex] = {}
 
     def __call__(self, hashes: np.ndarray, shards: list[str]) -> np.ndarray:

@@ -59,6 +59,8 @@ for _command in (
     operate.recurate,
     operate.retract,
     upkeep.audit,
+    upkeep.maintain,
+    upkeep.prune,
     operate.ui,
 ):
     main.add_command(_command)

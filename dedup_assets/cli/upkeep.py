@@ -1,13 +1,18 @@
-"""Commands that look after a workspace: audit."""
+"""Commands that look after a workspace: audit, maintain, prune."""
 
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
+from rich.filesize import decimal
 
 from dedup_assets.cli.options import json_option, print_json, workspace_option
+
+if TYPE_CHECKING:
+    from dedup_assets.storage.maintenance import Freed
 
 
 @click.command(short_help="Measure on what is published what the contract promises.")
@@ -44,3 +49,57 @@ def audit(sample: int | None, workspace: str, as_json: bool) -> None:
         print_audit(Console(), checks)
     if any(outcome(check) == "FAILED" for check in checks):
         sys.exit(1)
+
+
+@click.command(short_help="Give room back that nothing current needs.")
+@workspace_option
+@json_option
+def maintain(workspace: str, as_json: bool) -> None:
+    """Remove what nothing current refers to any more, and compact the table of embeddings. No result changes.
+
+    What goes: superseded versions of the table (after an hour), vectors of texts that no record has, cells of
+    retired centroids, readings and matches of retracted content, leftovers of killed runs. Waits for stages that are
+    under way. The job maintain_store in the UI does the same.
+
+    \b
+    Example:
+      dedup-assets maintain --workspace ws
+    """
+    from dedup_assets.storage.maintenance import maintain as give_back
+    from dedup_assets.storage.workspace import Workspace
+
+    _report(give_back(Workspace.open(workspace)), as_json)
+
+
+@click.command(short_help="Remove published generations of the past.")
+@click.option(
+    "--keep", type=click.IntRange(min=0), default=0, show_default=True, help="Past generations to keep, the latest."
+)
+@workspace_option
+@json_option
+def prune(keep: int, workspace: str, as_json: bool) -> None:
+    """Remove the published files and decisions of generations before the current one.
+
+    The lists of changes in OUTPUT/changes stay. Whoever still reads an old generation loses it.
+
+    \b
+    Examples:
+      dedup-assets prune --workspace ws
+      dedup-assets prune --keep 2 --workspace ws
+    """
+    from dedup_assets.storage.maintenance import prune as remove_past
+    from dedup_assets.storage.workspace import Workspace
+
+    _report(remove_past(Workspace.open(workspace), keep), as_json)
+
+
+def _report(freed: Freed, as_json: bool) -> None:
+    if as_json:
+        removed = {kind: {"count": freed.counts[kind], "bytes": freed.bytes[kind]} for kind in freed.counts}
+        print_json({"bytes_freed": freed.total, "removed": removed, "waits": freed.waits})
+        return
+    for kind, count in freed.counts.items():
+        click.echo(f"{kind}: {count} removed, {decimal(freed.bytes[kind])}")
+    click.echo(f"{decimal(freed.total)} freed")
+    if freed.waits:
+        click.echo(freed.waits)

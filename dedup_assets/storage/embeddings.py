@@ -69,10 +69,13 @@ class EmbeddingTable:
     def __len__(self) -> int:
         return self._table.count_rows()
 
+    def hashes(self) -> np.ndarray:
+        """Hashes (n, 2) of all texts that have a vector."""
+        return _hex_to_hashes(self._table.search().select(["text_hash"]).to_arrow().column("text_hash"))
+
     def known(self) -> HashIndex:
         """Hashes of all texts that have a vector, each with its row number in this answer."""
-        column = self._table.search().select(["text_hash"]).to_arrow().column("text_hash")
-        hashes = _hex_to_hashes(column)
+        hashes = self.hashes()
         return HashIndex(hashes, np.arange(len(hashes)))
 
     def add(self, rows: pa.Table) -> None:
@@ -202,6 +205,10 @@ class EmbeddingTable:
         for start in range(0, len(hashes), _HASHES_PER_PREDICATE):
             self._table.delete(f"text_hash IN ({_listed(hashes[start : start + _HASHES_PER_PREDICATE])})")
         return before - len(self)
+
+    def versions(self) -> int:
+        """Versions of the table that are on disk."""
+        return len(self._table.list_versions())
 
     def compact(self, keep: timedelta = KEPT_VERSIONS) -> None:
         """Merge small fragments, and drop superseded versions older than `keep`."""

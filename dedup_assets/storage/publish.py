@@ -202,13 +202,14 @@ def _alive(pid: int) -> bool:
 
 
 @contextmanager
-def exclusive_lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock among processes and threads. The kernel frees it when its holder dies."""
+def exclusive_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold a lock among processes and threads, alone or with all who share it. The kernel frees it when its holder
+    dies."""
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)

@@ -35,6 +35,9 @@ from dedup_assets.storage.publish import exclusive_lock, publish_text, storage_e
 
 SETTINGS_FILE = "curation.toml"
 
+MAINTENANCE = "maintenance"
+"""Lock that every stage shares while it works, and that maintenance takes for itself."""
+
 _FIXED_LAYERS = ("vectors", "matches")
 _SETTLED = "settings"  # their values in the ledger, from the first stored shard on
 
@@ -208,9 +211,12 @@ class Workspace:
     # -- order among processes ----------------------------------------------------------------------
 
     @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        """Serialise one kind of step (`admission`, `decisions`) among all processes of this workspace."""
-        with exclusive_lock(self.root / "locks" / name):
+    def lock(self, name: str, *, shared: bool = False) -> Iterator[None]:
+        """Serialise one kind of step (`admission`, `decisions`) among all processes of this workspace.
+
+        Who holds several took them in this order: `MAINTENANCE`, `admission`, `decisions`.
+        """
+        with exclusive_lock(self.root / "locks" / name, shared=shared):
             yield
 
     def sweep(self) -> int:

@@ -39,6 +39,7 @@ ASSETS = {
 }
 JOBS = {
     "audit_recall": set(),
+    "maintain_store": set(),
     "curate_new_shards": set(ASSETS),
     "recurate_corpus": set(ASSETS) - {"raw_shards", "embeddings"},
     "redecide": {"duplicate_ids", "deduplicated_dataset"},
