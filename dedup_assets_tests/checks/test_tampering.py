@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+import dedup_assets as da
 from dedup_assets.checks import health, recall
 from dedup_assets.checks.asset_checks import CHECKS, evaluated
 from dedup_assets.checks.finding import Finding
@@ -452,3 +453,37 @@ def test_copies_of_a_text_are_no_match_and_its_kept_record_stands_for_it(space: 
     keys = AdmittedShard.read(space.admitted(a)).record_texts
     assert len(np.unique(keys)) < len(keys), "no copies: the test proves nothing"
     assert examine(space, ["s00"], sample=1000)["duplicate_ids: kept_do_not_match"].passed
+
+
+# -- no false alarms ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mode": "rebuild"},
+        {"keeper_rule": "semdedup"},
+        {"keep": "hard", "vector_dtype": "float32"},
+        {"keep": "column:quality", "clusters": 7, "dense_limit": 1},
+    ],
+    ids=str,
+)
+def test_all_checks_pass_under_every_rule_and_through_all_that_can_happen_to_a_corpus(
+    tmp_path: Path, options: dict[str, object]
+) -> None:
+    tables = corpus("boilerplate", (40, 30, 50, 30, 20), seed=42)
+    paths = write_shards(tmp_path / "in", tables)
+    root = tmp_path / "ws"
+    curate(paths[:3], root, threshold=0.9, **options)  # raises if a check fails
+    curate(paths[3:4], root, role="reference")
+    pq.write_table(tables[1].slice(5), paths[1])
+    curate(paths[1:2], root)
+    da.retract("s00:3", "s02", workspace=root)
+    da.rethreshold(0.93, workspace=root)
+    curate(paths[4:], root)
+    space = Workspace.open(root)
+    findings = examine(space)
+    assert failed(findings) == set()
+    assert findings["deduplicated_dataset: rows_are_conserved"].numbers["reference"] == 30
+    assert findings["pairwise_similarities: recall_is_one"].numbers["matches_by_brute_force"] > 0
+    assert findings["duplicate_ids: removed_have_kept_keepers"].numbers["looked_at"] > 10
