@@ -10,6 +10,7 @@ from pathlib import Path
 import dagster as dg
 
 from dedup_assets.errors import SettingsError
+from dedup_assets.resources.sqlite_log import steady_sqlite
 from dedup_assets.settings import Settings
 from dedup_assets.storage.liveness import holding_run
 from dedup_assets.storage.workspace import SETTINGS_FILE, Workspace
@@ -27,12 +28,13 @@ class WorkspaceResource(dg.ConfigurableResource):
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[WorkspaceResource, None, None]:
-        """For the duration of a run, show that its process is there."""
+        """For the duration of a run, show that its process is there, and keep its history from flushing the disk
+        more often than it has to."""
         root = Path(self.path).expanduser().absolute()
-        if context.run is None or not (root / SETTINGS_FILE).is_file():
+        if context.run is None or context.instance is None or not (root / SETTINGS_FILE).is_file():
             yield self
             return
-        with holding_run(root, context.run.run_id):
+        with holding_run(root, context.run.run_id), steady_sqlite(Path(context.instance.root_directory)):
             yield self
 
     def open(self) -> Workspace:

@@ -18,7 +18,7 @@ from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.pool import NullPool
 
-from dedup_assets.automation.sqlite_log import steady_sqlite
+from dedup_assets.resources.sqlite_log import steady_sqlite
 
 
 def add_rows(path: Path, rows: int) -> None:
@@ -69,8 +69,8 @@ def test_nothing_is_listened_to_afterwards(tmp_path: Path) -> None:
 def test_a_killed_process_loses_no_event(tmp_path: Path) -> None:
     program = f"""
 import os, pathlib, signal
-from dedup_assets.automation.sqlite_log import steady_sqlite
-from dedup_assets_tests.assets.test_sqlite_log import add_rows
+from dedup_assets.resources.sqlite_log import steady_sqlite
+from dedup_assets_tests.resources.test_sqlite_log import add_rows
 with steady_sqlite(pathlib.Path({str(tmp_path)!r})):
     add_rows(pathlib.Path({str(tmp_path / "a.db")!r}), 30)
     os.kill(os.getpid(), signal.SIGKILL)
