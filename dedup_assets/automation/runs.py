@@ -23,9 +23,9 @@ from sqlalchemy.exc import OperationalError
 from dedup_assets.assets.stage import STAGES
 from dedup_assets.automation.jobs import audit_recall, curate_new_shards, recurate_corpus, redecide
 from dedup_assets.automation.partitions import range_tags, register_partitions, spans
-from dedup_assets.automation.sqlite_log import steady_sqlite
 from dedup_assets.checks.asset_checks import CHECKS, STEP
 from dedup_assets.errors import DedupError, ShardError, WorkspaceError
+from dedup_assets.resources.sqlite_log import steady_sqlite
 from dedup_assets.storage.changes import changed_content_error, has_changed, unfinished_shards
 from dedup_assets.storage.generations import decisions_due
 from dedup_assets.storage.ledger import Completion
