@@ -112,3 +112,19 @@ def test_a_partition_page_shows_what_became_of_its_rows(served: Served) -> None:
         assert name in shown
         assert f">{value}<" in shown
     assert str((served.workspace / "output/current").resolve() / "duplicates/week-2.parquet") in shown
+
+
+def test_the_checks_page_shows_the_measured_recall(served: Served) -> None:
+    url = f"{served.address}/assets/pairwise_similarities?view=checks&checkDetail=recall_is_one"
+    shown = page(url, "missed_matches", "Passed")
+    assert "recall_is_one" in shown
+    assert "Passed" in shown and "Failed" not in shown
+    for name in ("measured_recall", "missed_matches", "sampled_records", "compared_with_texts"):
+        assert name in shown
+    assert "0 of " in shown and " matches missed" in shown
+
+
+def test_the_curve_and_the_groups_are_in_the_metadata_of_a_partition(served: Served) -> None:
+    shown = page(f"{served.address}/assets/duplicate_ids?view=partitions&partition=week-2", "basis_latest_shards")
+    for name in ("basis_latest_shards", "dagster/column_schema", "largest_groups", "removed_by_threshold"):
+        assert name in shown, name
