@@ -232,25 +232,35 @@ def retract(
 
 def _shards_and_ids(space: Workspace, names: Sequence[str]) -> tuple[list[str], list[str]]:
     """Which of some names are of shards and which of records; a name that could be both is refused."""
-    if not names:
-        raise SettingsError("Name at least one shard or record id to retract.")
+    if not names or not all(names):
+        raise SettingsError("Name at least one shard or record id to retract; an empty name is neither.")
     known = {shard.key for shard in space.ledger.shards()}
+    prefixed = {name: name.partition(":")[::2] for name in names if name.startswith(("shard:", "id:"))}
+    unclear = [name for name in names if name in known] + [
+        each for name, (_, rest) in prefixed.items() for each in (name, rest) if each
+    ]
+    records = find_records(space, Living(space), unclear) if unclear else {}
     shards, ids = [], []
-    plain = [name for name in names if name in known]
-    both = find_records(space, Living(space), plain) if plain else {}
     for name in names:
-        kind, _, rest = name.partition(":")
-        if name in both:
+        kind, rest = prefixed.get(name, ("", ""))
+        if name in known and name in records:
             raise SettingsError(
-                f"{name!r} is a shard and the id of a record in {both[name].admission.shard}: write shard:{name} or "
+                f"{name!r} is a shard and the id of a record in {records[name].admission.shard}: write shard:{name} or "
                 f"id:{name}."
+            )
+        meant = rest in known if kind == "shard" else rest in records or rest in space.ledger.tombstones()
+        if kind and meant and name in records:
+            # What is taken down never returns, so nobody guesses.
+            raise SettingsError(
+                f"{name!r} is itself the id of a record in {records[name].admission.shard}: write id:{name} for "
+                f"that one. The other is named {'' if kind == 'shard' else 'as SHARD:ROW or '}without {kind}:."
             )
         if name in known:
             shards.append(name)
-        elif kind == "shard" and rest in known:
+        elif kind == "shard" and meant:
             shards.append(rest)
         else:
-            ids.append(rest if kind == "id" and rest else name)
+            ids.append(rest if kind == "id" and rest and name not in records else name)
     return shards, ids
 
 

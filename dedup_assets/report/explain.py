@@ -18,6 +18,7 @@ from dedup_assets.compute.similarity import canonical_similarity
 from dedup_assets.errors import SettingsError, WorkspaceError
 from dedup_assets.report.corpus import Corpus
 from dedup_assets.storage.cells import ShardCells, read_centroids
+from dedup_assets.storage.formats.batches import rendered_value
 from dedup_assets.storage.ledger import STAGES, TAKEDOWN, Admission
 from dedup_assets.storage.output import read_manifest
 from dedup_assets.storage.shards import AdmittedShard, admission_of, read_ids, row_of
@@ -172,7 +173,7 @@ def _quarantined(workspace: Workspace, record_id: str) -> list[dict[str, Any]]:
         named = pc.equal(pc.binary_join_element_wise(path.stem, table["row"].cast(pa.string()), ":"), record_id)
         table = table.filter(pc.or_kleene(pc.match_substring(table["record"], written), named))
         for entry in table.to_pylist():
-            if record_id in (_value(entry["record"], column), f"{path.stem}:{entry['row']}"):
+            if record_id in (rendered_value(entry["record"], column), f"{path.stem}:{entry['row']}"):
                 found.append({"shard": path.stem, **{name: entry[name] for name in ("row", "reason", "record")}})
     return found
 
@@ -183,7 +184,7 @@ def _also(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _unknown(corpus: Corpus, record_id: str) -> WorkspaceError:
-    registered = len(corpus.workspace.ledger.shards())
+    registered = sum(shard.retracted is None for shard in corpus.workspace.ledger.shards())
     unfinished = registered - len(corpus.decided)
     pending = f", {unfinished} of them not finished: `dedup-assets curate` finishes them" if unfinished else ""
     return WorkspaceError(
@@ -191,14 +192,6 @@ def _unknown(corpus: Corpus, record_id: str) -> WorkspaceError:
         f"those of column {corpus.workspace.settings.id_column!r}, or SHARD:ROW for any row; `dedup-assets search` "
         "finds records by text."
     )
-
-
-def _value(record: str | None, column: str) -> str | None:
-    try:
-        value = json.loads(record or "null").get(column)
-    except (ValueError, AttributeError):
-        return None
-    return None if value is None else str(value)
 
 
 def require_unicode(what: str, text: str) -> None:

@@ -51,6 +51,11 @@ class Living:
         return np.searchsorted(rows, gone)
 
     @cached_property
+    def buried(self) -> pa.Array:
+        """The ids that never return."""
+        return pa.array(self._workspace.ledger.tombstones(), pa.string())
+
+    @cached_property
     def _survivors(self) -> np.ndarray:
         """Keys, sorted, of the living texts that a retracted admission brought."""
         return self._scan[0]

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from dedup_assets.errors import WorkspaceError
 from dedup_assets.storage.decisions import read_record_decisions
-from dedup_assets.storage.formats.batches import render_record
+from dedup_assets.storage.formats.batches import render_record, rendered_value
 from dedup_assets.storage.ledger import REFERENCE, Admission, Generation
 from dedup_assets.storage.living import Living
 from dedup_assets.storage.publish import publish_copy, publish_json, publish_link, storage_errors
@@ -209,24 +209,36 @@ def _take(table: Path, positions: np.ndarray) -> pa.Table:
 def _quarantine(workspace: Workspace, admission: Admission, living: Living) -> tuple[pa.Table, dict[str, int]]:
     """All quarantined rows of a shard, and the counts, by reason, of those that its admission added.
 
-    A record that was taken down is listed by its row alone: its content is withheld.
+    A record that was taken down is listed by its row alone, and so is every other row that carries its id: the
+    content is withheld.
     """
     raw = workspace.raw(admission.shard, admission.fingerprint)
     admitted = AdmittedShard.read(workspace.admitted(admission))
     taken = np.flatnonzero(admitted.record_texts == REJECTED)
     gone = np.union1d(np.flatnonzero(admitted.record_texts == RETRACTED_ID), living.taken_down(admission))
-    parts = [read_rejected(raw).cast(QUARANTINE)]
+    parts = [_withheld(read_rejected(raw).cast(QUARANTINE), workspace.settings.id_column, living.buried)]
     reasons = {}
     if len(taken) or len(gone):
         records = read_records(raw)
         rows = _take(raw / "table.parquet", records.positions[taken]).to_pylist()
-        contents = ((ID_TAKEN, taken, [render_record(row) for row in rows]), (ID_RETRACTED, gone, [None] * len(gone)))
+        is_buried = pc.is_in(records.ids.take(pa.array(taken)), living.buried).to_pylist()
+        shown = [None if hidden else render_record(row) for row, hidden in zip(rows, is_buried, strict=True)]
+        contents = ((ID_TAKEN, taken, shown), (ID_RETRACTED, gone, [None] * len(gone)))
         for reason, at, rendered in contents:
             columns = [pa.array(records.rows[at]), pa.array([reason] * len(at)), pa.array(rendered, pa.string())]
             parts.append(pa.table(columns, schema=QUARANTINE))
             if len(at):
                 reasons[reason] = len(at)
     return pa.concat_tables(parts).sort_by("row").combine_chunks(), reasons
+
+
+def _withheld(rejected: pa.Table, id_column: str, buried: pa.Array) -> pa.Table:
+    """Rows that were quarantined when they were read, without the content of those whose id was taken down."""
+    if not len(buried) or not rejected.num_rows:
+        return rejected
+    ids = pa.array([rendered_value(record, id_column) for record in rejected["record"].to_pylist()], pa.string())
+    shown = pc.if_else(pc.is_in(ids, buried), None, rejected["record"])
+    return rejected.set_column(rejected.schema.get_field_index("record"), "record", shown).cast(QUARANTINE)
 
 
 def remove_strangers(workspace: Workspace, generation: Generation, shards: Collection[str]) -> None:

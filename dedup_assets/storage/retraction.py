@@ -72,7 +72,8 @@ def retract_shards(workspace: Workspace, keys: Sequence[str], reason: str, run_i
 
 
 def retract_ids(workspace: Workspace, names: Sequence[str], run_id: str = "") -> list[Record]:
-    """Take records down for ever, each named by its id or as SHARD:ROW; returns those that were still there.
+    """Take records down for ever, each named by its id or as SHARD:ROW; returns those that were still there, or may
+    return with a shard that vanished.
 
     Raises WorkspaceError if a name is of no record, then none is taken down. A record that was taken down before
     is no mistake.
@@ -80,7 +81,10 @@ def retract_ids(workspace: Workspace, names: Sequence[str], run_id: str = "") ->
     with workspace.lock("admission"):
         living = Living(workspace)
         buried = {*workspace.ledger.tombstones(), *workspace.ledger.tombstone_places()}
-        found = find_records(workspace, living, [name for name in names if name not in buried])
+        wanted = [name for name in names if name not in buried]
+        found = find_records(workspace, living, wanted)
+        absent = [name for name in wanted if name not in found]
+        found |= find_records(workspace, living, absent, _vanished(workspace, living)) if absent else {}
         unknown = [name for name in names if name not in found and name not in buried]
         if unknown:
             raise WorkspaceError(
@@ -95,12 +99,24 @@ def retract_ids(workspace: Workspace, names: Sequence[str], run_id: str = "") ->
         return records
 
 
-def find_records(workspace: Workspace, living: Living, names: Sequence[str]) -> dict[str, Record]:
-    """Of some names, each an id or SHARD:ROW, those of records that count."""
+def _vanished(workspace: Workspace, living: Living) -> list[Admission]:
+    """The last admission of each shard that vanished and may return, as far as it is still stored."""
+    away = {shard.key for shard in workspace.ledger.shards() if shard.retracted == VANISHED}
+    last = {a.shard: a for a in living.all if a.shard in away}
+    return [
+        a for a in last.values() if workspace.raw(a.shard, a.fingerprint).is_dir() and workspace.admitted(a).is_dir()
+    ]
+
+
+def find_records(
+    workspace: Workspace, living: Living, names: Sequence[str], among: Sequence[Admission] | None = None
+) -> dict[str, Record]:
+    """Of some names, each an id or SHARD:ROW, those of records that count in some admissions, by default live ones."""
     found: dict[str, Record] = {}
     wanted = pa.array(names, pa.string())
-    by_shard = {a.shard: a for a in living.live}
-    for a in living.live if len(names) else ():
+    admissions = living.live if among is None else among
+    by_shard = {a.shard: a for a in admissions}
+    for a in admissions if len(names) else ():
         rows, ids = read_ids(workspace.raw(a.shard, a.fingerprint))
         counting = living.accepted(a, AdmittedShard.read(workspace.admitted(a)))
         for at in counting[pc.is_in(ids.take(pa.array(counting)), wanted).to_numpy(zero_copy_only=False)].tolist():

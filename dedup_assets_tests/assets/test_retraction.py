@@ -102,6 +102,69 @@ def test_single_records_go_and_stay_away(tmp_path: Path) -> None:
     ]
 
 
+def test_no_quarantined_row_shows_what_was_taken_down_under_its_id(tmp_path: Path) -> None:
+    axes = np.eye(3)
+    tables = [
+        make_table(["a", "b", "b"], ["one", "two", "again two"], axes),
+        make_table([7, 7, None], ["one", "three", "nobody's"], axes),
+        make_table(["a", "c"], ["one, a little otherwise", "two"], axes[:2]),
+    ]
+    paths = write_shards(tmp_path / "in", tables)
+    first = curate(paths, tmp_path / "ws", threshold=0.9)
+
+    def shown(result: da.Curation) -> list[tuple[str, int]]:
+        """The rows of the quarantine whose content is there."""
+        folder = result.published / "quarantine"
+        return [
+            (path.stem, row["row"])
+            for path in sorted(folder.iterdir())
+            for row in pq.read_table(path).to_pylist()
+            if row["record"] is not None
+        ]
+
+    assert shown(first) == [("s00", 2), ("s01", 1), ("s01", 2), ("s02", 0)]
+    assert shown(da.retract("a", workspace=tmp_path / "ws")) == [("s00", 2), ("s01", 1), ("s01", 2)]
+    result = da.retract("b", "7", workspace=tmp_path / "ws")
+    assert shown(result) == [("s01", 2)] and result.summary["quarantined"] == 7
+    space = Workspace.open(tmp_path / "ws")
+    assert (explain(space, "s02:0")["decision"], explain(space, "s02:0")["record"]) == ("quarantined", None)
+    with pytest.raises(DedupError, match=r"No record has the id 'nobody' .*\(shards: 3\)"):
+        explain(space, "nobody")
+    da.retract("s01", workspace=tmp_path / "ws", reason="vanished")
+    with pytest.raises(DedupError, match=r"\(shards: 2\)"):  # what was retracted is not unfinished
+        explain(space, "nobody")
+
+
+def test_a_record_of_a_vanished_shard_can_be_taken_down_before_its_file_returns(tmp_path: Path) -> None:
+    paths = write_shards(tmp_path / "in", corpus("clustered", (20, 20), seed=38))
+    curate(paths, tmp_path / "ws", threshold=0.85)
+    da.retract("s01", workspace=tmp_path / "ws", reason="vanished")
+    before = decisions(da.open_curation(tmp_path / "ws"))
+    assert decisions(da.retract("r0021", "s01:4", workspace=tmp_path / "ws")) == before
+    back = curate(paths, tmp_path / "ws")
+    assert back.quarantined.to_arrow().to_pylist() == [
+        {"row": row, "reason": "retracted id", "record": None} for row in (1, 4)
+    ]
+
+
+def test_an_id_that_begins_like_a_prefix_is_taken_for_neither_without_being_asked(tmp_path: Path) -> None:
+    ids = ["id:a", "a", "shard:s00", "id:b", "shard:c"]
+    paths = write_shards(tmp_path / "in", [make_table(ids, ["one", "two", "three", "four", "five"], np.eye(5))])
+    curate(paths, tmp_path / "ws", threshold=0.9)
+    for name, advice in (("id:a", "write id:id:a for that one"), ("shard:s00", "write id:shard:s00 for that one")):
+        with pytest.raises(DedupError, match=f"'{name}' is itself the id of a record in s00: {advice}"):
+            da.retract(name, workspace=tmp_path / "ws")
+    assert Workspace.open(tmp_path / "ws").ledger.retractions() == []
+    # Where only one reading names something, it is meant.
+    assert kept_ids(da.retract("id:b", "shard:c", workspace=tmp_path / "ws")) == {"id:a", "a", "shard:s00"}
+    assert kept_ids(da.retract("a", workspace=tmp_path / "ws")) == {"id:a", "shard:s00"}
+    with pytest.raises(DedupError, match=r"'id:a' is itself"):  # the other one is gone, and may be meant all the same
+        da.retract("id:a", workspace=tmp_path / "ws")
+    assert kept_ids(da.retract("id:id:a", workspace=tmp_path / "ws")) == {"shard:s00"}
+    with pytest.raises(DedupError, match="an empty name is neither"):
+        da.retract("", workspace=tmp_path / "ws")
+
+
 def test_a_shard_that_was_taken_down_stays_out_under_any_name(tmp_path: Path) -> None:
     tables = corpus("clustered", (30, 30), seed=31)
     paths = write_shards(tmp_path / "in", tables)

@@ -99,6 +99,15 @@ def render_row(table: pa.Table, index: int) -> str:
     return render_record(record)
 
 
+def rendered_value(record: str | None, column: str) -> str | None:
+    """A value of a row that `render_record` rendered, as text; None where it has none."""
+    try:
+        value = json.loads(record or "null").get(column)
+    except (ValueError, AttributeError):
+        return None
+    return None if value is None else str(value)
+
+
 def render_unparsed(raw: bytes | str) -> str:
     """A row that could not be parsed, as JSON with its raw text under "unparsed"."""
     text = raw[: 4 * LONGEST_STRING + 4] if isinstance(raw, bytes) else raw
