@@ -85,6 +85,12 @@ class StageRun:
         """Record that a shard is finished; its files are on disk."""
         self.ledger.complete(self.stage, [(shard, basis, facts, seconds)], self.run_id)
 
+    def moved(self) -> list[str]:
+        """Shards outside this run that it finished anew: a new generation decides and publishes all of them."""
+        done = self.ledger.completions(self.stage).values()
+        own = {*self.shards, *self.retracted}
+        return [entry.shard for entry in done if entry.run_id == self.run_id and entry.shard not in own]
+
     def fail(self, shard: str, problem: DedupError) -> None:
         """Record that a shard cannot be processed, and go on with the others."""
         self.failed[shard] = str(problem)
@@ -122,6 +128,9 @@ def stage_run(
         run.raise_failures()
     for shard, metadata in RunMetadata(workspace, stage, run.shards):
         context.add_asset_metadata(metadata, partition_key=shard)
+    for shard, metadata in RunMetadata(workspace, stage, run.moved()):
+        # Outside the range of this run, yet what Dagster knew of it is no longer so.
+        context.log_event(dg.AssetMaterialization(context.asset_key, partition=shard, metadata=metadata))
     for shard, reason in run.retracted.items():
         context.add_asset_metadata({"retracted": reason, "dagster/partition_row_count": 0}, partition_key=shard)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,6 @@ from dedup_assets.errors import DedupError, ShardError, WorkspaceError
 from dedup_assets.resources.sqlite_log import steady_sqlite
 from dedup_assets.storage.changes import changed_content_error, has_changed, unfinished_shards
 from dedup_assets.storage.generations import decisions_due
-from dedup_assets.storage.ledger import Completion
 from dedup_assets.storage.publish import publish_text, storage_errors
 from dedup_assets.storage.workspace import Workspace
 
@@ -142,10 +141,9 @@ class EmbeddedDagster:
         self.register(keys)
         changed, refused = changed_shards(self._workspace, named)
         outcome = Outcome(failures=refused)
-        before = ledger.completions(STAGES[-1])
         for span in spans(keys, [*changed, *unfinished_shards(self._workspace)]):
             self._run(curate_new_shards.name, keys, span, outcome)
-        self._redecide(keys, before, outcome)
+        self._redecide(keys, outcome)
         return outcome
 
     def redecide(self, retracted: Sequence[str]) -> Outcome:
@@ -154,10 +152,9 @@ class EmbeddedDagster:
             keys = [shard.key for shard in self._workspace.ledger.shards()]
             self.register(keys)
             outcome = Outcome()
-            before = self._workspace.ledger.completions(STAGES[-1])
             for span in spans(keys, retracted):
                 self._run(redecide.name, keys, span, outcome)
-            self._redecide(keys, before, outcome)
+            self._redecide(keys, outcome)
             return outcome
 
     def audit(self, sample: int) -> Outcome:
@@ -174,17 +171,16 @@ class EmbeddedDagster:
         with instance_errors(self._instance.root_directory):
             keys = [shard.key for shard in self._workspace.ledger.shards()]
             self.register(keys)
-            before = self._workspace.ledger.completions(STAGES[-1])
-            span = max(spans(keys, before), key=len, default=[])
+            span = max(spans(keys, self._workspace.ledger.completions(STAGES[-1])), key=len, default=[])
             if not span:
                 raise WorkspaceError(
                     f"Nothing is curated yet in {self._workspace.root}, so there is nothing to decide anew: "
                     "`dedup-assets curate SOURCE` comes first."
                 )
             outcome = Outcome()
-            # A run over some shards covers all; what Dagster shows of the others follows.
+            # A run over some shards covers all.
             self._run(recurate_corpus.name, keys, span, outcome)
-            self._redecide(keys, {key: done for key, done in before.items() if key not in span}, outcome)
+            self._redecide(keys, outcome)
             return outcome
 
     def latest_checks(self) -> list[Checked]:
@@ -195,12 +191,9 @@ class EmbeddedDagster:
         evaluations = [found[key].evaluation for key in keys if key in found]
         return [Checked.of(evaluation) for evaluation in evaluations if evaluation is not None]
 
-    def _redecide(self, keys: Sequence[str], before: Mapping[str, Completion], outcome: Outcome) -> None:
-        """Bring the shards up to date that were finished before and whose decisions or files moved, or have to."""
-        after = self._workspace.ledger.completions(STAGES[-1])
-        due = decisions_due(self._workspace)
-        same = {key for key in before if key in after and before[key].basis == after[key].basis}
-        for span in spans(keys, [key for key in after if key in before and (key in due or key not in same)]):
+    def _redecide(self, keys: Sequence[str], outcome: Outcome) -> None:
+        """Bring the shards up to date whose decisions or files have to move, and that no run before came by."""
+        for span in spans(keys, decisions_due(self._workspace)):
             self._run(redecide.name, keys, span, outcome)
 
     def _run(self, job_name: str, keys: Sequence[str], span: list[str], outcome: Outcome) -> None:
@@ -306,7 +299,10 @@ def changed_shards(workspace: Workspace, named: Sequence[str]) -> tuple[list[str
     refused: dict[str, str] = {}
     for key in named:
         try:
-            if key not in done or not has_changed(registered[key], done[key]):
+            if key not in done:
+                continue
+            if not has_changed(registered[key], done[key]):
+                workspace.ledger.recover(STAGES[0], [key])
                 continue
             if workspace.settings.changed_shards == "refuse":
                 raise changed_content_error(registered[key])

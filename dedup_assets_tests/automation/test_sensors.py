@@ -190,6 +190,29 @@ def test_a_changed_shard_takes_the_place_of_its_old_content(watched: Watched, da
     assert daemon.tick().run_requests == []
 
 
+def test_what_dagster_shows_of_the_other_shards_follows_a_new_generation(watched: Watched, daemon: Daemon) -> None:
+    path = watched.write("a", 0)
+    copy = watched.folder / "copy-of-a.parquet"
+    shutil.copy2(path, copy)
+    rename_ids(copy)
+    watched.age(copy, 1000)
+    daemon.run(daemon.tick().run_requests[0])
+
+    def shown(stage: str) -> tuple[str, object]:
+        (record,) = daemon.instance.fetch_materializations(
+            dg.AssetRecordsFilter(dg.AssetKey(stage), asset_partitions=["copy-of-a"]), limit=1
+        ).records
+        return record.run_id, record.asset_materialization.metadata["kept"].value
+
+    assert shown("deduplicated_dataset")[1] == 0
+    watched.write("a", 100)
+    (request,) = daemon.tick().run_requests
+    assert request.tags[KEYS[0]] == request.tags[KEYS[1]] == "a"
+    run = daemon.run(request)
+    for stage in ("duplicate_ids", "deduplicated_dataset"):
+        assert shown(stage) == (run.run_id, 6)
+
+
 def test_a_shard_that_is_registered_otherwise_keeps_its_key(watched: Watched, daemon: Daemon) -> None:
     path = watched.write("deep/a", 0)
     da.register(path, workspace=watched.space.root)  # as `a`; by its folder it would be deep_a-...
