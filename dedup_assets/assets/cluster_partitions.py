@@ -35,9 +35,11 @@ def cluster_partitions(context: dg.AssetExecutionContext, workspace: WorkspaceRe
     with stage_run(context, workspace, dask) as run:
         bases = {shard: done.basis for shard, done in run.upstream("kmeans_centroids").items()}
         raw = run.upstream("raw_shards")
-        if not _unadmitted(run, bases):
+        waiting = set(_unadmitted(run, bases))
+        run.ledger.recover(run.stage, set(run.shards) - waiting)
+        if not waiting:
             return
-        run.progress.total(sum(raw[shard].facts["records"] for shard in _unadmitted(run, bases)), "records")
+        run.progress.total(sum(raw[shard].facts["records"] for shard in waiting), "records")
         with run.workspace.lock("admission"):
             # Another run may have admitted some of them, or refitted, or retracted, while this one waited.
             pending = _unadmitted(run, bases)

@@ -52,6 +52,7 @@ def _ingest(run: StageRun, key: str, shard: Shard | None, done: Completion | Non
     if done is not None:
         try:
             if not has_changed(shard, done):
+                run.ledger.recover(run.stage, [key])
                 return 0
         except SourceError:
             # What was read is on disk: whether a shard whose file is gone should go too is not decided here.

@@ -133,7 +133,8 @@ def _retracted(corpus: Corpus, record_id: str) -> dict[str, Any] | None:
             at = int(np.searchsorted(rows, int(row)))
         if at < 0 or (a.retracted is None and rows[at] not in gone):
             continue
-        reason = TAKEDOWN if a.retracted is None else retractions[a.retracted].reason
+        is_buried = pc.is_in(ids[at], corpus.living.buried).as_py()
+        reason = TAKEDOWN if a.retracted is None or is_buried else retractions[a.retracted].reason
         place = {"shard": a.shard, "row": int(rows[at]), "admission": a.number}
         return {"id": ids[at].as_py(), "decision": "retracted", "reason": reason, **place}
     return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from dedup_assets.errors import WorkspaceError
 from dedup_assets.storage.ledger_file import LedgerFile
@@ -128,6 +128,15 @@ class Ledger(LedgerFile):
         """Record why a shard could not be processed; a later completion clears it."""
         with self._transaction(write=True) as connection:
             connection.execute("INSERT OR REPLACE INTO failure VALUES (?, ?, ?, ?)", (shard, stage, message, run_id))
+
+    def recover(self, stage: str, shards: Collection[str]) -> None:
+        """Forget that shards failed at a stage: what they failed with was taken back, and nothing is left to do."""
+        over = [shard for shard, (failed, _, _) in self.failures().items() if failed == stage and shard in shards]
+        if over:
+            with self._transaction(write=True) as connection:
+                connection.executemany(
+                    "DELETE FROM failure WHERE shard = ? AND stage = ?", [(shard, stage) for shard in over]
+                )
 
     def failures(self) -> dict[str, tuple[str, str, str]]:
         """Shards that could not be processed, with (stage, message, run id)."""

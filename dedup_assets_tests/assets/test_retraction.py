@@ -141,6 +141,7 @@ def test_a_record_of_a_vanished_shard_can_be_taken_down_before_its_file_returns(
     da.retract("s01", workspace=tmp_path / "ws", reason="vanished")
     before = decisions(da.open_curation(tmp_path / "ws"))
     assert decisions(da.retract("r0021", "s01:4", workspace=tmp_path / "ws")) == before
+    assert explain(Workspace.open(tmp_path / "ws"), "r0021")["reason"] == "takedown"
     back = curate(paths, tmp_path / "ws")
     assert back.quarantined.to_arrow().to_pylist() == [
         {"row": row, "reason": "retracted id", "record": None} for row in (1, 4)
@@ -263,6 +264,24 @@ def test_changed_content_takes_the_place_of_the_old_and_is_decided_last(tmp_path
     assert [(a.shard, a.retracted is None) for a in admissions] == [
         ("s00", False), ("s01", True), ("s02", True), ("s00", False), ("s00", True)
     ]  # fmt: skip
+
+
+def test_a_failure_is_over_once_the_file_is_what_it_was(tmp_path: Path) -> None:
+    tables = corpus("clustered", (20, 20), seed=39)
+    paths = write_shards(tmp_path / "in", tables)
+    before = decisions(curate(paths, tmp_path / "ws", threshold=0.85, duplicate_ids="refuse"))
+    space, original = Workspace.open(tmp_path / "ws"), paths[0].read_bytes()
+    for stage in ("raw_shards", "cluster_partitions"):
+        if stage == "raw_shards":
+            paths[0].write_bytes(original[:300])
+        else:  # an id that another shard has
+            pq.write_table(pa.concat_tables([tables[0], tables[1].slice(0, 1)]), paths[0])
+        broken = curate(paths, tmp_path / "ws", check=False)
+        assert list(broken.failures) == ["s00"] and space.ledger.failures()["s00"][0] == stage
+        assert shard_history(space, "s00")["state"] == "failed"
+        paths[0].write_bytes(original)
+        assert decisions(curate(paths, tmp_path / "ws")) == before
+        assert space.ledger.failures() == {} and shard_history(space, "s00")["state"] == "published"
 
 
 # -- any order of things -----------------------------------------------------------------------------
