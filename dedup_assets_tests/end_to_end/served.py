@@ -31,6 +31,18 @@ query Status($id: String!) {
   partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } ... on PythonError { message } }
 }"""
 
+LAUNCH_JOB = """
+mutation LaunchJob($params: ExecutionParams!) {
+  launchRun(executionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+  }
+}"""
+
+RUN = """
+query Run($id: ID!) { runOrError(runId: $id) { ... on Run { status } ... on PythonError { message } } }"""
+
 
 @dataclass
 class Served:
@@ -57,6 +69,21 @@ class Served:
 
     def backfill_status(self, backfill: str) -> str:
         return self.graphql(STATUS, id=backfill)["partitionBackfillOrError"]["status"]
+
+    def launch(self, job: str, first: str, last: str) -> str:
+        """Launch a job over a range of partitions as the UI does; returns the run's id."""
+        selector = {"repositoryLocationName": "dedup_assets", "repositoryName": "__repository__", "jobName": job}
+        tags = [
+            {"key": "dagster/asset_partition_range_start", "value": first},
+            {"key": "dagster/asset_partition_range_end", "value": last},
+        ]
+        params = {"selector": selector, "runConfigData": {}, "executionMetadata": {"tags": tags}}
+        launched = self.graphql(LAUNCH_JOB, params=params)["launchRun"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        return launched["run"]["runId"]
+
+    def run_status(self, run: str) -> str:
+        return self.graphql(RUN, id=run)["runOrError"]["status"]
 
     def wait_for(self, condition: Callable[[], bool], seconds: float) -> None:
         """Wait until a condition holds; what the server said is shown if it does not."""

@@ -15,6 +15,7 @@ import pytest
 
 import dedup_assets as da
 from dedup_assets.storage.ledger import STAGES
+from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.end_to_end.served import Served, served_ui
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -128,3 +129,24 @@ def test_the_curve_and_the_groups_are_in_the_metadata_of_a_partition(served: Ser
     shown = page(f"{served.address}/assets/duplicate_ids?view=partitions&partition=week-2", "basis_latest_shards")
     for name in ("basis_latest_shards", "dagster/column_schema", "largest_groups", "removed_by_threshold"):
         assert name in shown, name
+
+
+def test_a_re_curation_from_the_webserver_puts_a_new_generation_beside_the_old_one(served: Served) -> None:
+    current = served.workspace / "output/current"
+    before = current.resolve()
+    old = {path: path.read_bytes() for path in before.rglob("*.parquet")}
+    embedded = Workspace.open(served.workspace).ledger.completions("embeddings")
+    run = served.launch("recurate_corpus", "week-1", "week-2")
+
+    def finished() -> bool:
+        status = served.run_status(run)
+        assert status not in ("FAILURE", "CANCELED")
+        return status == "SUCCESS"
+
+    served.wait_for(finished, 200)
+    assert current.resolve() != before
+    assert {path: path.read_bytes() for path in before.rglob("*.parquet")} == old
+    changes = pq.read_table(served.workspace / "output/changes" / f"{current.resolve().name}.parquet")
+    assert changes.num_rows, "in the order of a rebuild some of the near-copies come before what they repeat"
+    assert set(changes["why"].to_pylist()) == {"rebuild"}
+    assert Workspace.open(served.workspace).ledger.completions("embeddings") == embedded, "nothing is embedded again"
