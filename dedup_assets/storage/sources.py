@@ -18,7 +18,7 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 
-from dedup_assets.errors import ShardError, SourceError
+from dedup_assets.errors import ShardError, SourceError, reason
 
 SHARD_KEY_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}\Z")
 """What a shard key may look like: safe as a file name, in a URL and inside an SQL string literal."""
@@ -336,7 +336,7 @@ def _listing(source: str) -> Iterator[None]:
         raise SourceError(f"{source!r} needs a package that is not installed: {error}") from error
     except Exception as error:  # each fsspec implementation has its own classes
         raise SourceError(
-            f"{source!r} cannot be listed: {type(error).__name__}: {error}. "
+            f"{source!r} cannot be listed: {type(error).__name__}: {reason(error)}. "
             "Check the URL, the credentials and the network."
         ) from error
 
@@ -386,7 +386,7 @@ def reading(source: SourceFile) -> Iterator[None]:
     except Exception as error:  # each fsspec implementation and each decoder has its own classes
         kind = source.format if source.compression is None else f"{source.compression} {source.format}"
         raise ShardError(
-            f"{source.uri!r} (shard {source.key}) cannot be read as {kind}: {type(error).__name__}: {error}. "
+            f"{source.uri!r} (shard {source.key}) cannot be read as {kind}: {type(error).__name__}: {reason(error)}. "
             "The file is truncated, corrupt, gone or not what its ending says. Replace it and run again."
         ) from error
 
