@@ -48,6 +48,7 @@ class CellCounts:
 
 def dense_by_sample(
     rows: DeviceRows,
+    squares: np.ndarray,
     low: torch.Tensor,
     bound: torch.Tensor,
     listed: torch.Tensor,
@@ -60,6 +61,8 @@ def dense_by_sample(
     Parameters
     ----------
     rows : DeviceRows
+    squares : float64 (n,)
+        Their squared norms, on the host.
     low : tensor (n, w)
         Low-precision rows, and ``bound``, the least product of them that a match can have.
     listed : int32 tensor
@@ -73,7 +76,6 @@ def dense_by_sample(
     new = counts.new_homes + counts.new_ghosts
     most = np.array([dense.most(h, w) for h, w in zip(counts.homes.tolist(), new.tolist(), strict=True)], np.int64)
     large = np.flatnonzero(pairs > most)
-    squares = rows.squares.cpu().numpy() if len(large) else np.empty(0)
     found: list[int] = []
     for start in range(0, len(large), CELLS_AT_ONCE):
         cells = large[start : start + CELLS_AT_ONCE]

@@ -171,7 +171,7 @@ class _Join:
         counts = CellCounts(offsets[:-1], home_counts, new_homes, ghost_counts, new_ghosts)
         if dense is not None and dense.limit:
             with float32_sums():
-                found = dense_by_sample(rows, self.low, self.bound, self.listed, counts, floor, dense)
+                found = dense_by_sample(rows, self.squares, self.low, self.bound, self.listed, counts, floor, dense)
             dense.cells += found.tolist()
             counts = counts.without(found)
         tiles = _tiles(counts, self.pack_products)
