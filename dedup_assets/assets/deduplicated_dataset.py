@@ -67,15 +67,9 @@ def publish_decided(run: StageRun, dask: DaskCluster) -> None:
     if generation is None:
         return  # every shard of this run was retracted before anything was decided
     raw = run.ledger.versions("raw_shards")
-    wanted = set(run.shards)
-    # Shards of this run, and those that are published under decisions no longer in force.
-    targets = [
-        a
-        for a in living.live
-        if a.shard in decided
-        and decided[a.shard].basis == decision_basis(a, generation)
-        and (a.shard in wanted or a.shard in published)
-    ]
+    # Not only the shards of this run: whoever is removed names a keeper, in any shard that was decided before, and is
+    # never published without it.
+    targets = [a for a in living.live if a.shard in decided and decided[a.shard].basis == decision_basis(a, generation)]
     basis = {a.shard: publication_basis(workspace, decided[a.shard].basis) for a in targets}
     pending = [a for a in targets if a.shard not in published or published[a.shard].basis != basis[a.shard]]
     before = published_generation(workspace)

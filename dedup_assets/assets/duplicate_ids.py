@@ -47,9 +47,9 @@ def duplicate_ids(context: dg.AssetExecutionContext, workspace: WorkspaceResourc
 
 def decide_shards(run: StageRun, dask: DaskCluster) -> None:
     """Bring the decisions up to date for the shards of this run. The caller holds the decision lock."""
-    retractions = run.ledger.last_retraction()
+    decided = run.ledger.completions(STAGE)
     living = Living(run.workspace)
-    plan = plan_decisions(run.ledger, run.workspace.settings, living.live, retractions, run.shards)
+    plan = plan_decisions(run.ledger, run.workspace.settings, decided, living.live, living.retractions, run.shards)
     if plan is None:
         return
     pending = plan.pending
@@ -58,7 +58,7 @@ def decide_shards(run: StageRun, dask: DaskCluster) -> None:
     if plan.is_new:
         # A killed run may have left some under this number, of admissions that have been retracted since.
         shutil.rmtree(run.workspace.generation(plan.generation.number), ignore_errors=True)
-        if retractions:
+        if living.retractions:
             forget_dead_pairs(run.workspace, living)
     run.progress.total(sum(a.records for a in pending), "records")
     decider = _Decider(run, plan, living)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from dedup_assets.errors import DedupError, SourceError
 from dedup_assets.storage.changes import changed_content_error, unfinished_shards
+from dedup_assets.storage.generations import DECIDING, decidable
 from dedup_assets.storage.ledger import CORPUS, REFERENCE, STAGES, TAKEDOWN, Completion, Shard
 from dedup_assets.storage.sources import (
     FileState,
@@ -360,9 +361,8 @@ def ask_for_decisions(workspace: Workspace, memory: Memory, found: Survey) -> No
         )
         return
     found.memory[REDECIDE] = Sighting(str(last), attempts=attempts + 1)
-    found.redecide = sorted(
-        {r.shard for r in ledger.retractions() if r.number > generation.retractions and r.admission is not None}
-    )
+    since = {r.shard for r in ledger.retractions() if r.number > generation.retractions and r.admission is not None}
+    found.redecide = decidable(ledger, since) or sorted(ledger.completions(DECIDING))
     found.redecide_token = f"retraction {last}.{attempts + 1}"
 
 

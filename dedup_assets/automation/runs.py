@@ -27,7 +27,7 @@ from dedup_assets.checks.asset_checks import CHECKS, STEP
 from dedup_assets.errors import DedupError, ShardError, WorkspaceError
 from dedup_assets.resources.sqlite_log import steady_sqlite
 from dedup_assets.storage.changes import changed_content_error, has_changed, unfinished_shards
-from dedup_assets.storage.generations import decisions_due
+from dedup_assets.storage.generations import decidable, decisions_due
 from dedup_assets.storage.publish import publish_text, storage_errors
 from dedup_assets.storage.workspace import Workspace
 
@@ -152,7 +152,7 @@ class EmbeddedDagster:
             keys = [shard.key for shard in self._workspace.ledger.shards()]
             self.register(keys)
             outcome = Outcome()
-            for span in spans(keys, retracted):
+            for span in spans(keys, decidable(self._workspace.ledger, retracted)):
                 self._run(redecide.name, keys, span, outcome)
             self._redecide(keys, outcome)
             return outcome

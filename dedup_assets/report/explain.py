@@ -120,7 +120,7 @@ def _retracted(corpus: Corpus, record_id: str) -> dict[str, Any] | None:
     """What is known of a record that was taken back: where it stood, and why it went. Its text is not shown."""
     workspace = corpus.workspace
     retractions = {r.number: r for r in workspace.ledger.retractions()}
-    single = workspace.ledger.tombstone_rows()
+    single = workspace.ledger.standing().taken_down
     for a in reversed(corpus.living.all):
         raw = workspace.raw(a.shard, a.fingerprint)
         gone = single.get(a.number, [])

@@ -125,6 +125,9 @@ def id_strings(column: pa.ChunkedArray) -> pa.ChunkedArray:
 # ----------------------------------------------------------------------------------------- vectors
 
 
+_ROWS_AT_ONCE = 256  # a MB in float64: they stay in the cache
+
+
 @dataclass(frozen=True)
 class Vectors:
     """Unit vectors of a batch: `unit` (rows, dimension) with rows of 0 where `reasons` is not ""."""
@@ -155,27 +158,27 @@ def read_vectors(column: pa.ChunkedArray, eligible: np.ndarray, dimension: int |
     """
     lists = _as_lists(column)
     valid = ~_mask(pc.is_null(lists))
-    reasons = np.full(len(lists), "", dtype=object)
-    reasons[~valid] = "embedding is null"
-    present = lists.filter(pa.array(valid))
     lengths = np.zeros(len(lists), dtype=np.int64)
-    lengths[valid] = pc.list_value_length(present).to_numpy(zero_copy_only=False)
-    flat = pc.list_flatten(present)
-    missing = _mask(pc.is_null(flat))
-    values = pc.fill_null(flat.cast(pa.float64(), safe=False), 0.0).to_numpy(zero_copy_only=False)
-    row = np.repeat(np.arange(len(lists)), lengths)
+    lengths[valid] = pc.list_value_length(lists.filter(pa.array(valid)) if lists.null_count else lists).to_numpy()
+    values, missing = _numbers(pc.list_flatten(lists))
+    starts = np.cumsum(lengths) - lengths
+    filled = lengths > 0
+    largest = np.zeros(len(lists))
+    if filled.any():  # of rows without numbers there is nothing between two starts
+        largest[filled] = np.maximum.reduceat(np.abs(values), starts[filled])
 
-    def any_in_row(flags: np.ndarray) -> np.ndarray:
-        return np.bincount(row[flags], minlength=len(lists)) > 0
-
-    checks = (
-        (valid & ~any_in_row(values != 0), "embedding has zero norm"),
-        (any_in_row(np.isinf(values)), "embedding has infinity"),
-        (any_in_row(np.isnan(values)), "embedding has NaN"),
-        (any_in_row(missing), "embedding has a missing number"),
-        (valid & (lengths == 0), "embedding has no numbers"),
-    )
-    for wrong, reason in checks:  # the later ones say more and win
+    reasons = np.full(len(lists), "", dtype=object)
+    for wrong, reason in (  # the later ones say more and win
+        (valid & (largest == 0), "embedding has zero norm"),
+        (np.isinf(largest), "embedding has infinity"),
+        (np.isnan(largest), "embedding has NaN"),
+        (
+            np.bincount(np.searchsorted(starts + lengths, missing, "right"), minlength=len(lists)) > 0,
+            "embedding has a missing number",
+        ),
+        (valid & ~filled, "embedding has no numbers"),
+        (~valid, "embedding is null"),
+    ):
         reasons[wrong] = reason
     if dimension is None:
         first = np.flatnonzero(eligible & (reasons == ""))
@@ -185,16 +188,28 @@ def read_vectors(column: pa.ChunkedArray, eligible: np.ndarray, dimension: int |
     for index in np.flatnonzero(valid & (lengths != dimension)):
         reasons[index] = f"embedding has {lengths[index]} numbers, expected {dimension}"
 
-    good = reasons == ""
-    exact = values[np.repeat(good, lengths)].reshape(-1, dimension)
-    # Scaled first, so that squares neither overflow nor vanish.
-    exact = exact / np.abs(exact).max(axis=1, keepdims=True) if len(exact) else exact
-    exact /= np.sqrt(np.einsum("ij,ij->i", exact, exact))[:, None]
+    fits = lengths == dimension
+    matrix = (values if fits[filled].all() else values[np.repeat(fits, lengths)]).reshape(-1, dimension)
+    line = np.cumsum(fits) - 1
+    good = np.flatnonzero(reasons == "")
     unit = np.zeros((len(lists), dimension), dtype)
-    unit[good] = exact + 0.0  # no negative zeros: equal vectors have equal bytes
-    vanished = good & ~(np.isfinite(unit).all(axis=1) & (unit != 0).any(axis=1))
+    for start in range(0, len(good), _ROWS_AT_ONCE):
+        rows = good[start : start + _ROWS_AT_ONCE]
+        exact = matrix[line[rows]].astype(np.float64)
+        exact /= largest[rows][:, None]  # first, so that squares neither overflow nor vanish
+        exact /= np.sqrt(np.einsum("ij,ij->i", exact, exact))[:, None]
+        unit[rows] = exact + 0.0  # no negative zeros: equal vectors have equal bytes
+    vanished = good[~(np.isfinite(unit[good]).all(axis=1) & (unit[good] != 0).any(axis=1))]
     reasons[vanished] = f"embedding vanishes in {dtype}"
     return Vectors(unit, reasons, dimension)
+
+
+def _numbers(flat: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of a column, nulls as 0, in a type that holds every float exactly; and the indexes of the nulls."""
+    wide = pa.float32() if flat.type in (pa.float16(), pa.float32()) else pa.float64()
+    missing = np.flatnonzero(_mask(pc.is_null(flat))) if flat.null_count else np.empty(0, np.int64)
+    numbers = flat.cast(wide, safe=False)
+    return (pc.fill_null(numbers, 0.0) if flat.null_count else numbers).to_numpy(), missing
 
 
 def reason_kind(reason: str) -> str:

@@ -13,9 +13,11 @@ from itertools import pairwise
 from dedup_assets.settings import Settings
 from dedup_assets.storage.curation_order import in_curation_order
 from dedup_assets.storage.ledger import REFERENCE, Admission, Completion, Generation, Ledger, Rebuild
+from dedup_assets.storage.living import Living
 from dedup_assets.storage.output import publication_basis
 from dedup_assets.storage.workspace import Workspace
 
+MATCHING = "pairwise_similarities"
 DECIDING = "duplicate_ids"
 PUBLISHING = "deduplicated_dataset"
 
@@ -46,28 +48,40 @@ def decision_basis(admission: Admission, generation: Generation) -> str:
 
 
 def plan_decisions(
-    ledger: Ledger, settings: Settings, live: Sequence[Admission], retractions: int, wanted: Collection[str]
+    ledger: Ledger,
+    settings: Settings,
+    decided: dict[str, Completion],
+    live: Sequence[Admission],
+    retractions: int,
+    wanted: Collection[str],
 ) -> Plan | None:
     """What is due so that the wanted shards are decided; None where nothing is.
 
     Parameters
     ----------
     ledger, settings
+    decided : dict
+        The completions of `DECIDING`, read before the admissions: a retraction that comes between begins a new
+        generation, and does not pass for a shard that is still to be decided in this one.
     live : sequence of Admission
         The live admissions.
     retractions : int
-        Number of the last retraction, read before the admissions: one that comes between is seen next time.
+        Number of the last retraction, read in one with the admissions.
     wanted : collection of str
         Shard keys.
     """
     generation = ledger.generation()
-    decided = ledger.completions(DECIDING)
     requests = ledger.rebuilds()
     rebuild = settings.mode == "rebuild" or bool(requests)
+    last = live[-1].number if live else 0
     # What an earlier generation decided stays decided, so a new one covers at least as much.
     reach = max((a.number for a in live if a.shard in decided or a.shard in wanted), default=0)
-    last = live[-1].number if live else 0
-    targets = in_curation_order([a for a in live if a.number <= (last if rebuild else reach)])
+    considered = generation.retractions if generation is not None else 0
+    if rebuild or (retractions != considered and (generation is not None or reach)):
+        # A text of what was retracted may live on in any shard that was admitted before that, and its matches are
+        # stored with others: so all are decided now, also those whose own run has not come so far.
+        reach = last
+    targets = in_curation_order([a for a in live if a.number <= reach])
 
     current = generation
     if (
@@ -129,14 +143,21 @@ def _batches(admissions: list[Admission], generation: Generation) -> list[list[A
     return [[a] for a in admissions]
 
 
+def decidable(ledger: Ledger, shards: Collection[str]) -> list[str]:
+    """Those of some shards that a new decision can be asked for: retracted ones, and those whose matches are found.
+    The others are decided in the run that brings them in."""
+    ready = {shard.key for shard in ledger.shards() if shard.retracted is not None} | set(ledger.completions(MATCHING))
+    return sorted(ready.intersection(shards))
+
+
 def decisions_due(workspace: Workspace) -> set[str]:
     """Decided shards whose decisions, or whose published files, are not those that are asked for now."""
     ledger = workspace.ledger
-    retractions = ledger.last_retraction()
     if ledger.generation() is None:
         return set()
     decided = ledger.completions(DECIDING)
-    plan = plan_decisions(ledger, workspace.settings, ledger.live_admissions(), retractions, ())
+    living = Living(workspace)
+    plan = plan_decisions(ledger, workspace.settings, decided, living.live, living.retractions, ())
     if plan is not None and plan.is_new:
         return set(decided)
     published = ledger.completions(PUBLISHING)

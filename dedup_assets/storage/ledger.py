@@ -29,6 +29,7 @@ from dedup_assets.storage.ledger_schema import (
     Rebuild,
     Retraction,
     Shard,
+    Standing,
 )
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "Rebuild",
     "Retraction",
     "Shard",
+    "Standing",
 ]
 
 _NOW = "strftime('%Y-%m-%dT%H:%M:%SZ', 'now')"
@@ -172,14 +174,15 @@ class Ledger(LedgerFile):
             )
             connection.execute("UPDATE rebuild SET codebook = ? WHERE codebook IS NULL", (codebook.number,))
 
+    def standing(self) -> Standing:
+        """What is in the corpus, read at one moment: a retraction is in all of it or in none."""
+        with self._transaction(write=False) as connection:
+            return Standing(_admissions(connection), _taken_down(connection), _last_retraction(connection))
+
     def admissions(self) -> list[Admission]:
         """All admissions in curation order, retracted ones too: their texts may live on in other shards."""
-        rows = self._rows(
-            "SELECT admission.*, coalesce(shard.role, ?) AS role FROM admission "
-            "LEFT JOIN shard ON shard.key = admission.shard ORDER BY number",
-            CORPUS,
-        )
-        return [Admission(**row) for row in rows]
+        with self._transaction(write=False) as connection:
+            return _admissions(connection)
 
     def live_admissions(self) -> list[Admission]:
         """The admissions that count, in curation order: one for each shard that is in the corpus."""
@@ -246,9 +249,8 @@ class Ledger(LedgerFile):
 
     def last_retraction(self) -> int:
         """Number of the last retraction that took something from the corpus; 0 where there is none."""
-        return self._rows("SELECT coalesce(max(number), 0) AS last FROM retraction WHERE admission IS NOT NULL")[0][
-            "last"
-        ]
+        with self._transaction(write=False) as connection:
+            return _last_retraction(connection)
 
     def tombstones(self) -> list[str]:
         """The ids that never return."""
@@ -257,16 +259,6 @@ class Ledger(LedgerFile):
     def tombstone_places(self) -> set[str]:
         """Where the records stood whose ids never return, as SHARD:ROW."""
         return {f"{row['shard']}:{row['row']}" for row in self._rows("SELECT shard, row FROM tombstone")}
-
-    def tombstone_rows(self) -> dict[int, list[int]]:
-        """Rows that were taken down singly, ascending, by the number of their live admission."""
-        rows: dict[int, list[int]] = {}
-        for found in self._rows(
-            "SELECT tombstone.admission, tombstone.row FROM tombstone JOIN admission "
-            "ON admission.number = tombstone.admission WHERE admission.retracted IS NULL ORDER BY tombstone.row"
-        ):
-            rows.setdefault(found["admission"], []).append(found["row"])
-        return rows
 
     # -- generations --------------------------------------------------------------------------------
 
@@ -328,6 +320,30 @@ def _record(connection: sqlite3.Connection, stage: str, entries: Sequence[Entry]
             (shard, stage, basis, text, run_id, seconds),
         )
         connection.execute("DELETE FROM failure WHERE shard = ? AND stage = ?", (shard, stage))
+
+
+def _admissions(connection: sqlite3.Connection) -> list[Admission]:
+    rows = connection.execute(
+        "SELECT admission.*, coalesce(shard.role, ?) AS role FROM admission "
+        "LEFT JOIN shard ON shard.key = admission.shard ORDER BY number",
+        (CORPUS,),
+    )
+    return [Admission(**row) for row in rows]
+
+
+def _taken_down(connection: sqlite3.Connection) -> dict[int, list[int]]:
+    rows: dict[int, list[int]] = {}
+    for found in connection.execute(
+        "SELECT tombstone.admission, tombstone.row FROM tombstone JOIN admission "
+        "ON admission.number = tombstone.admission WHERE admission.retracted IS NULL ORDER BY tombstone.row"
+    ):
+        rows.setdefault(found["admission"], []).append(found["row"])
+    return rows
+
+
+def _last_retraction(connection: sqlite3.Connection) -> int:
+    found = connection.execute("SELECT coalesce(max(number), 0) FROM retraction WHERE admission IS NOT NULL")
+    return int(found.fetchone()[0])
 
 
 def _live(connection: sqlite3.Connection, shard: str) -> sqlite3.Row | None:

@@ -117,6 +117,19 @@ class Retraction:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """What is in the corpus at one moment.
+
+    `admissions` are all of them in curation order, retracted ones too; `taken_down` holds the rows that were taken
+    down singly, ascending, by the number of their live admission; `retractions` is the number of the last retraction.
+    """
+
+    admissions: list[Admission]
+    taken_down: dict[int, list[int]]
+    retractions: int
+
+
+@dataclass(frozen=True)
 class Completion:
     """A finished stage of a shard. `basis` names what it was computed from; `facts` what came out.
 

@@ -26,15 +26,23 @@ class Living:
     workspace : Workspace
     without : collection of str, optional
         Shards that are taken as retracted: their new content is about to take over.
+
+    Attributes
+    ----------
+    all, live : list of Admission
+        In curation order.
+    retractions : int
+        Number of the last retraction that this takes into account.
     """
 
     def __init__(self, workspace: Workspace, without: Collection[str] = ()) -> None:
-        ledger = workspace.ledger
+        standing = workspace.ledger.standing()
         self._workspace = workspace
-        self.all = ledger.admissions()
+        self.all = standing.admissions
+        self.retractions = standing.retractions
         self.live = [a for a in self.all if a.retracted is None and a.shard not in without]
         self._retracted = np.array(sorted({a.number for a in self.all} - {a.number for a in self.live}), np.int64)
-        self._removed_rows = ledger.tombstone_rows()
+        self._removed_rows = standing.taken_down
 
     def accepted(self, a: Admission, admitted: AdmittedShard) -> np.ndarray:
         """Indexes (n,) of the records of a live admission that count: accepted and not taken down since."""

@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -24,6 +24,7 @@ from dedup_assets.settings import Settings
 from dedup_assets.storage.sources import discover
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import assert_same_tree, corpus, curate, tree, write_shards
+from dedup_assets_tests.assets.materialising import materialise
 
 KEYS = ["s00", "s01", "s02"]
 ROWS = {"s00": 12, "s01": 0, "s02": 20}
@@ -104,21 +105,6 @@ def space(tmp_path: Path) -> Workspace:
     workspace = Workspace.create_or_open(tmp_path / "ws", {"embedding_column": "vector", "threshold": 0.9})
     workspace.ledger.register([(file.key, file.uri, file.format, file.compression) for file in files])
     return workspace
-
-
-def materialise(
-    assets: Sequence[dg.AssetsDefinition], instance: dg.DagsterInstance, space: Workspace, keys: Sequence[str]
-) -> dg.ExecuteInProcessResult:
-    """Materialise assets for one shard, or for a range of shards in one run."""
-    one = {"partition_key": keys[0]} if len(keys) == 1 else {}
-    several = {"dagster/asset_partition_range_start": keys[0], "dagster/asset_partition_range_end": keys[-1]}
-    return dg.materialize(
-        list(assets),
-        instance=instance,
-        resources={"workspace": WorkspaceResource(path=str(space.root)), "dask": DaskCluster()},
-        tags={} if one else several,
-        **one,
-    )
 
 
 def row_counts(instance: dg.DagsterInstance, asset: str) -> dict[str, int]:

@@ -28,7 +28,9 @@ def admit(ledger: Ledger, *keys: str, role: str = CORPUS) -> None:
 
 
 def plan(ledger: Ledger, *wanted: str, settings: Settings = SETTINGS) -> Plan | None:
-    return plan_decisions(ledger, settings, ledger.live_admissions(), ledger.last_retraction(), wanted)
+    decided, standing = ledger.completions(DECIDING), ledger.standing()
+    live = [a for a in standing.admissions if a.retracted is None]
+    return plan_decisions(ledger, settings, decided, live, standing.retractions, wanted)
 
 
 def decide(ledger: Ledger, *wanted: str, settings: Settings = SETTINGS) -> Plan:
@@ -78,6 +80,37 @@ def test_a_retraction_decides_all_that_is_left_at_once(ledger: Ledger) -> None:
     assert (due.is_new, batches(due)) == (False, [["d"]])
     ledger.retract_records(ledger.live_admissions()[0], [(0, "id")])
     assert batches(decide(ledger)) == [["a", "c", "d"]]
+
+
+def test_a_retraction_decides_also_what_was_admitted_and_not_decided(ledger: Ledger) -> None:
+    # Shards that wait may hold texts of what was retracted: those are decided with the matches of all.
+    admit(ledger, "a", "b", "c", "d")
+    ledger.retract_shard("b", VANISHED)
+    assert plan(ledger) is None, "nobody asked for any"
+    due = decide(ledger, "a")
+    assert (due.generation.number, due.generation.retractions, batches(due)) == (1, 1, [["a", "c", "d"]])
+    admit(ledger, "e", "f")
+    ledger.retract_shard("a", VANISHED)
+    assert batches(decide(ledger)) == [["c", "d", "e", "f"]]
+    # Also where nothing that was decided is left.
+    admit(ledger, "g")
+    for key in "cdef":
+        ledger.retract_shard(key, VANISHED)
+    assert batches(decide(ledger)) == [["g"]]
+    # A new generation for another reason waits for nobody.
+    admit(ledger, "h")
+    assert batches(decide(ledger, settings=SETTINGS.changed({"threshold": 0.97}))) == [["g"]]
+
+
+def test_a_retraction_after_the_completions_were_read_begins_a_generation(ledger: Ledger) -> None:
+    admit(ledger, "a", "b")
+    decide(ledger, "b")
+    decided = ledger.completions(DECIDING)
+    ledger.retract_shard("a", VANISHED)
+    standing = ledger.standing()
+    live = [a for a in standing.admissions if a.retracted is None]
+    due = plan_decisions(ledger, SETTINGS, decided, live, standing.retractions, ["b"])
+    assert due is not None and due.is_new and batches(due) == [["b"]]
 
 
 def test_when_all_is_retracted_an_empty_generation_follows(ledger: Ledger) -> None:

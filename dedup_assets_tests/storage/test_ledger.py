@@ -240,7 +240,7 @@ def test_what_was_taken_down_stays_out_and_so_do_its_ids(ledger: Ledger) -> None
     assert ledger.tombstones() == ["x", "y"]
     assert ledger.register([source("a")]) == [] and ledger.shards()[0].retracted == TAKEDOWN
     assert ledger.retract_shard("a", VANISHED) is None and ledger.shards()[0].retracted == TAKEDOWN
-    assert ledger.tombstone_rows() == {}, "only rows of live admissions are of interest"
+    assert ledger.standing().taken_down == {}, "only rows of live admissions are of interest"
     assert [a.shard for a in ledger.live_admissions()] == ["b"]
 
 
@@ -267,7 +267,7 @@ def test_single_records_are_taken_down_once(ledger: Ledger) -> None:
     a = admit(ledger, 1, "a")
     assert ledger.retract_records(a, [(3, "x"), (1, "y")], "run-2") == 2
     assert ledger.retract_records(a, [(3, "x")]) == 0
-    assert ledger.tombstone_rows() == {1: [1, 3]} and ledger.live_admissions() == [a]
+    assert ledger.standing().taken_down == {1: [1, 3]} and ledger.live_admissions() == [a]
     assert [(r.admission, r.reason, r.run_id) for r in ledger.retractions()] == [(1, TAKEDOWN, "run-2")]
     assert ledger.last_retraction() == 1 and finished(ledger, "a") == list(STAGES)
 

@@ -1,0 +1,40 @@
+"""Some of the assets for some of the shards, as the UI runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import dagster as dg
+
+from dedup_assets.api import register
+from dedup_assets.assets import SHARD_ASSETS
+from dedup_assets.assets.stage import STAGES
+from dedup_assets.automation.partitions import register_partitions
+from dedup_assets.resources.dask_cluster import DaskCluster
+from dedup_assets.resources.workspace import WorkspaceResource
+from dedup_assets.storage.workspace import Workspace
+
+
+def materialise(
+    assets: Sequence[dg.AssetsDefinition], instance: dg.DagsterInstance, space: Workspace, keys: Sequence[str]
+) -> dg.ExecuteInProcessResult:
+    """Materialise assets for one shard, or for a range of shards in one run."""
+    one = {"partition_key": keys[0]} if len(keys) == 1 else {}
+    several = {"dagster/asset_partition_range_start": keys[0], "dagster/asset_partition_range_end": keys[-1]}
+    return dg.materialize(
+        list(assets),
+        instance=instance,
+        resources={"workspace": WorkspaceResource(path=str(space.root)), "dask": DaskCluster()},
+        tags={} if one else several,
+        **one,
+    )
+
+
+def curate_up_to(stage: str, path: Path, workspace: Path, role: str = "corpus") -> None:
+    """Bring one more file as far as a stage, and leave the others as they are."""
+    register(path, workspace=workspace, role=role)
+    space = Workspace.open(workspace)
+    with dg.DagsterInstance.ephemeral() as instance:
+        register_partitions(instance, [path.stem])
+        materialise(SHARD_ASSETS[: STAGES.index(stage) + 1], instance, space, [path.stem])
