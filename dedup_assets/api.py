@@ -20,7 +20,8 @@ from dedup_assets.storage.ledger import CORPUS, REFERENCE, TAKEDOWN
 from dedup_assets.storage.living import Living
 from dedup_assets.storage.output import read_manifest
 from dedup_assets.storage.retraction import find_records, retract_ids, retract_shards
-from dedup_assets.storage.sources import SourceFile, absolute_source, discover, list_source
+from dedup_assets.storage.source_files import SourceFile
+from dedup_assets.storage.sources import absolute_source, discover, list_source
 from dedup_assets.storage.tables import DUPLICATES, PAIRS, QUARANTINE
 from dedup_assets.storage.workspace import Workspace
 

@@ -64,6 +64,8 @@ def test_a_table_is_read_by_pandas_polars_and_anything_that_speaks_arrow(result:
     expected = kept.to_arrow().to_pylist()
     assert kept.head(2).to_pylist() == expected[:2] and kept.head(0).num_rows == 0
     assert kept.to_arrow(["id"]).column_names == list(kept.to_pandas(["id"])) == ["id"]
+    with pytest.raises(WorkspaceError, match="No column 'title', 'author': the columns are id, text, v, n, year"):
+        kept.to_arrow(["title", "id", "author"])
     assert pa.table(kept).to_pylist() == expected
     assert pa.RecordBatchReader.from_stream(kept).read_all().to_pylist() == expected
     assert pl.DataFrame(kept).to_dicts() == expected

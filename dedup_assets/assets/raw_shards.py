@@ -13,7 +13,7 @@ from dedup_assets.storage.ingest import ingest_shard
 from dedup_assets.storage.ingest_spec import ingest_spec
 from dedup_assets.storage.ledger import Completion, Shard
 from dedup_assets.storage.publish import publish_folder
-from dedup_assets.storage.sources import content_fingerprint
+from dedup_assets.storage.source_files import content_fingerprint
 
 
 @shard_asset(

@@ -15,16 +15,8 @@ from dedup_assets.errors import DedupError, SourceError
 from dedup_assets.storage.changes import changed_content_error, unfinished_shards
 from dedup_assets.storage.generations import DECIDING, decidable
 from dedup_assets.storage.ledger import CORPUS, REFERENCE, STAGES, TAKEDOWN, Completion, Shard
-from dedup_assets.storage.sources import (
-    FileState,
-    Listed,
-    Listing,
-    SourceFile,
-    as_shards,
-    content_fingerprint,
-    file_state,
-    list_source,
-)
+from dedup_assets.storage.source_files import FileState, SourceFile, content_fingerprint, file_state
+from dedup_assets.storage.sources import Listed, Listing, as_shards, list_source
 from dedup_assets.storage.workspace import Workspace
 
 SETTLE_SECONDS = 3.0

@@ -19,13 +19,6 @@ RULES = ("first", "longest", "hard", "easy", "random")
 """Rules besides ``column:NAME``."""
 
 
-def ranks(positions: np.ndarray) -> np.ndarray:
-    """Invert an order: ``ranks(order)[row]`` is the place of the row, int64 (n,)."""
-    out = np.empty(len(positions), np.int64)
-    out[positions] = np.arange(len(positions))
-    return out
-
-
 def keeper_order(
     rule: str,
     n: int,

@@ -49,7 +49,7 @@ def print_summary(console: Console, summary: Mapping[str, Any], failed: int = 0)
         )
     seconds = sum(stage["seconds"] for stage in summary["stages"].values())
     work = f"{seconds:.1f} s of work, {summary['overhead_seconds']:.1f} s to start and orchestrate"
-    if not failed and not any(stage["rows"] for stage in summary["stages"].values()):
+    if not failed and not summary["run_ids"]:
         work = "nothing was left to do"
     console.print(Text(f"{counted(summary['shards'], 'shard')} published; {work}"))
     console.print(Text(f"output     {visible(summary['output'])}", no_wrap=True, overflow="fold"))

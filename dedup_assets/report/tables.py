@@ -48,7 +48,17 @@ class LazyTable:
         return f"LazyTable({len(self)} rows: {', '.join(self.schema.names)})"
 
     def to_arrow(self, columns: list[str] | None = None) -> pa.Table:
-        """Read everything, or some columns, as an Arrow table."""
+        """Read everything, or some columns, as an Arrow table.
+
+        Where no shard is published nothing says what the columns are: those asked for are empty, of type null.
+        Raises WorkspaceError for a column that no shard has.
+        """
+        known = self.schema.names
+        missing = [name for name in columns or () if name not in known]
+        if columns is not None and missing and not known:
+            return pa.schema([(name, pa.null()) for name in columns]).empty_table()
+        if missing:
+            raise WorkspaceError(f"No column {', '.join(map(repr, missing))}: the columns are {', '.join(known)}.")
         return self.dataset.to_table(columns=columns)
 
     def to_pandas(self, columns: list[str] | None = None) -> Any:

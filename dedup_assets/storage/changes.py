@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dedup_assets.errors import ShardError, SourceError
 from dedup_assets.storage.ledger import STAGES, Completion, Shard
-from dedup_assets.storage.sources import SourceFile, content_fingerprint, file_state
+from dedup_assets.storage.source_files import SourceFile, content_fingerprint, file_state
 from dedup_assets.storage.workspace import Workspace
 
 

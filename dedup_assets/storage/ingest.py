@@ -22,7 +22,7 @@ from dedup_assets.storage import columns
 from dedup_assets.storage.formats.batches import render_row
 from dedup_assets.storage.ingest_spec import IngestSpec, check_columns
 from dedup_assets.storage.readers import Batch, Rejected, ShardContent, read_shard
-from dedup_assets.storage.sources import SourceFile, stored_bytes
+from dedup_assets.storage.source_files import SourceFile, stored_bytes
 
 __all__ = ["IngestReport", "IngestSpec", "ingest_shard", "read_texts"]
 

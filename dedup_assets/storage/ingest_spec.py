@@ -8,7 +8,7 @@ from dedup_assets.errors import ShardError
 from dedup_assets.settings import Settings
 from dedup_assets.storage import columns
 from dedup_assets.storage.readers import ShardContent
-from dedup_assets.storage.sources import SourceFile
+from dedup_assets.storage.source_files import SourceFile
 
 
 @dataclass(frozen=True)

@@ -72,11 +72,6 @@ class LedgerFile:
         rows = self._rows("SELECT value FROM meta WHERE name = ?", name)
         return rows[0]["value"] if rows else None
 
-    def set_meta(self, name: str, value: str) -> None:
-        """Set a named fact."""
-        with self._transaction(write=True) as connection:
-            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
-
     def settle_meta(self, name: str, value: str) -> str:
         """Set a named fact unless it is set already; returns the value in force."""
         with self._transaction(write=True) as connection:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dedup_assets.storage.formats import csv, jsonl, parquet
 from dedup_assets.storage.formats.batches import Batch, Rejected, ShardContent
-from dedup_assets.storage.sources import SourceFile
+from dedup_assets.storage.source_files import SourceFile
 
 __all__ = ["Batch", "Rejected", "ShardContent", "read_shard"]
 

@@ -1,6 +1,6 @@
-"""Where shards come from: finding input files, naming them, opening them, fingerprinting them.
+"""Where shards come from: finding input files and naming them.
 
-Knows paths and fsspec URLs, and nothing about what is inside a file.
+Knows paths and fsspec URLs, and opens no file.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import fsspec
-import pyarrow as pa
 
-from dedup_assets.errors import ShardError, SourceError, reason
+from dedup_assets.errors import SourceError, reason
+from dedup_assets.storage.source_files import SourceFile
 
 SHARD_KEY_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}\Z")
 """What a shard key may look like: safe as a file name, in a URL and inside an SQL string literal."""
 
-FINGERPRINT_BYTES = 16
-_READ_BYTES = 4 * 2**20  # large enough that a request to an object store is worth its latency
 _KEY_HASH_DIGITS = 10  # 40 bits: names that sanitise alike still differ; a clash is an error, never silent
 _KEY_STEM_LENGTH = 100  # leaves room for "-" and the hash inside the 120 characters of the pattern
 
@@ -38,28 +36,6 @@ _ENDINGS: dict[str, tuple[str, str | None]] = {
     },
 }
 _EXPECTED = ".parquet, .jsonl, .json (one JSON object a line), .csv, the last three also with .gz, .zst or .bz2"
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """One input file, which is one shard.
-
-    Attributes
-    ----------
-    key : str
-        The shard key; matches `SHARD_KEY_PATTERN`.
-    uri : str
-        An absolute local path without a scheme, or an fsspec URL.
-    format : str
-        "parquet", "jsonl" or "csv".
-    compression : str or None
-        None, "gzip", "zstd" or "bz2".
-    """
-
-    key: str
-    uri: str
-    format: str
-    compression: str | None
 
 
 # ----------------------------------------------------------------------------------------- names
@@ -339,94 +315,3 @@ def _listing(source: str) -> Iterator[None]:
             f"{source!r} cannot be listed: {type(error).__name__}: {reason(error)}. "
             "Check the URL, the credentials and the network."
         ) from error
-
-
-# ----------------------------------------------------------------------------------------- state
-
-
-@dataclass(frozen=True)
-class FileState:
-    """What the file system tells of a file without its being read.
-
-    `marks` are size, time of change and entity tag as they are told, in one text: equal marks mean an unread file.
-    `modified` is the time of change in seconds since 1970, None where it is not told as a number.
-    """
-
-    marks: str
-    size: int | None
-    modified: float | None
-
-
-def file_state(uri: str, info: Mapping[str, Any] | None = None) -> FileState:
-    """The state of a file; `info` is what a listing told of it. Raises OSError as the file system does."""
-    if info is None:
-        filesystem, path = fsspec.core.url_to_fs(uri)
-        info = filesystem.info(path)
-    marks = [info.get(name) for name in ("size", "mtime", "LastModified", "updated", "created", "ETag", "etag")]
-    size, modified = info.get("size"), info.get("mtime")
-    return FileState(
-        " ".join(str(mark) for mark in marks if mark is not None),
-        size if isinstance(size, int) else None,
-        modified if isinstance(modified, int | float) else None,
-    )
-
-
-# --------------------------------------------------------------------------------------- content
-
-
-@contextmanager
-def reading(source: SourceFile) -> Iterator[None]:
-    """Turn whatever reading a file raises into a `ShardError` that names the file and the reason."""
-    try:
-        yield
-    except (ShardError, MemoryError):
-        raise
-    except ImportError as error:
-        raise ShardError(f"{source.uri!r} needs a package that is not installed: {error}") from error
-    except Exception as error:  # each fsspec implementation and each decoder has its own classes
-        kind = source.format if source.compression is None else f"{source.compression} {source.format}"
-        raise ShardError(
-            f"{source.uri!r} (shard {source.key}) cannot be read as {kind}: {type(error).__name__}: {reason(error)}. "
-            "The file is truncated, corrupt, gone or not what its ending says. Replace it and run again."
-        ) from error
-
-
-def open_raw(source: SourceFile) -> pa.NativeFile:
-    """Open the raw bytes of a file for reading, still compressed; seekable."""
-    if "://" not in source.uri and "::" not in source.uri:
-        return pa.OSFile(source.uri, "rb")
-    return pa.PythonFile(fsspec.open(source.uri, "rb").open(), mode="r")
-
-
-def open_source(source: SourceFile) -> pa.NativeFile:
-    """Open a file for reading its decompressed bytes; a stream, to be closed by the caller.
-
-    Concatenated gzip, zstd and bz2 members read as one stream. A truncated or corrupt file raises OSError
-    while it is read; wrap the reading in `reading` to have that as a `ShardError`.
-    """
-    raw = open_raw(source)
-    return raw if source.compression is None else pa.CompressedInputStream(raw, source.compression)
-
-
-def is_empty(source: SourceFile) -> bool:
-    """Whether the file has no byte at all: an empty shard in every format."""
-    with open_raw(source) as stream:
-        return stream.read(1) == b""
-
-
-def stored_bytes(source: SourceFile) -> int:
-    """The size of the file as it is stored; raises `ShardError` if it cannot be had."""
-    with reading(source), open_raw(source) as stream:
-        return stream.size()
-
-
-def content_fingerprint(source: SourceFile) -> str:
-    """BLAKE2b-128 over the raw bytes of the file, as 32 hexadecimal digits; streamed.
-
-    Raises `ShardError` if the file cannot be read.
-    """
-    digest = hashlib.blake2b(digest_size=FINGERPRINT_BYTES)
-    with reading(source), open_raw(source) as stream:
-        while block := stream.read(_READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()

@@ -187,6 +187,7 @@ def test_a_shard_that_was_taken_down_stays_out_under_any_name(tmp_path: Path) ->
     # All may go; then an empty corpus is published.
     empty = da.retract("s01", "renamed", workspace=tmp_path / "ws")
     assert (empty.summary["shards"], empty.summary["kept"], len(empty.kept), len(empty.pairs)) == (0, 0, 0, 0)
+    assert kept_ids(empty) == set() and empty.summary["run_ids"], "something was done, though nothing is left"
 
 
 def test_what_cannot_be_retracted_is_named_and_nothing_is(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from dedup_assets.automation.arrival import read_memory, survey, write_memory
 from dedup_assets.errors import SourceError
 from dedup_assets.storage.ledger import VANISHED
 from dedup_assets.storage.retraction import retract_shards
-from dedup_assets.storage.sources import content_fingerprint, discover
+from dedup_assets.storage.source_files import content_fingerprint
+from dedup_assets.storage.sources import discover
 from dedup_assets_tests.automation.watched import INTERVAL, Watched, due
 
 

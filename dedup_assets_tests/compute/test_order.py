@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dedup_assets.compute.order import keeper_order, prototype_cosine, random_keys, ranks, rebuild_order
+from dedup_assets.compute.order import keeper_order, prototype_cosine, random_keys, rebuild_order
 from dedup_assets.compute.text import hash_texts
 from dedup_assets_tests.compute.vectors import dtypes, kinds, make_vectors, seeds
 
@@ -108,11 +108,6 @@ def test_the_rebuild_order_does_not_depend_on_how_records_arrive(texts, with_qua
         descending=True,
     )
     assert first == [ids[mix[row]] for row in again]
-
-
-def test_ranks_invert_an_order():
-    order = np.array([2, 0, 3, 1])
-    assert ranks(order)[order].tolist() == [0, 1, 2, 3]
 
 
 def test_what_a_rule_needs_must_be_there():

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,12 @@ def ledger(tmp_path: Path) -> Ledger:
 
 def source(key: str, uri: str | None = None) -> tuple[str, str, str, str | None]:
     return key, uri or f"file:///{key}.csv", "csv", None
+
+
+def write_format(path: Path, found: str) -> None:
+    """Make a ledger one of another format, as another version would have left it."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE meta SET value = ? WHERE name = 'format'", (found,))
 
 
 def admission(number: int, shard: str) -> Admission:
@@ -143,9 +150,8 @@ def test_a_failure_stays_until_the_stage_that_failed_is_finished(ledger: Ledger)
 
 def test_named_facts_are_kept(ledger: Ledger) -> None:
     assert ledger.meta("colour") is None
-    ledger.set_meta("colour", "red")
-    ledger.set_meta("colour", "blue")
-    assert ledger.meta("colour") == "blue"
+    assert ledger.settle_meta("colour", "red") == "red"
+    assert ledger.settle_meta("colour", "blue") == ledger.meta("colour") == "red", "the first one holds"
 
 
 # -- codebooks, admissions, generations --------------------------------------------------------------
@@ -396,9 +402,9 @@ def test_creating_a_ledger_again_keeps_what_is_in_it(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("found", [str(FORMAT + 1), "0", "new"])
-def test_a_workspace_of_another_format_is_refused_and_left_alone(ledger: Ledger, found: str) -> None:
+def test_a_workspace_of_another_format_is_refused_and_left_alone(ledger: Ledger, tmp_path: Path, found: str) -> None:
     ledger.register([source("a")])
-    ledger.set_meta("format", found)
+    write_format(tmp_path / "ledger.sqlite", found)
     with pytest.raises(WorkspaceError) as refused:
         ledger.create()
     message = str(refused.value)

@@ -14,6 +14,7 @@ from dedup_assets.errors import SettingsError, WorkspaceError
 from dedup_assets.settings import Settings
 from dedup_assets.storage.ledger import Admission, Codebook, Ledger
 from dedup_assets.storage.workspace import SETTINGS_FILE, Workspace
+from dedup_assets_tests.storage.test_ledger import write_format
 
 
 def make(root: Path, **options: Any) -> Workspace:
@@ -76,7 +77,8 @@ def test_a_file_in_place_of_the_workspace_is_an_error_that_says_what_to_do(tmp_p
 
 
 def test_a_workspace_of_another_format_is_refused(tmp_path: Path) -> None:
-    make(tmp_path).ledger.set_meta("format", "999")
+    make(tmp_path)
+    write_format(tmp_path / "ledger.sqlite", "999")
     for opening in (lambda: make(tmp_path), lambda: Workspace.open(tmp_path)):
         with pytest.raises(WorkspaceError, match="workspace format 999"):
             opening()

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from dedup_assets.errors import ShardError
-from dedup_assets.storage.sources import SourceFile
+from dedup_assets.storage.source_files import SourceFile
 
 BLOCK_BYTES = 16 * 2**20
 """Raw bytes parsed at a time: large enough for the parsers' full speed, small beside any worker's memory."""

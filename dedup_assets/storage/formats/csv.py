@@ -31,7 +31,7 @@ from dedup_assets.storage.formats.batches import (
     render_record,
     render_unparsed,
 )
-from dedup_assets.storage.sources import SourceFile, open_source, reading
+from dedup_assets.storage.source_files import SourceFile, open_source, reading
 
 # The module's limit is global and 131,072 characters by default; a text may be longer than that.
 csv.field_size_limit(2**30)

@@ -28,7 +28,7 @@ import pyarrow.json as pj
 
 from dedup_assets.errors import ShardError
 from dedup_assets.storage.formats.batches import BLOCK_BYTES, Batch, Rejected, ShardContent, render_unparsed
-from dedup_assets.storage.sources import SourceFile, open_source, reading
+from dedup_assets.storage.source_files import SourceFile, open_source, reading
 
 _LONGEST_LINE = 2**30  # Arrow counts the bytes of a block in 32 bits
 _DEEPEST_TYPE = 32  # Parquet readers refuse schemas that nest much deeper

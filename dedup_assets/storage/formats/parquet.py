@@ -21,7 +21,7 @@ from dedup_assets.storage.formats.batches import (
     refuse_repeated_names,
     render_row,
 )
-from dedup_assets.storage.sources import SourceFile, is_empty, open_raw, reading
+from dedup_assets.storage.source_files import SourceFile, is_empty, open_raw, reading
 
 _FEWEST_ROWS, _MOST_ROWS = 64, 65_536
 

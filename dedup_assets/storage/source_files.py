@@ -1,0 +1,133 @@
+"""One input file: how it is named, what the file system tells of it, its bytes and their fingerprint.
+
+Knows paths and fsspec URLs, and nothing about what the bytes mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+
+from dedup_assets.errors import ShardError, reason
+
+FINGERPRINT_BYTES = 16
+_READ_BYTES = 4 * 2**20  # large enough that a request to an object store is worth its latency
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One input file, which is one shard.
+
+    Attributes
+    ----------
+    key : str
+        The shard key; matches `SHARD_KEY_PATTERN`.
+    uri : str
+        An absolute local path without a scheme, or an fsspec URL.
+    format : str
+        "parquet", "jsonl" or "csv".
+    compression : str or None
+        None, "gzip", "zstd" or "bz2".
+    """
+
+    key: str
+    uri: str
+    format: str
+    compression: str | None
+
+
+# ----------------------------------------------------------------------------------------- state
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What the file system tells of a file without its being read.
+
+    `marks` are size, time of change and entity tag as they are told, in one text: equal marks mean an unread file.
+    `modified` is the time of change in seconds since 1970, None where it is not told as a number.
+    """
+
+    marks: str
+    size: int | None
+    modified: float | None
+
+
+def file_state(uri: str, info: Mapping[str, Any] | None = None) -> FileState:
+    """The state of a file; `info` is what a listing told of it. Raises OSError as the file system does."""
+    if info is None:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        info = filesystem.info(path)
+    marks = [info.get(name) for name in ("size", "mtime", "LastModified", "updated", "created", "ETag", "etag")]
+    size, modified = info.get("size"), info.get("mtime")
+    return FileState(
+        " ".join(str(mark) for mark in marks if mark is not None),
+        size if isinstance(size, int) else None,
+        modified if isinstance(modified, int | float) else None,
+    )
+
+
+# --------------------------------------------------------------------------------------- content
+
+
+@contextmanager
+def reading(source: SourceFile) -> Iterator[None]:
+    """Turn whatever reading a file raises into a `ShardError` that names the file and the reason."""
+    try:
+        yield
+    except (ShardError, MemoryError):
+        raise
+    except ImportError as error:
+        raise ShardError(f"{source.uri!r} needs a package that is not installed: {error}") from error
+    except Exception as error:  # each fsspec implementation and each decoder has its own classes
+        kind = source.format if source.compression is None else f"{source.compression} {source.format}"
+        raise ShardError(
+            f"{source.uri!r} (shard {source.key}) cannot be read as {kind}: {type(error).__name__}: {reason(error)}. "
+            "The file is truncated, corrupt, gone or not what its ending says. Replace it and run again."
+        ) from error
+
+
+def open_raw(source: SourceFile) -> pa.NativeFile:
+    """Open the raw bytes of a file for reading, still compressed; seekable."""
+    if "://" not in source.uri and "::" not in source.uri:
+        return pa.OSFile(source.uri, "rb")
+    return pa.PythonFile(fsspec.open(source.uri, "rb").open(), mode="r")
+
+
+def open_source(source: SourceFile) -> pa.NativeFile:
+    """Open a file for reading its decompressed bytes; a stream, to be closed by the caller.
+
+    Concatenated gzip, zstd and bz2 members read as one stream. A truncated or corrupt file raises OSError
+    while it is read; wrap the reading in `reading` to have that as a `ShardError`.
+    """
+    raw = open_raw(source)
+    return raw if source.compression is None else pa.CompressedInputStream(raw, source.compression)
+
+
+def is_empty(source: SourceFile) -> bool:
+    """Whether the file has no byte at all: an empty shard in every format."""
+    with open_raw(source) as stream:
+        return stream.read(1) == b""
+
+
+def stored_bytes(source: SourceFile) -> int:
+    """The size of the file as it is stored; raises `ShardError` if it cannot be had."""
+    with reading(source), open_raw(source) as stream:
+        return stream.size()
+
+
+def content_fingerprint(source: SourceFile) -> str:
+    """BLAKE2b-128 over the raw bytes of the file, as 32 hexadecimal digits; streamed.
+
+    Raises `ShardError` if the file cannot be read.
+    """
+    digest = hashlib.blake2b(digest_size=FINGERPRINT_BYTES)
+    with reading(source), open_raw(source) as stream:
+        while block := stream.read(_READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
