@@ -216,13 +216,13 @@ def _quarantine(workspace: Workspace, admission: Admission, living: Living) -> t
     admitted = AdmittedShard.read(workspace.admitted(admission))
     taken = np.flatnonzero(admitted.record_texts == REJECTED)
     gone = np.union1d(np.flatnonzero(admitted.record_texts == RETRACTED_ID), living.taken_down(admission))
-    parts = [_withheld(read_rejected(raw).cast(QUARANTINE), workspace.settings.id_column, living.buried)]
+    parts = [withheld(read_rejected(raw).cast(QUARANTINE), workspace.settings.id_column, living.buried)]
     reasons = {}
     if len(taken) or len(gone):
         records = read_records(raw)
-        rows = _take(raw / "table.parquet", records.positions[taken]).to_pylist()
-        is_buried = pc.is_in(records.ids.take(pa.array(taken)), living.buried).to_pylist()
-        shown = [None if hidden else render_record(row) for row, hidden in zip(rows, is_buried, strict=True)]
+        is_buried = pc.is_in(records.ids.take(pa.array(taken)), living.buried).to_numpy(zero_copy_only=False)
+        rows = iter(_take(raw / "table.parquet", records.positions[taken[~is_buried]]).to_pylist())
+        shown = [None if hidden else render_record(next(rows)) for hidden in is_buried.tolist()]
         contents = ((ID_TAKEN, taken, shown), (ID_RETRACTED, gone, [None] * len(gone)))
         for reason, at, rendered in contents:
             columns = [pa.array(records.rows[at]), pa.array([reason] * len(at)), pa.array(rendered, pa.string())]
@@ -232,7 +232,7 @@ def _quarantine(workspace: Workspace, admission: Admission, living: Living) -> t
     return pa.concat_tables(parts).sort_by("row").combine_chunks(), reasons
 
 
-def _withheld(rejected: pa.Table, id_column: str, buried: pa.Array) -> pa.Table:
+def withheld(rejected: pa.Table, id_column: str, buried: pa.Array) -> pa.Table:
     """Rows that were quarantined when they were read, without the content of those whose id was taken down."""
     if not len(buried) or not rejected.num_rows:
         return rejected

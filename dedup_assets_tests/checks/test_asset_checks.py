@@ -18,7 +18,7 @@ from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.tables import write_pairs
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import corpus, curate, write_shards
-from dedup_assets_tests.checks.test_tampering import published, rewrite, with_value, without
+from dedup_assets_tests.checks.examined import published, rewrite, with_value, without
 from dedup_assets_tests.cli.commands import Call, call
 
 __all__ = ["call"]
