@@ -4,6 +4,10 @@ Every message says what was found, where, what was expected, and what to do. Any
 `DedupError` is a defect of this software and keeps its traceback.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+
 
 class DedupError(Exception):
     """Base class; the command line prints the message without a traceback and exits with 1."""
@@ -15,6 +19,15 @@ class SourceError(DedupError):
 
 class ShardError(DedupError):
     """One shard cannot be read or does not fit the settings; other shards are not concerned."""
+
+
+class FailedShardsError(ShardError):
+    """Some shards of a run failed; `failures` has the reason for each, `run_id` names the run."""
+
+    def __init__(self, message: str, failures: Mapping[str, str], run_id: str) -> None:
+        super().__init__(message)
+        self.failures = failures
+        self.run_id = run_id
 
 
 class SettingsError(DedupError):

@@ -34,7 +34,8 @@ def cluster_partitions(context: dg.AssetExecutionContext, workspace: WorkspaceRe
     """Admit shards in order: settle which texts are new, lay them out by cell, then record the admission."""
     with stage_run(context, workspace, dask) as run:
         bases = {shard: done.basis for shard, done in run.upstream("kmeans_centroids").items()}
-        raw = run.upstream("raw_shards")
+        readings = run.ledger.versions("raw_shards")  # a file may have been read anew since, and not embedded yet
+        raw = {shard: readings[shard, basis] for shard, basis in bases.items()}
         waiting = set(_unadmitted(run, bases))
         run.ledger.recover(run.stage, set(run.shards) - waiting)
         if not waiting:
@@ -48,10 +49,16 @@ def cluster_partitions(context: dg.AssetExecutionContext, workspace: WorkspaceRe
 
 
 def _unadmitted(run: StageRun, contents: Mapping[str, str]) -> list[str]:
-    """Shards of this run that are not admitted with the content that was read, and are not retracted."""
-    live = {(a.shard, a.fingerprint) for a in run.ledger.live_admissions()}
+    """Shards of this run that are not admitted with the content that was read, or with one that was read since, and
+    are not retracted."""
+    live = {a.shard: a.fingerprint for a in run.ledger.live_admissions()}
+    latest = {shard: done.basis for shard, done in run.ledger.completions("raw_shards").items()}
     out = {shard.key for shard in run.ledger.shards() if shard.retracted is not None}
-    return [shard for shard in run.shards if (shard, contents[shard]) not in live and shard not in out]
+    return [
+        shard
+        for shard in run.shards
+        if shard not in out and live.get(shard, "") not in (contents[shard], latest.get(shard))
+    ]
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ STAGE = "deduplicated_dataset"
 def deduplicated_dataset(context: dg.AssetExecutionContext, workspace: WorkspaceResource, dask: DaskCluster) -> None:
     """Publish every decided shard whose published files rest on other decisions than those in force."""
     with stage_run(context, workspace, dask) as run:
-        run.upstream("duplicate_ids")
-        with run.workspace.lock("decisions"):
+        run.require("duplicate_ids")
+        with run.deciding():
             publish_decided(run, dask)
 
 
@@ -54,18 +54,18 @@ def publish_decided(run: StageRun, dask: DaskCluster) -> None:
     ledger's record: a run killed before that publishes the same files again, and the same manifest.
     """
     workspace = run.workspace
-    retractions = -1
-    while run.ledger.last_retraction() != retractions:
-        # Whatever was retracted since the decisions were taken may be a keeper: nothing is published without it
-        # before that is decided anew. What is retracted from here on is for the next decision.
-        retractions = run.ledger.last_retraction()
-        living = Living(workspace)
+    while True:
         decide_shards(run, dask)
         generation = run.ledger.generation()
+        if generation is None:
+            return  # every shard of this run was retracted before anything was decided
         decided = run.ledger.completions(DECIDING)
         published = run.ledger.completions(STAGE)
-    if generation is None:
-        return  # every shard of this run was retracted before anything was decided
+        # Read last: whatever was decided is among it, or was retracted since. That may be a keeper, so all is decided
+        # anew before anything is published without it. What is retracted from here on is for the next decision.
+        living = Living(workspace)
+        if living.retractions == generation.retractions:
+            break
     raw = run.ledger.versions("raw_shards")
     # Not only the shards of this run: whoever is removed names a keeper, in any shard that was decided before, and is
     # never published without it.

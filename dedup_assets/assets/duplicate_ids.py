@@ -40,8 +40,8 @@ STAGE = "duplicate_ids"
 def duplicate_ids(context: dg.AssetExecutionContext, workspace: WorkspaceResource, dask: DaskCluster) -> None:
     """Decide the shards of this run, after every shard admitted before them."""
     with stage_run(context, workspace, dask) as run:
-        run.upstream("pairwise_similarities")
-        with run.workspace.lock("decisions"):
+        run.require("pairwise_similarities")
+        with run.deciding():
             decide_shards(run, dask)
 
 

@@ -16,7 +16,7 @@ from dedup_assets.resources.memory import embedded_at_once
 from dedup_assets.resources.worker_tasks import encode_texts
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.settings import Settings
-from dedup_assets.storage.embeddings import EmbeddingTable
+from dedup_assets.storage.embeddings import ROWS_PER_BATCH, EmbeddingTable
 from dedup_assets.storage.encoding import open_table, settle_encoder, settled_dimension
 from dedup_assets.storage.ingest import read_texts
 from dedup_assets.storage.ingest_spec import ingest_spec
@@ -91,16 +91,14 @@ def _embed_group(
 ) -> HashIndex:
     started = time.perf_counter()
     shards = _new_texts(group, known)
-    if encoder is None:
-        vectors, truncated = _given_vectors(run.workspace, shards, bases, table.dimension)
-    else:
-        vectors, truncated = _encode(run, dask, shards, bases, encoder, table.dimension)
-    ids = pa.concat_arrays([s.records.ids.take(pa.array(s.new)) for s in shards])
     hashes = np.concatenate([s.records.hashes[s.new] for s in shards])
-    owners = [s.key for s in shards for _ in range(len(s.new))]
+    encoded, truncated = None, np.zeros(len(hashes), dtype=bool)
+    if encoder is not None:
+        encoded, truncated = _encode(run, dask, shards, bases, encoder, table.dimension)
     # Nothing is taken away: texts of these shards may have their vectors from a run that was killed before
     # it could record them, or from one that runs beside this.
-    table.add(table.rows(ids, owners, hashes, vectors))
+    with run.workspace.lock("embeddings"):
+        table.add(_rows(run.workspace, table, shards, bases, encoded), unknown=True)
     seconds = time.perf_counter() - started
     start, total = 0, max(1, sum(len(s.records) for s in shards))
     entries = []
@@ -195,15 +193,26 @@ def _at_once(shards: list[_ShardTexts], most: int) -> Iterator[list[_ShardTexts]
         yield part
 
 
-def _given_vectors(
-    workspace: Workspace, shards: list[_ShardTexts], bases: dict[str, str], dimension: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The vectors that came with the data, already checked and of unit norm."""
-    vectors = np.empty((sum(len(s.new) for s in shards), dimension), dtype=workspace.settings.vector_dtype)
+def _rows(
+    workspace: Workspace,
+    table: EmbeddingTable,
+    shards: list[_ShardTexts],
+    bases: dict[str, str],
+    encoded: np.ndarray | None,
+) -> Iterator[pa.Table]:
+    """The new texts with their vectors, in parts. Those that came with the data, already checked and of unit norm,
+    are read from where they lie."""
     start = 0
     for s in shards:
-        if len(s.new):
-            given = np.load(workspace.raw(s.key, bases[s.key]) / "vectors.npy", mmap_mode="r")
-            vectors[start : start + len(s.new)] = given[s.new]
-            start += len(s.new)
-    return vectors, np.zeros(len(vectors), dtype=bool)
+        if not len(s.new):
+            continue
+        if encoded is None:
+            vectors = np.load(workspace.raw(s.key, bases[s.key]) / "vectors.npy", mmap_mode="r")
+            places = s.new
+        else:
+            vectors, places = encoded, np.arange(start, start + len(s.new))
+        start += len(s.new)
+        for first in range(0, len(s.new), ROWS_PER_BATCH):
+            part = slice(first, first + ROWS_PER_BATCH)
+            ids, hashes = s.records.ids.take(pa.array(s.new[part])), s.records.hashes[s.new[part]]
+            yield table.rows(ids, [s.key] * len(ids), hashes, vectors[places[part]])

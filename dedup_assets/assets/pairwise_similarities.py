@@ -24,6 +24,7 @@ from dedup_assets.storage.cells import ShardCells
 from dedup_assets.storage.ledger import Admission, Codebook
 from dedup_assets.storage.living import Living
 from dedup_assets.storage.publish import temporary_folder
+from dedup_assets.storage.retraction import forget_dead_pairs_of
 from dedup_assets.storage.shards import admission_of
 from dedup_assets.storage.spill import MatchRuns
 from dedup_assets.storage.tables import pairs_table, write_pairs
@@ -66,6 +67,10 @@ def match_shards(run: StageRun, dask: DaskCluster, wanted: Sequence[Admission]) 
     run.progress.total(sum(codebook.cells for codebook, _, _ in plans), "cells")
     for codebook, new, visible in plans:
         _match_under(run, dask, codebook, new, visible, living)
+    # Who decided after a retraction that came meanwhile may have been here already, and is not coming again.
+    while run.ledger.last_retraction() != living.retractions:
+        living = Living(run.workspace)
+        forget_dead_pairs_of(run.workspace, living, wanted)
 
 
 def _match_under(

@@ -67,6 +67,11 @@ def _ingest(run: StageRun, key: str, shard: Shard | None, done: Completion | Non
     target = run.workspace.raw(key, fingerprint)
     with publish_folder(target) as temporary:
         report = ingest_shard(source, temporary, spec)
+        if source_state(shard) != state:
+            raise ShardError(
+                f"Shard {key}: {shard.uri} was written to while it was read, so what was read may be of two contents. "
+                "Nothing of it is used; run the same command again once the file is complete."
+            )
     run.workspace.settle()
     if report.dimension is not None:
         run.ledger.settle_meta("dimension", str(report.dimension))

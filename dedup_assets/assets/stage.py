@@ -4,20 +4,20 @@ what was done, in the ledger and in Dagster's metadata."""
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
 
 from dedup_assets.automation.partitions import shard_partitions
-from dedup_assets.errors import DedupError, ShardError, WorkspaceError
+from dedup_assets.errors import DedupError, FailedShardsError, WorkspaceError
 from dedup_assets.report.metadata import RunMetadata
 from dedup_assets.report.progress import Progress, StageTime, stage_progress
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.ledger import STAGES, Completion, Ledger
-from dedup_assets.storage.workspace import MAINTENANCE, Workspace
+from dedup_assets.storage.workspace import MAINTENANCE
 
 GROUP = "deduplication"
 OWNERS = ["team:corpus"]
@@ -50,13 +50,14 @@ class StageRun:
     Partitions of retracted shards stay, for the audit; `shards` are the others, `retracted` says why of these.
     """
 
-    def __init__(self, stage: str, partitions: Sequence[str], workspace: Workspace, run_id: str) -> None:
+    def __init__(self, stage: str, partitions: Sequence[str], resource: WorkspaceResource, run_id: str) -> None:
         self.stage = stage
-        out = {shard.key: shard.retracted for shard in workspace.ledger.shards() if shard.retracted is not None}
-        self.retracted = {key: out[key] for key in partitions if key in out}
-        self.shards = [key for key in partitions if key not in out]
-        self.workspace = workspace
+        self.workspace = resource.open()
+        self.retracted: dict[str, str] = {}
+        self.shards = list(partitions)
+        self._leave_out_retracted()
         self.run_id = run_id
+        self._resource = resource
         self.progress: Progress = Progress(stage)
         self.spent: StageTime = StageTime()
         self.failed: dict[str, str] = {}
@@ -68,13 +69,40 @@ class StageRun:
     def upstream(self, stage: str) -> dict[str, Completion]:
         """Completions of an earlier stage for the shards of this run. Raises if one is not there."""
         done = self.ledger.completions(stage)
+        self._require(stage, done)
+        return {shard: done[shard] for shard in self.shards}
+
+    def require(self, stage: str) -> None:
+        """Raise if an earlier stage was never finished for a shard of this run.
+
+        Enough for whoever decides: where other content took a shard over since this run was asked for, its matches
+        are found on the way.
+        """
+        self._require(stage, self.ledger.ever_finished(stage))
+
+    def _require(self, stage: str, done: Collection[str]) -> None:
         missing = [shard for shard in self.shards if shard not in done]
+        if missing:
+            self._leave_out_retracted()  # since this run began
+            missing = [shard for shard in self.shards if shard not in done]
         if missing:
             raise WorkspaceError(
                 f"{self.stage}: {stage} is not finished for {_listed(missing)}: materialise {stage} for these "
                 "partitions first, or all seven assets together."
             )
-        return {shard: done[shard] for shard in self.shards}
+
+    def _leave_out_retracted(self) -> None:
+        out = {shard.key: shard.retracted for shard in self.ledger.shards() if shard.retracted is not None}
+        self.retracted |= {key: out[key] for key in self.shards if key in out}
+        self.shards = [key for key in self.shards if key not in out]
+
+    @contextmanager
+    def deciding(self) -> Iterator[None]:
+        """Hold the decision lock, with the settings as they are when it is held: whoever held it before may have
+        been asked for others, and what was decided by those is not to be undone."""
+        with self.workspace.lock("decisions"):
+            self.workspace = self._resource.open()
+            yield
 
     def unfinished(self, bases: Mapping[str, str]) -> list[str]:
         """Shards of this run whose completion is not on record for the given basis."""
@@ -101,10 +129,12 @@ class StageRun:
         if self.failed:
             others = len(self.shards) - len(self.failed)
             reasons = "\n".join(f"  {shard}: {message}" for shard, message in self.failed.items())
-            raise ShardError(
+            raise FailedShardsError(
                 f"{len(self.failed)} of {len(self.shards)} shards failed in {self.stage}:\n{reasons}\n"
                 f"The other {others} are finished at this stage; run them without the failed ones, or "
-                "correct the files and run again."
+                "correct the files and run again.",
+                self.failed,
+                self.run_id,
             )
 
 
@@ -114,21 +144,20 @@ def stage_run(
 ) -> Iterator[StageRun]:
     """Open a run of the asset being materialised; at its end, attach each shard's facts as metadata."""
     stage = context.asset_key.path[-1]
-    workspace = resource.open()
+    run = StageRun(stage, context.partition_keys, resource, context.run_id)
     if dask is not None:
-        dask.adopt(workspace.settings)
+        dask.adopt(run.workspace.settings)
     if context.run.tags.get(RECURATE) == "true":
         # Once for all runs of a backfill, and for a run and its retries.
         token = context.run.tags.get("dagster/backfill") or context.run.root_run_id or context.run_id
-        workspace.ledger.request_rebuild(token)
-    run = StageRun(stage, context.partition_keys, workspace, context.run_id)
-    with stage_progress(stage) as (progress, spent), workspace.lock(MAINTENANCE, shared=True):
+        run.ledger.request_rebuild(token)
+    with stage_progress(stage) as (progress, spent), run.workspace.lock(MAINTENANCE, shared=True):
         run.progress, run.spent = progress, spent
         yield run
         run.raise_failures()
-    for shard, metadata in RunMetadata(workspace, stage, run.shards):
+    for shard, metadata in RunMetadata(run.workspace, stage, run.shards):
         context.add_asset_metadata(metadata, partition_key=shard)
-    for shard, metadata in RunMetadata(workspace, stage, run.moved()):
+    for shard, metadata in RunMetadata(run.workspace, stage, run.moved()):
         # Outside the range of this run, yet what Dagster knew of it is no longer so.
         context.log_event(dg.AssetMaterialization(context.asset_key, partition=shard, metadata=metadata))
     for shard, reason in run.retracted.items():

@@ -24,7 +24,7 @@ from dedup_assets.assets.stage import STAGES
 from dedup_assets.automation.jobs import audit_recall, curate_new_shards, recurate_corpus, redecide
 from dedup_assets.automation.partitions import range_tags, register_partitions, spans
 from dedup_assets.checks.asset_checks import CHECKS, STEP
-from dedup_assets.errors import DedupError, ShardError, WorkspaceError
+from dedup_assets.errors import DedupError, FailedShardsError, WorkspaceError
 from dedup_assets.resources.sqlite_log import steady_sqlite
 from dedup_assets.storage.changes import changed_content_error, has_changed, unfinished_shards
 from dedup_assets.storage.generations import decidable, decisions_due
@@ -198,7 +198,6 @@ class EmbeddedDagster:
 
     def _run(self, job_name: str, keys: Sequence[str], span: list[str], outcome: Outcome) -> None:
         """Run a job over neighbouring partitions; without the failed ones again if some failed."""
-        failed_before = set(outcome.failures)
         try:
             result = _resolved(job_name).execute_in_process(
                 instance=self._instance,
@@ -209,18 +208,11 @@ class EmbeddedDagster:
             outcome.checks += map(Checked.of, result.get_asset_check_evaluations())
         except dg.DagsterExecutionInterruptedError as interrupt:
             raise KeyboardInterrupt from interrupt
-        except ShardError:
-            failures = {
-                shard: (message, run_id)
-                for shard, (_, message, run_id) in self._workspace.ledger.failures().items()
-                if shard in span
-            }
-            outcome.failures.update({shard: message for shard, (message, _) in failures.items()})
-            outcome.run_ids += sorted({run_id for _, run_id in failures.values()})
-            rest = [key for key in span if key not in failures]
-            if not failures or set(failures) <= failed_before:
-                raise
-            for part in spans(keys, rest):
+        except FailedShardsError as problem:
+            # Not those in the ledger: other processes enter theirs there, and take out what they mended.
+            outcome.failures.update(problem.failures)
+            outcome.run_ids.append(problem.run_id)
+            for part in spans(keys, [key for key in span if key not in problem.failures]):
                 self._run(job_name, keys, part, outcome)
 
     def _run_config(self) -> dict[str, object]:

@@ -7,7 +7,8 @@ predicates.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,8 +25,8 @@ TABLE = "embeddings"
 # A predicate with 2,000 hashes is about 70 KB of SQL and is answered in some 20 ms.
 _HASHES_PER_PREDICATE = 2_000
 
-_ROWS_PER_BATCH = 8_192
-"""Rows of a part of a scan: 12 MB of float32 at 384 dimensions."""
+ROWS_PER_BATCH = 8_192
+"""Rows of a part of a scan, or of what is added: 12 MB of float32 at 384 dimensions."""
 
 HASHES = 1 << 128
 """Hashes there are."""
@@ -45,6 +46,7 @@ class EmbeddingTable:
 
         self.dimension = dimension
         self.dtype = np.dtype(dtype)
+        self._known: int | None = None  # the version of which all texts are known to who asked for them
         self._schema = pa.schema(
             [
                 ("id", pa.string()),
@@ -76,18 +78,38 @@ class EmbeddingTable:
     def known(self) -> HashIndex:
         """Hashes of all texts that have a vector, each with its row number in this answer."""
         hashes = self.hashes()
+        self._known = self._table.version
         return HashIndex(hashes, np.arange(len(hashes)))
 
-    def add(self, rows: pa.Table) -> None:
+    def add(self, parts: Iterable[pa.Table], *, unknown: bool = False) -> None:
         """Add texts that have no vector yet, in one transaction. A text that has one keeps it.
 
-        Columns `id, shard, text_hash, vector`.
+        One process at a time: of two that add one text at once, the table takes both, and it compares with the
+        version that it was opened at, which may be hours old.
+
+        Parameters
+        ----------
+        parts : iterable of Table
+            Columns `id, shard, text_hash, vector`; no more than a part is in memory.
+        unknown : bool
+            That no text occurs twice, and none was in `known` or was added here since. As long as nobody else wrote
+            to the table they are then appended, without being compared with what there is.
         """
-        if rows.num_rows:
-            self._table.merge_insert("text_hash").when_not_matched_insert_all().execute(rows.cast(self._schema))
+        parts = (part for part in parts if part.num_rows)
+        first = next(parts, None)
+        if first is None:
+            return
+        batches = (batch for part in itertools.chain([first], parts) for batch in part.to_batches())
+        rows = pa.RecordBatchReader.from_batches(self._schema, batches)
+        self._table.checkout_latest()
+        if unknown and self._table.version == self._known:
+            self._table.add(rows)
+            self._known = self._table.version
+        else:
+            self._table.merge_insert("text_hash").when_not_matched_insert_all().execute(rows)
 
     def rows(self, ids: Sequence[str], shards: Sequence[str], hashes: np.ndarray, vectors: np.ndarray) -> pa.Table:
-        """Arrange columns for `add`: hashes (n, 2) uint64, vectors (n, dimension)."""
+        """Arrange columns as a part for `add`: hashes (n, 2) uint64, vectors (n, dimension)."""
         flat = pa.array(np.ascontiguousarray(vectors, dtype=self.dtype).ravel())
         return pa.table(
             [
@@ -143,7 +165,7 @@ class EmbeddingTable:
         query = self._table.search()
         if conditions:
             query = query.where(" AND ".join(conditions))
-        for batch in query.select(["text_hash", "shard", "vector"]).to_batches(batch_size=_ROWS_PER_BATCH):
+        for batch in query.select(["text_hash", "shard", "vector"]).to_batches(batch_size=ROWS_PER_BATCH):
             if batch.num_rows:
                 table = pa.Table.from_batches([batch])
                 vectors = _vectors_of(table.column("vector"), self.dimension)

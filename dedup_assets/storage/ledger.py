@@ -121,6 +121,10 @@ class Ledger(LedgerFile):
         rows = self._rows(f"SELECT {_COMPLETION} FROM stage WHERE stage = ? ORDER BY number", stage)
         return {(row["shard"], row["basis"]): _completion(row) for row in rows}
 
+    def ever_finished(self, stage: str) -> set[str]:
+        """Shards that a stage was finished for, also with content that was replaced or retracted since."""
+        return {row["shard"] for row in self._rows("SELECT DISTINCT shard FROM stage WHERE stage = ?", stage)}
+
     def history(self, shard: str) -> list[Completion]:
         """All completions of one shard in the order in which they finished, void ones too."""
         rows = self._rows(f"SELECT {_COMPLETION} FROM stage WHERE shard = ? ORDER BY number", shard)

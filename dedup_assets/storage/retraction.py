@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +18,7 @@ from dedup_assets.errors import WorkspaceError
 from dedup_assets.storage.ledger import TAKEDOWN, VANISHED, Admission
 from dedup_assets.storage.living import Living
 from dedup_assets.storage.shards import AdmittedShard, read_ids
-from dedup_assets.storage.tables import dense_cells_of, pairs_table, write_pairs
+from dedup_assets.storage.tables import dense_cells_in, pairs_table, write_pairs
 from dedup_assets.storage.workspace import Workspace
 
 
@@ -154,42 +153,55 @@ def _records_of(workspace: Workspace, key: str) -> Iterator[tuple[int, str]]:
 
 
 def forget_dead_pairs(workspace: Workspace, living: Living) -> None:
-    """Take dead texts out of the stored matches, and name the others by records that live.
+    """Take dead texts out of all stored matches, and name the others by records that live. The caller holds the
+    decision lock: to whoever decides, no file of matches vanishes.
 
-    A dead text never lives again, so nothing is lost. The files are rewritten one by one, each in one step.
+    A dead text never lives again, so nothing is lost.
     """
-    visible = {workspace.pairs(a).name: a for a in living.visible}
+    visible = {a.number for a in living.visible}
     for a in living.all:
+        if a.number not in visible:
+            workspace.pairs(a).unlink(missing_ok=True)
+    forget_dead_pairs_of(workspace, living, [a for a in living.all if a.number in visible])
+
+
+def forget_dead_pairs_of(workspace: Workspace, living: Living, admissions: Sequence[Admission]) -> None:
+    """The same for the matches of some admissions, without a lock: of an admission that is gone an empty file stays
+    until somebody decides. The files are rewritten one by one, each in one step."""
+    for a in admissions:
         path = workspace.pairs(a)
-        if path.name not in visible:
-            path.unlink(missing_ok=True)
-        elif path.is_file() and _touches(path, living):
-            write_pairs(path, _living_pairs(path, living), dense_cells_of(path))
+        try:
+            handle = path.open("rb")
+        except FileNotFoundError:
+            continue
+        # From one open file: a run that looks for the same matches may put an equivalent one in its place, which need
+        # not name the same dense cells.
+        with handle, pq.ParquetFile(handle) as stored:
+            if _touches(stored, living):
+                write_pairs(path, _living_pairs(stored, living), dense_cells_in(stored.schema_arrow))
 
 
-def _touches(path: Path, living: Living) -> bool:
+def _touches(stored: pq.ParquetFile, living: Living) -> bool:
     """Whether a file has a match of a text that is dead, or is named by a record that is gone."""
-    with pq.ParquetFile(path) as stored:
-        for group in range(stored.num_row_groups):
-            table = stored.read_row_group(group, columns=["key_a", "key_b", "id_a", "id_b"])
-            for side in ("a", "b"):
-                keys = table[f"key_{side}"].to_numpy()
-                stale = np.flatnonzero(living.stale(keys))
-                if len(stale):
-                    lives = living.texts(keys[stale])
-                    if not lives.all():
-                        return True
-                    named = table[f"id_{side}"].take(pa.array(stale)).combine_chunks()
-                    if not named.equals(living.names(keys[stale])):
-                        return True
+    for group in range(stored.num_row_groups):
+        table = stored.read_row_group(group, columns=["key_a", "key_b", "id_a", "id_b"])
+        for side in ("a", "b"):
+            keys = table[f"key_{side}"].to_numpy()
+            stale = np.flatnonzero(living.stale(keys))
+            if len(stale):
+                lives = living.texts(keys[stale])
+                if not lives.all():
+                    return True
+                named = table[f"id_{side}"].take(pa.array(stale)).combine_chunks()
+                if not named.equals(living.names(keys[stale])):
+                    return True
     return False
 
 
-def _living_pairs(path: Path, living: Living) -> Iterator[pa.Table]:
-    with pq.ParquetFile(path) as stored:
-        for group in range(stored.num_row_groups):
-            table = stored.read_row_group(group)
-            a, b = table["key_a"].to_numpy(), table["key_b"].to_numpy()
-            lives = living.texts(a) & living.texts(b)
-            a, b = a[lives], b[lives]
-            yield pairs_table(a, b, living.names(a), living.names(b), table["similarity"].to_numpy()[lives])
+def _living_pairs(stored: pq.ParquetFile, living: Living) -> Iterator[pa.Table]:
+    for group in range(stored.num_row_groups):
+        table = stored.read_row_group(group)
+        a, b = table["key_a"].to_numpy(), table["key_b"].to_numpy()
+        lives = living.texts(a) & living.texts(b)
+        a, b = a[lives], b[lives]
+        yield pairs_table(a, b, living.names(a), living.names(b), table["similarity"].to_numpy()[lives])

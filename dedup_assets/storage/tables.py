@@ -130,7 +130,12 @@ def write_pairs(path: Path, parts: Iterator[pa.Table], dense_cells: Sequence[int
 
 def dense_cells_of(path: Path) -> list[int]:
     """The dense cells that a file of matches names."""
-    return json.loads((pq.read_schema(path).metadata or {}).get(DENSE_CELLS, b"[]"))
+    return dense_cells_in(pq.read_schema(path))
+
+
+def dense_cells_in(schema: pa.Schema) -> list[int]:
+    """The dense cells that a file of matches with this schema names."""
+    return json.loads((schema.metadata or {}).get(DENSE_CELLS, b"[]"))
 
 
 def _whole(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -145,7 +150,7 @@ def read_pairs(path: Path, threshold: float) -> tuple[np.ndarray, np.ndarray, np
     """
     parts = []
     with path.open("rb") as handle, pq.ParquetFile(handle) as file:
-        metadata = file.schema_arrow.metadata or {}
+        dense = dense_cells_in(file.schema_arrow)
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=["key_a", "key_b", "similarity"])
             parts.append(table.filter(pc.field("similarity") >= threshold))
@@ -154,5 +159,5 @@ def read_pairs(path: Path, threshold: float) -> tuple[np.ndarray, np.ndarray, np
         table.column("key_a").to_numpy(),
         table.column("key_b").to_numpy(),
         table.column("similarity").to_numpy(),
-        json.loads(metadata.get(DENSE_CELLS, b"[]")),
+        dense,
     )

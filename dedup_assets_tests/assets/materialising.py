@@ -31,10 +31,10 @@ def materialise(
     )
 
 
-def curate_up_to(stage: str, path: Path, workspace: Path, role: str = "corpus") -> None:
-    """Bring one more file as far as a stage, and leave the others as they are."""
+def curate_up_to(stage: str, path: Path, workspace: Path, role: str = "corpus", first: str = STAGES[0]) -> None:
+    """Bring one more file as far as a stage, from the first stage on, and leave the others as they are."""
     register(path, workspace=workspace, role=role)
     space = Workspace.open(workspace)
     with dg.DagsterInstance.ephemeral() as instance:
         register_partitions(instance, [path.stem])
-        materialise(SHARD_ASSETS[: STAGES.index(stage) + 1], instance, space, [path.stem])
+        materialise(SHARD_ASSETS[STAGES.index(first) : STAGES.index(stage) + 1], instance, space, [path.stem])

@@ -1,0 +1,192 @@
+"""Another process retracts, admits, decides or changes settings in the middle of a stage: at a known moment, so that
+each of these is one case and not a matter of luck."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import dedup_assets as da
+from dedup_assets.assets.stage import STAGES, StageRun
+from dedup_assets.errors import ShardError, WorkspaceError
+from dedup_assets.resources.dask_cluster import DaskCluster
+from dedup_assets.resources.workspace import WorkspaceResource
+from dedup_assets.storage.ledger import Admission
+from dedup_assets.storage.living import Living
+from dedup_assets.storage.output import read_manifest
+from dedup_assets.storage.retraction import retract_shards
+from dedup_assets.storage.workspace import Workspace
+from dedup_assets_tests.assets.corpora import corpus, curate, kept_ids, make_table, removals, write_shards
+from dedup_assets_tests.assets.materialising import curate_up_to
+
+# The package shows the assets under these names.
+raw_shards, cluster_partitions, pairwise_similarities, deduplicated_dataset = (
+    import_module(f"dedup_assets.assets.{name}")
+    for name in ("raw_shards", "cluster_partitions", "pairwise_similarities", "deduplicated_dataset")
+)
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Workspace:
+    """Two shards in the ledger, finished at every stage, with nothing on disk."""
+    found = Workspace.create_or_open(tmp_path / "ws", {"embedding_column": "vector", "threshold": 0.9})
+    found.ledger.register([(key, f"file:///{key}", "csv", None) for key in ("a", "b")])
+    for stage in STAGES[:3]:
+        found.ledger.complete(stage, [(key, "old", {}, 0.0) for key in ("a", "b")], "run")
+    admit(found, "a", 1, "old")
+    admit(found, "b", 2, "old")
+    for stage in STAGES[4:]:
+        found.ledger.complete(stage, [("a", "old#1", {}, 0.0), ("b", "old#2", {}, 0.0)], "run")
+    return found
+
+
+def admit(space: Workspace, shard: str, number: int, content: str) -> None:
+    a = Admission(number, shard, content, 1, 0, 0)
+    space.ledger.admit([a], [(shard, a.basis, {}, 0.0)], "cluster_partitions", "run")
+
+
+def stage(name: str, space: Workspace, *shards: str) -> StageRun:
+    return StageRun(name, shards, WorkspaceResource(path=str(space.root)), "run")
+
+
+@pytest.fixture
+def dask() -> Iterator[DaskCluster]:
+    cluster = DaskCluster()
+    yield cluster
+    cluster.close()
+
+
+def once_before(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, act: Callable[[], object]) -> None:
+    """Do something before the first call of a function, as another process might."""
+    original, left = getattr(module, name), [act]
+
+    def called(*arguments: Any, **named: Any) -> Any:
+        if left:
+            left.pop()()
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(module, name, called)
+
+
+# -- what a run is over ------------------------------------------------------------------------------
+
+
+def test_a_shard_that_is_retracted_while_a_run_begins_is_left_out(space: Workspace) -> None:
+    run = stage("embeddings", space, "a", "b")
+    retract_shards(space, ["b"], "vanished")
+    assert list(run.upstream("raw_shards")) == run.shards == ["a"] and run.retracted == {"b": "vanished"}
+    unknown = stage("embeddings", space, "a", "c")
+    with pytest.raises(WorkspaceError, match="raw_shards is not finished for c"):
+        unknown.upstream("raw_shards")
+
+
+def test_who_decides_is_not_held_up_by_other_content_that_has_just_taken_over(space: Workspace) -> None:
+    run = stage("duplicate_ids", space, "a", "b")
+    admit(space, "b", 3, "new")
+    run.require("pairwise_similarities")
+    assert run.shards == ["a", "b"]
+    with pytest.raises(WorkspaceError, match="pairwise_similarities is not finished for b"):
+        run.upstream("pairwise_similarities")
+    with pytest.raises(WorkspaceError, match="pairwise_similarities is not finished for c"):
+        stage("duplicate_ids", space, "a", "c").require("pairwise_similarities")
+
+
+def test_who_waited_to_decide_decides_by_the_settings_of_now(space: Workspace) -> None:
+    run = stage("duplicate_ids", space, "a")
+    Workspace.open(space.root).with_options({"threshold": 0.95})
+    assert run.workspace.settings.threshold == 0.9
+    with run.deciding():
+        assert run.workspace.settings.threshold == 0.95
+
+
+def test_content_that_was_read_since_is_not_replaced_by_older(space: Workspace) -> None:
+    space.ledger.complete("raw_shards", [("b", "new", {}, 0.0)], "other")
+    run = stage("cluster_partitions", space, "a", "b")
+    contents = {"a": "other", "b": "another"}
+    assert cluster_partitions._unadmitted(run, contents) == ["b"], "its old content is still in force"
+    admit(space, "b", 3, "new")
+    assert cluster_partitions._unadmitted(run, contents) == []
+
+
+# -- in the middle of a stage ------------------------------------------------------------------------
+
+
+def test_a_file_that_is_read_anew_before_its_old_content_is_admitted_waits_for_its_own_run(tmp_path: Path) -> None:
+    tables = corpus("clustered", (12, 12, 12), seed=91)
+    paths = write_shards(tmp_path / "in", tables[:2])
+    curate(paths[:1], tmp_path / "ws", threshold=0.85)
+    curate_up_to("kmeans_centroids", paths[1], tmp_path / "ws")
+    pq.write_table(tables[2], paths[1])
+    curate_up_to("raw_shards", paths[1], tmp_path / "ws")
+    space = Workspace.open(tmp_path / "ws")
+    old = space.ledger.completions("kmeans_centroids")["s01"].basis
+    curate_up_to("cluster_partitions", paths[1], tmp_path / "ws", first="cluster_partitions")
+    assert [(a.shard, a.fingerprint) for a in space.ledger.live_admissions()][1] == ("s01", old)
+    assert space.ledger.completions("raw_shards")["s01"].basis != old
+    found = da.curate(workspace=tmp_path / "ws")
+    ids = {*tables[0]["id"].to_pylist(), *tables[2]["id"].to_pylist()}
+    assert kept_ids(found) | set(removals(found)) == ids
+
+
+def test_a_file_that_is_written_to_while_it_is_read_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = corpus("random", (12, 13), seed=92)
+    paths = write_shards(tmp_path / "in", tables[:1])
+    da.register(*paths, workspace=tmp_path / "ws", embedding_column="vector")
+    space = Workspace.open(tmp_path / "ws")
+    once_before(monkeypatch, raw_shards, "ingest_shard", lambda: pq.write_table(tables[1], paths[0]))
+    run, shard = stage("raw_shards", space, "s00"), space.ledger.shards()[0]
+    with pytest.raises(ShardError, match=r"s00.*was written to while it was read.*run the same command again"):
+        raw_shards._ingest(run, "s00", shard, None)
+    assert space.ledger.completions("raw_shards") == {} and list((space.root / "raw").iterdir()) == []
+    assert raw_shards._ingest(run, "s00", shard, None) == 13
+
+
+def test_matches_that_are_found_while_a_shard_is_retracted_are_of_what_is_left(
+    tmp_path: Path, dask: DaskCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near = [0.8, 0.6, 0.0]
+    tables = [
+        make_table(["a", "b"], ["one", "two"], [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]),
+        make_table(["c"], ["one"], [[1.0, 0.0, 0.0]]),
+        make_table(["d", "e"], ["three", "four"], [near, [0.0, 0.6, 0.8]]),
+    ]
+    paths = write_shards(tmp_path / "in", tables)
+    curate(paths[:2], tmp_path / "ws", threshold=0.7)
+    curate_up_to("cluster_partitions", paths[2], tmp_path / "ws")
+    space = Workspace.open(tmp_path / "ws")
+    once_before(monkeypatch, pairwise_similarities, "_write", lambda: retract_shards(space, ["s00"], "vanished"))
+    run = stage("pairwise_similarities", space, "s02")
+    pairwise_similarities.match_shards(run, dask, [a for a in space.ledger.live_admissions() if a.shard == "s02"])
+    stored = pq.read_table(space.pairs(space.ledger.live_admissions()[-1]))
+    assert Living(space).texts(np.unique(stored["key_a"])).all()
+    assert stored.select(["id_a", "id_b"]).to_pylist() == [{"id_a": "c", "id_b": "d"}], "`one` lives on in `c`"
+
+
+def test_what_a_rebuild_decides_along_is_published_along(
+    tmp_path: Path, dask: DaskCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = corpus("clustered", (20, 20), seed=93)
+    tables.append(tables[0].slice(0, 5).set_column(0, "id", pa.array([f"copy{i}" for i in range(5)])))
+    paths = write_shards(tmp_path / "in", tables)
+    curate(paths[:2], tmp_path / "ws", threshold=0.85)
+    space = Workspace.open(tmp_path / "ws")
+
+    def others() -> None:
+        curate_up_to("pairwise_similarities", paths[2], tmp_path / "ws")
+        space.ledger.request_rebuild("monday")
+
+    once_before(monkeypatch, deduplicated_dataset, "decide_shards", others)
+    run = stage("deduplicated_dataset", space, "s00", "s01")
+    with run.deciding():
+        deduplicated_dataset.publish_decided(run, dask)
+    published = {entry["shard"] for entry in read_manifest(space)["shards"]}
+    assert published == set(space.ledger.completions("duplicate_ids")) == {"s00", "s01", "s02"}
