@@ -173,8 +173,7 @@ def watch(*sources: str | Path, workspace: str | Path, role: str = CORPUS, **opt
         list_source(source)  # one that cannot be listed is more likely a slip than a folder to come
     setting = "sources" if role == CORPUS else "reference_sources"
     space = Workspace.create_or_open(workspace, resolve_options(options))
-    watched = tuple(dict.fromkeys([*getattr(space.settings, setting), *named]))
-    space.with_options({setting: watched})
+    watched = getattr(space.with_sources(setting, named).settings, setting)
     return {source: len(list_source(source).files) for source in watched}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import dagster as dg
+from sqlalchemy.exc import IntegrityError
 
 SHARDS = "shards"
 
@@ -20,7 +21,13 @@ def register_partitions(instance: dg.DagsterInstance, keys: Sequence[str]) -> li
     known = set(instance.get_dynamic_partitions(SHARDS))
     new = [key for key in keys if key not in known]
     if new:
-        instance.add_dynamic_partitions(SHARDS, new)
+        try:
+            instance.add_dynamic_partitions(SHARDS, new)
+        except IntegrityError:
+            # Dagster looks for those that are there, and adds the others, in two steps: another process came between.
+            if known.issuperset(instance.get_dynamic_partitions(SHARDS)):
+                raise
+            register_partitions(instance, keys)
     return new
 
 

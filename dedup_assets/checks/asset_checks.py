@@ -21,6 +21,7 @@ from dedup_assets.checks.finding import NAMED, Finding
 from dedup_assets.checks.recall import BruteForce
 from dedup_assets.checks.scope import Scope
 from dedup_assets.resources.workspace import WorkspaceResource
+from dedup_assets.storage.workspace import MAINTENANCE
 
 STEP = "corpus_checks"
 
@@ -126,9 +127,11 @@ def corpus_checks(
     """Evaluate the checks that were asked for, on the shards of the run, or on everything where it has none."""
     scope = Scope(workspace.open(), run_shards(context), config.sample)
     brute_force = BruteForce(scope)
-    for check in CHECKS:
-        if check.key in context.selected_asset_check_keys:
-            yield as_result(check, scope, evaluated(check, scope, brute_force))
+    # What is published now may be of the past before the last check: it is not pruned under their eyes.
+    with scope.workspace.lock(MAINTENANCE, shared=True):
+        for check in CHECKS:
+            if check.key in context.selected_asset_check_keys:
+                yield as_result(check, scope, evaluated(check, scope, brute_force))
 
 
 def run_shards(context: dg.AssetCheckExecutionContext) -> list[str] | None:

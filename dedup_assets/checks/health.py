@@ -44,8 +44,11 @@ def codebook_fits(scope: Scope) -> Finding:
     """Whether the centroids in force still suit what has come since they were fitted."""
     ledger = scope.workspace.ledger
     codebook = ledger.codebook()
-    live = ledger.live_admissions()
-    if codebook is None or not live:
+    if codebook is None:
+        return Finding(True, "There are no centroids yet.")
+    # What was admitted under centroids that came into force since has no cells under these.
+    live = [a for a in ledger.live_admissions() if a.codebook <= codebook.number]
+    if not live:
         return Finding(True, "There are no centroids yet.")
     fitted, since = _fitted_with(codebook, live)
     looked_at = [a for a in since if a.shard in scope] or fitted
@@ -123,8 +126,8 @@ def nothing_waits(scope: Scope, now: datetime | None = None) -> Finding:
     """Whether registered shards have been curated, and the re-curation that was planned has taken place."""
     workspace = scope.workspace
     now = now or datetime.now(UTC)
-    registered = {shard.key: _time(shard.registered) for shard in workspace.ledger.shards()}
     waiting = unfinished_shards(workspace)
+    registered = {shard.key: _time(shard.registered) for shard in workspace.ledger.shards()}
     oldest = min((registered[key] for key in waiting), default=now)
     failures = {key: failure for key, failure in workspace.ledger.failures().items() if key in set(waiting)}
     late = [

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dedup_assets.checks.finding import NAMED, Finding, judged
@@ -26,7 +27,7 @@ from dedup_assets.storage.encoding import open_table, settled_dimension
 from dedup_assets.storage.ledger import Admission
 from dedup_assets.storage.living import Living
 from dedup_assets.storage.shards import AdmittedShard, admission_of
-from dedup_assets.storage.tables import dense_cells_of
+from dedup_assets.storage.tables import dense_cells_in
 from dedup_assets.storage.workspace import Workspace
 
 
@@ -250,8 +251,8 @@ class _KeptTexts:
 
     def __init__(self, workspace: Workspace, generation: int) -> None:
         self._workspace = workspace
-        self._store = DecisionStore(workspace, generation)
         self._admissions = Living(workspace).visible
+        self._store = DecisionStore(workspace, generation)  # last: it has to know all of these
         self._indexes: dict[int, HashIndex] = {}
 
     def __call__(self, hashes: np.ndarray, shards: list[str]) -> np.ndarray:
@@ -308,15 +309,22 @@ def _on_record(workspace: Workspace, one: np.ndarray, other: np.ndarray) -> np.n
 
 def _listed(workspace: Workspace, owner: Admission, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Which matches (m,) the file of an admission lists or implies."""
-    path = workspace.pairs(owner)
-    if not path.is_file():
+    try:
+        handle = workspace.pairs(owner).open("rb")
+    except FileNotFoundError:
         return np.zeros(len(low), bool)
-    wanted = [("key_a", "in", np.unique(low).tolist()), ("key_b", "in", np.unique(high).tolist())]
-    table = pq.read_table(path, columns=["key_a", "key_b"], filters=wanted)
-    stored = set(zip(table.column(0).to_pylist(), table.column(1).to_pylist(), strict=True))
+    stored: set[tuple[int, int]] = set()
+    # One open file: a decision that follows a retraction puts another in its place.
+    with handle, pq.ParquetFile(handle) as file:
+        dense = dense_cells_in(file.schema_arrow)
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=["key_a", "key_b"])
+            table = table.filter(
+                pc.and_(pc.is_in(table["key_a"], pa.array(low)), pc.is_in(table["key_b"], pa.array(high)))
+            )
+            stored.update(zip(table["key_a"].to_pylist(), table["key_b"].to_pylist(), strict=True))
     listed = np.array([pair in stored for pair in zip(low.tolist(), high.tolist(), strict=True)], bool)
-    dense = [] if listed.all() else dense_cells_of(path)
-    if dense:
+    if dense and not listed.all():
         for cell in dense_cells(workspace, {owner: dense}, Living(workspace).visible):
             at = [np.minimum(np.searchsorted(cell.members, keys), len(cell.members) - 1) for keys in (low, high)]
             inside = (cell.members[at[0]] == low) & (cell.members[at[1]] == high)

@@ -56,7 +56,9 @@ class Corpus:
     def decided(self) -> dict[str, Completion]:
         """Decided shards by key, in curation order."""
         done = self.workspace.ledger.completions("duplicate_ids")
-        return {key: done[key] for key in sorted(done, key=lambda key: self.admissions[key].number)}
+        # One that was decided, or retracted, between two looks at the ledger is left out.
+        known = [key for key in done if key in self.admissions]
+        return {key: done[key] for key in sorted(known, key=lambda key: self.admissions[key].number)}
 
     def decision(self, record_id: str) -> dict[str, Any] | None:
         """The decision on a record: the columns of the decisions table, and `shard`; None if unknown.

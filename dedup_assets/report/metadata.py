@@ -59,6 +59,7 @@ class RunMetadata:
     def __init__(self, workspace: Workspace, stage: str, shards: Sequence[str]) -> None:
         self._workspace = workspace
         self._stage = stage
+        self._began = _moment(workspace)
         self._done = workspace.ledger.completions(stage)
         self._live = workspace.ledger.live_admissions()
         self._references = [a for a in self._live if a.role == REFERENCE]
@@ -100,9 +101,12 @@ class RunMetadata:
             metadata |= self._basis(self._admissions[shard])
             try:
                 metadata |= describe(self._admissions[shard])
-            except FileNotFoundError as gone:
-                # Another process retracted or pruned it meanwhile; what this run did is done all the same.
-                metadata["not_described"] = f"a file is no longer there: {gone}"
+            except Exception as problem:
+                # Another process retracted, decided or pruned meanwhile, and what was read is of two states: what this
+                # run did is done all the same.
+                if not isinstance(problem, FileNotFoundError) and _moment(self._workspace) == self._began:
+                    raise
+                metadata["not_described"] = f"changed while it was looked at: {problem}"
         return metadata
 
     # -- basis ----------------------------------------------------------------------------------------
@@ -277,6 +281,12 @@ class RunMetadata:
             "model": settings.model,
             "model_fingerprint": self._workspace.ledger.meta("model_fingerprint") or "",
         }
+
+
+def _moment(workspace: Workspace) -> tuple[object, ...]:
+    """What is another once something was retracted, admitted or decided anew."""
+    standing = workspace.ledger.standing()
+    return standing.retractions, len(standing.admissions), workspace.ledger.generation()
 
 
 def _chained(digest: bytes, a: Admission) -> bytes:

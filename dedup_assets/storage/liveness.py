@@ -52,7 +52,7 @@ def has_died(root: Path, run_id: str) -> bool:
             return False
         with suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
+            return os.fstat(descriptor).st_nlink > 0  # a run that ends takes its file away before it lets go
         return False
     finally:
         os.close(descriptor)

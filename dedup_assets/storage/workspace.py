@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,7 +107,7 @@ class Workspace:
                 workspace.ledger.create()
                 publish_text(file, settings.to_toml())
                 return workspace
-            return cls.open(path).with_options(options)
+        return cls.open(path).with_options(options)
 
     def with_options(self, options: Mapping[str, Any]) -> Workspace:
         """This workspace under a caller's options; see `create_or_open`."""
@@ -138,8 +138,25 @@ class Workspace:
         if wanted.output != stored.output:
             lasting["output"] = wanted.output
         if lasting:
-            publish_text(file, stored.changed(lasting).to_toml())
+            self._keep(lambda _: lasting)
         return replace(self, settings=wanted)
+
+    def with_sources(self, setting: str, sources: Sequence[str]) -> Workspace:
+        """This workspace with more watched sources, kept in `sources` or `reference_sources`."""
+        return replace(
+            self,
+            settings=self._keep(lambda stored: {setting: tuple(dict.fromkeys([*getattr(stored, setting), *sources]))}),
+        )
+
+    def _keep(self, change: Callable[[Settings], Mapping[str, Any]]) -> Settings:
+        """Change the settings on disk, which another process may have changed since this one read them."""
+        file = self.root / SETTINGS_FILE
+        with exclusive_lock(self.root / "locks" / "settings"):
+            stored = Settings.from_toml(file.read_text(encoding="utf-8"), str(file))
+            settings = stored.changed(change(stored))
+            if settings != stored:
+                publish_text(file, settings.to_toml())
+        return settings
 
     def settle(self) -> None:
         """Fix the settings that shape what is stored, before the first of it is. Raises SettingsError if

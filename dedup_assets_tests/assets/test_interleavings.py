@@ -8,17 +8,22 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 import dedup_assets as da
 from dedup_assets.assets.stage import STAGES, StageRun
+from dedup_assets.automation.partitions import SHARDS, register_partitions
+from dedup_assets.compute.text import hash_texts
 from dedup_assets.errors import ShardError, WorkspaceError
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.workspace import WorkspaceResource
-from dedup_assets.storage.ledger import Admission
+from dedup_assets.storage.embeddings import EmbeddingTable
+from dedup_assets.storage.ledger import Admission, Ledger
 from dedup_assets.storage.living import Living
 from dedup_assets.storage.output import read_manifest
 from dedup_assets.storage.retraction import retract_shards
@@ -190,3 +195,50 @@ def test_what_a_rebuild_decides_along_is_published_along(
         deduplicated_dataset.publish_decided(run, dask)
     published = {entry["shard"] for entry in read_manifest(space)["shards"]}
     assert published == set(space.ledger.completions("duplicate_ids")) == {"s00", "s01", "s02"}
+
+
+# -- beside each other -------------------------------------------------------------------------------
+
+
+def test_a_text_that_two_runs_embed_is_stored_once(tmp_path: Path) -> None:
+    one, other = (EmbeddingTable(tmp_path / "lancedb", 2, "float16") for _ in range(2))
+    hashes = hash_texts(["text"])
+    for table in (one, other):
+        assert len(table.known()) == 0
+    for table, shard, vector in ((one, "a", [1.0, 0.0]), (other, "b", [0.0, 1.0])):
+        table.add([table.rows(["id"], [shard], hashes, np.array([vector]))], unknown=True)
+    stored = EmbeddingTable(tmp_path / "lancedb", 2, "float16")
+    assert len(stored) == 1 and stored.vectors("b", hashes).tolist() == [[1.0, 0.0]]
+
+
+def test_partitions_that_another_process_adds_at_the_same_moment_are_no_error() -> None:
+    with dg.DagsterInstance.ephemeral() as instance, pytest.MonkeyPatch.context() as patched:
+        add, taken = instance.add_dynamic_partitions, IntegrityError("INSERT", {}, Exception("UNIQUE"))
+
+        def beside_another(name: str, keys: list[str]) -> None:
+            if not instance.get_dynamic_partitions(name):
+                add(name, ["a", "b"])
+                raise taken
+            add(name, keys)
+
+        patched.setattr(instance, "add_dynamic_partitions", beside_another)
+        assert register_partitions(instance, ["a", "b", "c"]) == ["a", "b", "c"]
+        assert list(instance.get_dynamic_partitions(SHARDS)) == ["a", "b", "c"]
+
+        def refused(*_: object) -> None:
+            raise taken
+
+        patched.setattr(instance, "add_dynamic_partitions", refused)
+        with pytest.raises(IntegrityError):
+            register_partitions(instance, ["d"])
+
+
+def test_failures_of_a_run_are_its_own_whatever_others_enter_or_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = write_shards(tmp_path / "in", corpus("random", (12, 12), seed=94))
+    paths[0].write_bytes(b"no table")
+    monkeypatch.setattr(Ledger, "failures", lambda _: {"s01": ("embeddings", "another's", "another run")})
+    result = curate(paths, tmp_path / "ws", threshold=0.9, check=False)
+    assert list(result.failures) == ["s00"] and str(paths[0]) in result.failures["s00"]
+    assert len(result.summary["run_ids"]) == 2 and result.summary["rows_in"] == 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,12 +12,14 @@ import pytest
 
 from dedup_assets.assets import SHARD_ASSETS
 from dedup_assets.automation.partitions import register_partitions
+from dedup_assets.checks import health
 from dedup_assets.checks.asset_checks import CHECKS, corpus_checks
+from dedup_assets.checks.finding import Finding
 from dedup_assets.definitions import defs
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.tables import write_pairs
-from dedup_assets.storage.workspace import Workspace
+from dedup_assets.storage.workspace import MAINTENANCE, Workspace
 from dedup_assets_tests.assets.corpora import corpus, curate, write_shards
 from dedup_assets_tests.checks.examined import published, rewrite, with_value, without
 from dedup_assets_tests.cli.commands import Call, call
@@ -82,6 +85,28 @@ def test_an_audit_without_partitions_evaluates_every_check_on_everything(
     assert set(found) == ALL
     assert found["deduplicated_dataset: rows_are_conserved"].metadata["rows"].value == 75
     assert {evaluation.metadata["scope"].value for evaluation in found.values()} == {"whole corpus"}
+
+
+def test_nothing_is_pruned_while_checks_look_at_it(
+    instance: dg.DagsterInstance, space: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[bool] = []
+
+    def may_prune(_: object) -> Finding:
+        with (space.root / "locks" / MAINTENANCE).open("rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                looked.append(False)
+            else:
+                looked.append(True)
+        return Finding(True, "")
+
+    monkeypatch.setattr(health, "texts_fit_the_window", may_prune)
+    run(instance, space, dg.AssetSelection.checks(dg.AssetCheckKey(dg.AssetKey("embeddings"), "texts_fit_the_window")))
+    assert looked == [False]
+    may_prune(None)
+    assert looked == [False, True]
 
 
 def test_a_failing_check_fails_no_run_and_is_an_error_or_a_warning_with_advice(

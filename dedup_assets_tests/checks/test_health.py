@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from dedup_assets.checks import health
 from dedup_assets.checks.scope import Scope
+from dedup_assets.storage.ledger import Admission, Ledger
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import curate, make_table, write_shards
 from dedup_assets_tests.checks.examined import examine, failed
@@ -78,3 +80,29 @@ def test_a_re_curation_that_did_not_come_is_a_warning_where_one_is_scheduled(spa
     late = health.nothing_waits(Scope(scheduled), now + timedelta(days=20))
     assert late.numbers["last_recuration"] == "never" and "'0 3 * * 0' is overdue" in late.offending[0]
     assert health.nothing_waits(Scope(space), now + timedelta(days=20)).passed
+
+
+def test_a_shard_that_is_registered_meanwhile_waits_like_the_others(
+    space: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = health.unfinished_shards
+
+    def after_another_came(workspace: Workspace) -> list[str]:
+        workspace.ledger.register([("late", "file:///late", "csv", None)])
+        return asked(workspace)
+
+    monkeypatch.setattr(health, "unfinished_shards", after_another_came)
+    assert health.nothing_waits(Scope(space)).numbers["not_curated"] == 1
+
+
+def test_what_was_admitted_under_newer_centroids_is_no_matter_of_the_older(
+    space: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = health.codebook_fits(Scope(space))
+    # Between two looks at the ledger a refit came into force, and a shard was admitted under it.
+    old = space.ledger.codebook()
+    assert old is not None
+    space.ledger.add_codebook(replace(old, number=old.number + 1, digest="newer"))
+    space.ledger.admit([Admission(9, "late", "content", old.number + 1, 5, 5)], [], "cluster_partitions", "run")
+    monkeypatch.setattr(Ledger, "codebook", lambda _: old)
+    assert health.codebook_fits(Scope(space)) == seen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,9 +12,11 @@ import pytest
 
 from dedup_assets.checks import recall
 from dedup_assets.checks.scope import Scope
+from dedup_assets.compute.text import hash_texts
 from dedup_assets.errors import DedupError
 from dedup_assets.storage.embeddings import EmbeddingTable
-from dedup_assets.storage.shards import AdmittedShard, read_records
+from dedup_assets.storage.ledger import Admission
+from dedup_assets.storage.shards import AdmittedShard, read_records, text_keys
 from dedup_assets.storage.tables import write_pairs
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import corpus, curate, make_table, write_shards
@@ -136,3 +139,25 @@ def test_copies_of_a_text_are_no_match_and_its_kept_record_stands_for_it(space: 
     keys = AdmittedShard.read(space.admitted(a)).record_texts
     assert len(np.unique(keys)) < len(keys), "no copies: the test proves nothing"
     assert examine(space, ["s00"], sample=1000)["duplicate_ids: kept_do_not_match"].passed
+
+
+@pytest.mark.parametrize("name", ["Living", "DecisionStore"])
+def test_a_shard_that_is_admitted_while_kept_texts_are_looked_up_is_none_of_them(
+    space: Workspace, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    before = [a.shard for a in space.ledger.live_admissions()]
+    new = hash_texts(["new with a shard that is admitted at this moment"])
+    made = getattr(recall, name)
+
+    def then_admitted(*arguments: Any) -> Any:
+        found = made(*arguments)
+        if [a.shard for a in space.ledger.live_admissions()] == before:
+            a = Admission(9, "late", "content", 1, 1, 1)
+            key = text_keys(a.number, np.zeros(1, np.int64))
+            AdmittedShard(key, np.zeros(1, np.int64), new, hash_texts(["id"])).write(space.admitted(a))
+            space.ledger.admit([a], [], "cluster_partitions", "run")
+        return found
+
+    monkeypatch.setattr(recall, name, then_admitted)
+    assert recall._KeptTexts(space, 1)(new, ["late"]).tolist() == [-1]
+    assert [a.shard for a in space.ledger.live_admissions()] == [*before, "late"]

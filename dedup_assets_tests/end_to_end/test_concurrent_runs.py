@@ -12,6 +12,7 @@ import pytest
 
 import dedup_assets as da
 from dedup_assets.assets.stage import STAGES
+from dedup_assets.storage.encoding import open_table
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import (
     assert_same_tree,
@@ -60,13 +61,16 @@ def test_two_runs_at_once_give_what_one_after_the_other_gives(tmp_path: Path, me
     said = [log.read_text() if log.exists() else "" for log in logs]
     assert [child.exitcode for child in running] == [0, 0], "\n".join(said)
 
-    ledger = Workspace.open(workspace).ledger
+    space = Workspace.open(workspace)
+    ledger = space.ledger
     admitted = [admission.shard for admission in ledger.admissions()]
     assert sorted(admitted) == ["s00", "s01", "s02", "s03"]
     assert all(set(ledger.completions(stage)) == set(admitted) for stage in STAGES)
     # Shards named in this order are admitted in this order.
     alone = curate([tmp_path / "in" / f"{shard}.parquet" for shard in admitted], tmp_path / "alone", **OPTIONS)
     assert_same_tree(tree(workspace / "output"), tree(alone.output))
+    # Each of them embeds all that is registered and has no vectors yet.
+    assert len(open_table(space)) == sum(admission.texts for admission in ledger.admissions())
     assert leftovers(workspace) == []
 
 

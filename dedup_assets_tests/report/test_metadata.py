@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import pytest
 
 import dedup_assets as da
 from dedup_assets.report import metadata as report
+from dedup_assets.report.corpus import Corpus
 from dedup_assets.report.metadata import RunMetadata
-from dedup_assets.storage.ledger import STAGES
+from dedup_assets.storage.ledger import STAGES, Completion, Ledger
+from dedup_assets.storage.retraction import retract_shards
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import corpus, curate, make_table, write_shards
 
@@ -179,3 +182,39 @@ def test_a_file_that_went_meanwhile_costs_the_picture_and_not_the_run(space: Wor
     assert "s01.parquet" in found["s01"]["not_described"]
     assert found["s01"]["rows"] == 25 and found["s01"]["basis_shards"] == 2
     assert "best_matches" in found["s00"] and "not_described" not in found["s00"]
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_what_another_process_changes_meanwhile_costs_the_picture_and_what_is_wrong_is_an_error(
+    space: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: bool
+) -> None:
+    shutil.copytree(space.root, tmp_path / "ws", symlinks=True)
+    copied = Workspace.open(tmp_path / "ws")
+
+    def of_two_states(*_: object) -> None:
+        if moves:
+            retract_shards(copied, ["s01"], "vanished")
+        raise KeyError("s01")
+
+    monkeypatch.setattr(report.measures, "best_matches", of_two_states)
+    if moves:
+        assert "s01" in of(copied, "duplicate_ids", ["s00"])["s00"]["not_described"]
+    else:
+        with pytest.raises(KeyError):
+            of(copied, "duplicate_ids", ["s00"])
+
+
+def test_a_shard_that_is_retracted_between_two_looks_is_not_among_the_decided(
+    space: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(space.root, tmp_path / "ws", symlinks=True)
+    copied = Workspace.open(tmp_path / "ws")
+    asked = Ledger.completions
+
+    def then_retracted(ledger: Ledger, stage: str) -> dict[str, Completion]:
+        found = asked(ledger, stage)
+        retract_shards(copied, ["s01"], "vanished")
+        return found
+
+    monkeypatch.setattr(Ledger, "completions", then_retracted)
+    assert list(Corpus(copied).decided) == [key for key in KEYS if key != "s01"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -45,3 +46,16 @@ def test_of_a_run_on_another_machine_nothing_is_said(tmp_path: Path, monkeypatch
     assert not has_died(tmp_path, "run")
     monkeypatch.setattr("socket.gethostname", lambda: "another-machine")
     assert has_died(tmp_path, "run")
+
+
+def test_a_run_that_ends_while_it_is_looked_at_has_not_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    holding, read = holding_run(tmp_path, "run"), os.pread
+    holding.__enter__()
+
+    def read_and_end(*arguments: int) -> bytes:
+        found = read(*arguments)
+        holding.__exit__(None, None, None)
+        return found
+
+    monkeypatch.setattr(os, "pread", read_and_end)
+    assert not has_died(tmp_path, "run")

@@ -303,3 +303,15 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert (workspace.root / "pairs" / "a.parquet").read_text() == "published"
     assert Ledger(workspace.root / "ledger.sqlite").shards() == []
     assert workspace.sweep() == 0
+
+
+def test_what_two_processes_change_at_once_is_kept_of_both(tmp_path: Path) -> None:
+    Workspace.create_or_open(tmp_path / "ws", {"threshold": 0.9, "sources": ["/first"]})
+    one, other, third = (Workspace.open(tmp_path / "ws") for _ in range(3))
+    assert one.with_options({"threshold": 0.95}).settings.threshold == 0.95
+    other.with_options({"recurate_cron": "0 3 * * 0"})
+    assert one.with_sources("sources", ["/second"]).settings.sources == ("/first", "/second")
+    assert third.with_sources("sources", ["/third", "/first"]).settings.sources == ("/first", "/second", "/third")
+    found = Workspace.open(tmp_path / "ws").settings
+    assert (found.threshold, found.recurate_cron) == (0.95, "0 3 * * 0")
+    assert found.sources == ("/first", "/second", "/third")
