@@ -63,7 +63,8 @@ def retract_shards(workspace: Workspace, keys: Sequence[str], reason: str, run_i
     # Admission holds this lock: what is being admitted is admitted first, and retracted then.
     with workspace.lock("admission"):
         for key in keys:
-            buried = _records_of(workspace, key) if reason == TAKEDOWN else ()
+            # Looked up first: where ids moved to other shards takes longer than a writer of the ledger waits.
+            buried = list(_records_of(workspace, key)) if reason == TAKEDOWN else []
             admission = workspace.ledger.retract_shard(key, reason, buried, run_id)
             if admission is not None:
                 ended.append(admission)

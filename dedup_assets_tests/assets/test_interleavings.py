@@ -3,6 +3,7 @@ each of these is one case and not a matter of luck."""
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +23,7 @@ from dedup_assets.compute.text import hash_texts
 from dedup_assets.errors import ShardError, WorkspaceError
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.workspace import WorkspaceResource
+from dedup_assets.storage import retraction
 from dedup_assets.storage.embeddings import EmbeddingTable
 from dedup_assets.storage.ledger import Admission, Ledger
 from dedup_assets.storage.living import Living
@@ -118,6 +120,20 @@ def test_content_that_was_read_since_is_not_replaced_by_older(space: Workspace) 
     assert cluster_partitions._unadmitted(run, contents) == ["b"], "its old content is still in force"
     admit(space, "b", 3, "new")
     assert cluster_partitions._unadmitted(run, contents) == []
+
+
+def test_the_ledger_can_be_written_while_it_is_looked_up_what_goes_with_a_shard(
+    space: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def records(_: Workspace, key: str) -> Iterator[tuple[int, str]]:
+        connection = sqlite3.connect(space.root / "ledger.sqlite", timeout=0, isolation_level=None)
+        connection.execute("BEGIN IMMEDIATE")
+        connection.close()
+        yield 0, f"of {key}"
+
+    monkeypatch.setattr(retraction, "_records_of", records)
+    retract_shards(space, ["b"], "takedown")
+    assert space.ledger.tombstones() == ["of b"]
 
 
 # -- in the middle of a stage ------------------------------------------------------------------------
