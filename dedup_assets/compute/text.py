@@ -36,4 +36,5 @@ def hash_texts(texts: Iterable[str]) -> np.ndarray:
 
 def hash_to_hex(halves: np.ndarray) -> list[str]:
     """Render hashes of shape (n, 2) as 32-digit hexadecimal strings."""
-    return [f"{int(high):016x}{int(low):016x}" for high, low in halves]
+    digits = halves.astype(">u8").tobytes().hex()
+    return [digits[start : start + 32] for start in range(0, len(digits), 32)]

@@ -165,7 +165,8 @@ def read_vectors(column: pa.ChunkedArray, eligible: np.ndarray, dimension: int |
     filled = lengths > 0
     largest = np.zeros(len(lists))
     if filled.any():  # of rows without numbers there is nothing between two starts
-        largest[filled] = np.maximum.reduceat(np.abs(values), starts[filled])
+        first = starts[filled]
+        largest[filled] = np.maximum(np.maximum.reduceat(values, first), -np.minimum.reduceat(values, first))
 
     reasons = np.full(len(lists), "", dtype=object)
     for wrong, reason in (  # the later ones say more and win
@@ -181,10 +182,10 @@ def read_vectors(column: pa.ChunkedArray, eligible: np.ndarray, dimension: int |
     ):
         reasons[wrong] = reason
     if dimension is None:
-        first = np.flatnonzero(eligible & (reasons == ""))
-        if not len(first):
+        candidates = np.flatnonzero(eligible & (reasons == ""))
+        if not len(candidates):
             return Vectors(np.zeros((len(lists), 0), dtype), reasons, None)
-        dimension = int(lengths[first[0]])
+        dimension = int(lengths[candidates[0]])
     for index in np.flatnonzero(valid & (lengths != dimension)):
         reasons[index] = f"embedding has {lengths[index]} numbers, expected {dimension}"
 
@@ -196,11 +197,10 @@ def read_vectors(column: pa.ChunkedArray, eligible: np.ndarray, dimension: int |
     for start in range(0, len(good), _ROWS_AT_ONCE):
         rows = good[start : start + _ROWS_AT_ONCE]
         exact = matrix[line[rows]].astype(np.float64)
-        exact /= largest[rows][:, None]  # first, so that squares neither overflow nor vanish
+        # First, so that squares neither overflow nor vanish. A number of at least 1/√dimension is left in every row.
+        exact /= largest[rows][:, None]
         exact /= np.sqrt(np.einsum("ij,ij->i", exact, exact))[:, None]
         unit[rows] = exact + 0.0  # no negative zeros: equal vectors have equal bytes
-    vanished = good[~(np.isfinite(unit[good]).all(axis=1) & (unit[good] != 0).any(axis=1))]
-    reasons[vanished] = f"embedding vanishes in {dtype}"
     return Vectors(unit, reasons, dimension)
 
 

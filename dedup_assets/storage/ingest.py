@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,12 +21,14 @@ from dedup_assets.errors import ShardError
 from dedup_assets.storage import columns
 from dedup_assets.storage.formats.batches import render_row
 from dedup_assets.storage.ingest_spec import IngestSpec, check_columns
+from dedup_assets.storage.raw_table import TABLE, raw_table_writer, take_rows
 from dedup_assets.storage.readers import Batch, Rejected, ShardContent, read_shard
 from dedup_assets.storage.source_files import SourceFile, stored_bytes
+from dedup_assets.storage.vector_file import VectorFile
 
 __all__ = ["IngestReport", "IngestSpec", "ingest_shard", "read_texts"]
 
-TABLE, RECORDS, VECTORS, QUARANTINE = "table.parquet", "records.parquet", "vectors.npy", "quarantine.parquet"
+RECORDS, VECTORS, QUARANTINE = "records.parquet", "vectors.npy", "quarantine.parquet"
 
 _COMPRESSION = "zstd"
 _QUARANTINE_ROWS = 4_096  # of at most some 10 kB a column: well inside 32-bit offsets
@@ -79,8 +81,9 @@ def ingest_shard(source: SourceFile, destination: Path, spec: IngestSpec) -> Ing
         The file cannot be read, or its columns do not fit the spec.
     """
     content = read_shard(source, spec.text_columns, spec.id_column)
-    shard = _Shard(source, spec, content)
-    with pq.ParquetWriter(destination / TABLE, content.schema, compression=_COMPRESSION) as writer:
+    vectors = VectorFile(destination / VECTORS, spec.embedding_dtype)
+    shard = _Shard(source, spec, content, vectors)
+    with raw_table_writer(destination / TABLE, content.schema) as writer:
         for batch in content.batches:
             if batch.table.num_rows:
                 writer.write_table(batch.table, row_group_size=batch.table.num_rows)
@@ -125,25 +128,10 @@ def read_texts(directory: Path, spec: IngestSpec, positions: np.ndarray | None =
         if len(names) < len(spec.text_columns) or not names:
             return [""] * len(positions)
         texts = np.full(len(positions), "", dtype=object)
-        for indices, table in _take(file, np.asarray(positions, dtype=np.int64), names):
+        for indices, table in take_rows(file, np.asarray(positions, dtype=np.int64), names):
             joined = columns.join_texts(table, names)
             texts[indices] = columns.normalised_texts(joined, spec.unicode_form)
     return texts.tolist()
-
-
-def _take(
-    file: pq.ParquetFile, positions: np.ndarray, names: list[str] | None = None
-) -> Iterator[tuple[np.ndarray, pa.Table]]:
-    """Rows at `positions`, one table a row group: (indices into `positions`, rows in that order)."""
-    sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    if len(positions) and (positions.min() < 0 or positions.max() >= starts[-1]):
-        raise IndexError(f"position {positions.max()} of a table of {starts[-1]} rows")
-    groups = np.searchsorted(starts, positions, side="right") - 1
-    for group in np.unique(groups):
-        indices = np.flatnonzero(groups == group)
-        table = file.read_row_group(int(group), columns=names)
-        yield indices, table.take(pa.array(positions[indices] - starts[group]))
 
 
 # ------------------------------------------------------------------------------------- validation
@@ -156,13 +144,13 @@ class _Shard:
     source: SourceFile
     spec: IngestSpec
     content: ShardContent
+    vectors: VectorFile  # beside the records; written only with an embedding column
     rows: int = 0
     parsed: int = 0
     embeddings: int = 0  # rows whose embedding is not null
     wrong_dimension: list[str] = field(default_factory=list)
     quarantine: list[Rejected] = field(default_factory=list)
     records: list[pa.Table] = field(default_factory=list)
-    vectors: list[np.ndarray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         spec, names = self.spec, self.content.schema.names
@@ -198,9 +186,9 @@ class _Shard:
             self.quarantine.append(Rejected(int(batch.rows[index]), columns.reason_kind(reason), reason, record))
         if not good.any():
             return
-        kept = table.filter(pa.array(good))
+        stays = pa.array(good)
         if self.text_columns:
-            joined = columns.join_texts(kept, self.text_columns)
+            joined = columns.join_texts(table, self.text_columns).filter(stays)
             texts = columns.identify_texts(joined, spec.unicode_form)
         else:
             assert unit is not None  # check_columns lets no file without both pass
@@ -208,12 +196,12 @@ class _Shard:
         fields = {
             "row": pa.array(batch.rows[good]),
             "position": pa.array(positions[good]),
-            "id": ids.filter(pa.array(good)),
+            "id": ids.filter(stays),
             "text_hash": columns.hashes_to_binary(texts.hashes),
             "characters": pa.array(texts.characters),
         }
         if spec.order_column:
-            fields["order_value"] = columns.decoded(kept.column(spec.order_column))
+            fields["order_value"] = columns.decoded(table.column(spec.order_column).filter(stays))
         self.records.append(pa.table(fields))
         if unit is not None:
             self.vectors.append(unit[good])
@@ -288,7 +276,7 @@ class _Shard:
             )
         positions = records.column("position").to_numpy()[later]
         with pq.ParquetFile(table_path) as file:
-            for indices, table in _take(file, positions):
+            for indices, table in take_rows(file, positions):
                 for place, index in enumerate(indices):
                     reason = f"duplicate id: row {rows[first_of[index]]} has it already"
                     row = int(rows[later[index]])
@@ -296,8 +284,8 @@ class _Shard:
         bounds = np.cumsum([0, *(part.num_rows for part in self.records)])
         keep = [~repeated[low:high] for low, high in itertools.pairwise(bounds)]
         self.records = [part.filter(pa.array(mask)) for part, mask in zip(self.records, keep, strict=True)]
-        if self.vectors:
-            self.vectors = [part[mask] for part, mask in zip(self.vectors, keep, strict=True)]
+        if self.spec.embedding_column:
+            self.vectors.keep(~repeated)
 
     def write(self, destination: Path) -> None:
         self.quarantine.sort(key=lambda item: item.row)
@@ -309,7 +297,7 @@ class _Shard:
                 rows = [{"row": item.row, "reason": item.reason, "record": item.record} for item in part]
                 writer.write_table(pa.Table.from_pylist(rows, schema=_QUARANTINE_COLUMNS))
         if self.spec.embedding_column:
-            self._write_vectors(destination / VECTORS)
+            self.vectors.finish(self.dimension or 0)
 
     def _no_records(self) -> pa.Table:
         fields = [
@@ -326,16 +314,3 @@ class _Shard:
                 kind = kind.value_type
             fields.append(("order_value", kind if kind is not None else pa.null()))
         return pa.schema(fields).empty_table()
-
-    def _write_vectors(self, path: Path) -> None:
-        shape = (self.number_of_records, self.dimension or 0)
-        if 0 in shape:
-            np.save(path, np.zeros(shape, self.spec.embedding_dtype))
-            return
-        # Written through a map, batch by batch: a second copy of all vectors need not fit into memory.
-        stored = np.lib.format.open_memmap(path, mode="w+", dtype=self.spec.embedding_dtype, shape=shape)
-        first = 0
-        for part in self.vectors:
-            stored[first : first + len(part)] = part
-            first += len(part)
-        stored.flush()

@@ -25,7 +25,8 @@ from dedup_assets.storage.decisions import read_record_decisions
 from dedup_assets.storage.formats.batches import render_record, rendered_value
 from dedup_assets.storage.ledger import REFERENCE, Admission, Generation
 from dedup_assets.storage.living import Living
-from dedup_assets.storage.publish import publish_copy, publish_json, publish_link, storage_errors
+from dedup_assets.storage.publish import publish_copy, publish_file, publish_json, publish_link, storage_errors
+from dedup_assets.storage.raw_table import TABLE, rows_at
 from dedup_assets.storage.shards import REJECTED, RETRACTED_ID, AdmittedShard, read_records, read_rejected
 from dedup_assets.storage.tables import DUPLICATES, QUARANTINE, write_parquet
 from dedup_assets.storage.workspace import Workspace
@@ -37,6 +38,8 @@ PARTS = ("deduplicated", "duplicates", "quarantine")
 
 ID_TAKEN = "duplicate id in an earlier shard"
 ID_RETRACTED = "retracted id"
+
+_GROUP_ROWS = 1 << 20  # of a row group: what Arrow takes where nothing is said
 
 _COUNTS = ("kept", "reference", "removed_exact", "removed_semantic", "quarantined")
 
@@ -181,8 +184,18 @@ def _publish_kept(
     raw = workspace.raw(admission.shard, admission.fingerprint)
     records = read_records(raw)
     positions = records.positions[np.searchsorted(records.rows, kept_rows.to_numpy())]
-    write_parquet(path, _take(raw / "table.parquet", positions))
+    publish_file(path, lambda temporary: _write_rows(temporary, raw / TABLE, positions))
     return checksum(path)
+
+
+def _write_rows(target: Path, table: Path, positions: np.ndarray) -> None:
+    """Write the rows at ascending positions of a shard's table; no more than a row group of them is in memory."""
+    with (
+        pq.ParquetFile(table) as file,
+        pq.ParquetWriter(target, file.schema_arrow, compression="zstd") as writer,
+    ):
+        for first in range(0, max(1, len(positions)), _GROUP_ROWS):
+            writer.write_table(rows_at(file, positions[first : first + _GROUP_ROWS]), _GROUP_ROWS)
 
 
 def _publish_table(target: Path, part: str, shard: str, table: pa.Table, before: _Before | None) -> str:
@@ -201,11 +214,6 @@ def _duplicates(admission: Admission, removed: pa.Table) -> pa.Table:
     return pa.table(columns, schema=DUPLICATES)
 
 
-def _take(table: Path, positions: np.ndarray) -> pa.Table:
-    """Rows of a Parquet file at ascending positions, in its own schema."""
-    return pq.read_table(table).take(pa.array(positions))
-
-
 def _quarantine(workspace: Workspace, admission: Admission, living: Living) -> tuple[pa.Table, dict[str, int]]:
     """All quarantined rows of a shard, and the counts, by reason, of those that its admission added.
 
@@ -221,7 +229,8 @@ def _quarantine(workspace: Workspace, admission: Admission, living: Living) -> t
     if len(taken) or len(gone):
         records = read_records(raw)
         is_buried = pc.is_in(records.ids.take(pa.array(taken)), living.buried).to_numpy(zero_copy_only=False)
-        rows = iter(_take(raw / "table.parquet", records.positions[taken[~is_buried]]).to_pylist())
+        with pq.ParquetFile(raw / TABLE) as file:
+            rows = iter(rows_at(file, records.positions[taken[~is_buried]]).to_pylist())
         shown = [None if hidden else render_record(next(rows)) for hidden in is_buried.tolist()]
         contents = ((ID_TAKEN, taken, shown), (ID_RETRACTED, gone, [None] * len(gone)))
         for reason, at, rendered in contents:

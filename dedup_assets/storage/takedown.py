@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 from dedup_assets.storage.columns import id_strings
 from dedup_assets.storage.output import withheld
 from dedup_assets.storage.publish import publish_file
+from dedup_assets.storage.raw_table import TABLE, raw_table_writer
 from dedup_assets.storage.shards import read_records, read_rejected
 from dedup_assets.storage.tables import QUARANTINE, write_parquet
 
-TABLE, QUARANTINED, OVERWRITTEN = "table.parquet", "quarantine.parquet", "overwritten.npy"
+QUARANTINED, OVERWRITTEN = "quarantine.parquet", "overwritten.npy"
 
 
 def overwrite_taken_down(raw: Path, id_column: str, buried: pa.Array) -> int:
@@ -59,7 +60,7 @@ def _overwrite(source: Path, target: Path, gone: np.ndarray, instead: int | None
     with pq.ParquetFile(source) as stored:
         sizes = [stored.metadata.row_group(group).num_rows for group in range(stored.num_row_groups)]
         starts = np.cumsum([0, *sizes])
-        with pq.ParquetWriter(target, stored.schema_arrow, compression="zstd") as writer:
+        with raw_table_writer(target, stored.schema_arrow) as writer:
             if instead is None:
                 return
             holder = int(np.searchsorted(starts, instead, side="right")) - 1

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from dedup_assets.compute.text import hash_texts, hash_to_hex
@@ -28,8 +30,7 @@ def put(table: EmbeddingTable, shards: dict[str, list[str]]) -> None:
     texts = [text for part in shards.values() for text in part]
     owners = [shard for shard, part in shards.items() for _ in part]
     hashes = hash_texts(texts)
-    rows = table.rows([f"id {text}" for text in texts], owners, hashes, vectors_of(texts, table.dtype.name))
-    table.add(rows)
+    table.add([table.rows([f"id {text}" for text in texts], owners, hashes, vectors_of(texts, table.dtype.name))])
 
 
 def content(table: EmbeddingTable) -> list[tuple[object, ...]]:
@@ -55,11 +56,51 @@ def test_adding_a_shard_twice_is_adding_it_once_in_one_version_each(table: Embed
     assert table._table.version <= version + 1
 
 
+def parts_of(table: EmbeddingTable, shard: str, texts: list[str], rows: int = 7) -> Iterator[pa.Table]:
+    for start in range(0, len(texts), rows):
+        part = texts[start : start + rows]
+        yield table.rows(part, [shard] * len(part), hash_texts(part), vectors_of(part, table.dtype.name))
+
+
+def test_texts_that_are_unknown_are_appended_without_looking_at_those_that_are_there(
+    table: EmbeddingTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(table, {"a": numbered("a", 30)})
+    assert len(table.known()) == 30
+    monkeypatch.setattr(table._table, "merge_insert", None)
+    version = table.versions()
+    table.add(parts_of(table, "b", numbered("b", 20)), unknown=True)
+    table.add(parts_of(table, "c", numbered("c", 20)), unknown=True)
+    assert (len(table), table.versions()) == (70, version + 2)
+    for shard in ("a", "b", "c"):
+        texts = numbered(shard, 20)
+        np.testing.assert_array_equal(table.vectors(shard, hash_texts(texts)), vectors_of(texts))
+
+
+def test_a_text_that_another_process_added_since_is_not_added_again(table: EmbeddingTable, tmp_path: Path) -> None:
+    table.known()
+    put(EmbeddingTable(tmp_path / "lancedb", DIMENSION, "float16"), {"other": ["x", "y"]})
+    table.add(parts_of(table, "mine", ["w", "x"]), unknown=True)
+    table.add(parts_of(table, "mine", ["y", "z"]), unknown=True)  # still of what was known at first
+    hex_of = dict(zip(hash_to_hex(hash_texts(list("wxyz"))), "wxyz", strict=True))
+    found = sorted((hex_of[str(row[2])], row[1]) for row in content(table))
+    assert found == [("w", "mine"), ("x", "other"), ("y", "other"), ("z", "mine")]
+
+
+def test_nothing_to_add_makes_no_version(table: EmbeddingTable) -> None:
+    table.known()
+    before = table.versions()
+    for unknown in (False, True):
+        table.add([], unknown=unknown)
+        table.add([table.rows([], [], hash_texts([]), vectors_of([]))], unknown=unknown)
+    assert table.versions() == before
+
+
 def test_a_text_keeps_its_vector_and_the_shard_that_brought_it(table: EmbeddingTable) -> None:
     hashes = hash_texts(["text"])
     first, second = np.eye(DIMENSION, dtype=np.float16)[:2]
     for shard, vector in (("a", first), ("b", second)):
-        table.add(table.rows(["1"], [shard], hashes, vector[None]))
+        table.add([table.rows(["1"], [shard], hashes, vector[None])])
     assert [row[1] for row in content(table)] == ["a"]
     np.testing.assert_array_equal(table.vectors("b", hashes), first[None])
 

@@ -210,6 +210,7 @@ BAD_VECTORS: list[tuple[Any, str]] = [
     ([], "embedding has 0 numbers, expected 2"),
     ([1e300, 1e300], ""),
     ([1e-300, 0.0], ""),
+    ([0.0, 5e-324], ""),
 ]
 
 
@@ -227,8 +228,22 @@ def test_bad_embeddings_are_quarantined_and_good_ones_have_unit_norm(tmp_path: P
     assert shard.reasons() == {row: reason for row, (_, reason) in enumerate(BAD_VECTORS) if reason}
     stored = shard.vectors()
     assert stored.dtype == dtype and shard.report.dimension == 2
-    assert np.allclose(stored.astype(float), [[0.6, 0.8], [np.sqrt(0.5)] * 2, [1, 0]], atol=1e-3)
+    assert np.allclose(stored.astype(float), [[0.6, 0.8], [np.sqrt(0.5)] * 2, [1, 0], [0, 1]], atol=1e-3)
     assert shard.report.quarantined["embedding has another dimension"] == 2
+
+
+def test_vectors_stay_beside_their_records_where_later_batches_repeat_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet_format, "_MOST_ROWS", 64)
+    ids = [f"r{i % 150}" if i % 3 else f"only {i}" for i in range(300)]
+    angles = np.arange(300) / 300
+    column = pa.array(np.stack([np.cos(angles), np.sin(angles)], axis=1).tolist())
+    data = parquet({"id": ids, "text": [f"t{i}" for i in range(300)], "e": column})
+    shard = Ingested(tmp_path, "a.parquet", data, embedding_column="e", embedding_dtype="float32")
+    rows = shard.records.column("row").to_numpy()
+    assert len(rows) == len(set(ids)) < 300
+    np.testing.assert_allclose(shard.vectors()[:, 1], np.sin(rows / 300), atol=1e-6)
 
 
 def test_fixed_size_lists_with_nulls_and_integers_are_embeddings(tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""The rows of a shard in the input's own columns, one Parquet file: how it is written, and rows of it by position.
+
+It stays inside the workspace. What is published of it is written anew, with the encodings that every reader knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+TABLE = "table.parquet"
+
+
+def raw_table_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer of such a file, to be closed by the caller."""
+    return pq.ParquetWriter(path, schema, compression="zstd", **_encodings(schema))
+
+
+def _encodings(schema: pa.Schema) -> dict[str, Any]:
+    """Options for the vectors among the columns: floats inside lists, of which hardly two are equal.
+
+    A dictionary of them is work without gain, and so is their least and greatest. With the high bytes of all numbers
+    side by side zstd finds more: 384 float16 a row take 10 % less space and a quarter of the time to write and read.
+    """
+    sink = pa.BufferOutputStream()
+    pq.ParquetWriter(sink, schema).close()  # how the leaves of nested columns are named, the writer knows
+    leaves = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema
+    vectors: list[str] = []
+    others: list[str] = []
+    for leaf in map(leaves.column, range(len(leaves))):
+        is_float = leaf.physical_type in ("FLOAT", "DOUBLE") or leaf.logical_type.type == "FLOAT16"
+        (vectors if is_float and leaf.max_repetition_level else others).append(leaf.path)
+    if not vectors:
+        return {}
+    return {"use_dictionary": others, "write_statistics": others, "use_byte_stream_split": vectors}
+
+
+def take_rows(
+    file: pq.ParquetFile, positions: np.ndarray, names: list[str] | None = None
+) -> Iterator[tuple[np.ndarray, pa.Table]]:
+    """Rows at `positions`, one table a row group that holds some: (indices into `positions`, rows in that order)."""
+    starts = np.cumsum([0, *(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))])
+    if len(positions) and (positions.min() < 0 or positions.max() >= starts[-1]):
+        raise IndexError(f"position {positions.max()} of a table of {starts[-1]} rows")
+    groups = np.searchsorted(starts, positions, side="right") - 1
+    for group in np.unique(groups):
+        indices = np.flatnonzero(groups == group)
+        table = file.read_row_group(int(group), columns=names)
+        yield indices, table.take(pa.array(positions[indices] - starts[group]))
+
+
+def rows_at(file: pq.ParquetFile, positions: np.ndarray) -> pa.Table:
+    """Rows at ascending positions, in one chunk unless a column of strings is too long for it.
+
+    Taken row group by row group: of a whole table Arrow would copy all rows first, and fail where a column holds more
+    than 2 GiB of text.
+    """
+    parts = [rows for _, rows in take_rows(file, positions)]
+    return pa.concat_tables([file.schema_arrow.empty_table(), *parts]).combine_chunks()
