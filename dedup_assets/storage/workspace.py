@@ -229,9 +229,10 @@ class Workspace:
 
     @contextmanager
     def lock(self, name: str, *, shared: bool = False) -> Iterator[None]:
-        """Serialise one kind of step (`admission`, `decisions`) among all processes of this workspace.
+        """Serialise one kind of step (`admission`, `decisions`, `embeddings`) among all processes of this workspace.
 
-        Who holds several took them in this order: `MAINTENANCE`, `admission`, `decisions`.
+        Who holds several took them in this order: `MAINTENANCE`, `admission`, `decisions`. `embeddings`, for adding to
+        the table, is held for a moment, and nothing is waited for under it.
         """
         with exclusive_lock(self.root / "locks" / name, shared=shared):
             yield
