@@ -94,6 +94,7 @@ def _ensure_matches(run: StageRun, dask: DaskCluster, admissions: Iterable[Admis
     missing = [a for a in admissions if not run.workspace.pairs(a).is_file()]
     if missing:
         match_shards(run, dask, missing)
+        run.help_out("pairwise_similarities", [a.shard for a in missing if a.retracted is None])
 
 
 class _Decider:

@@ -67,7 +67,7 @@ def _ingest(run: StageRun, key: str, shard: Shard | None, done: Completion | Non
     target = run.workspace.raw(key, fingerprint)
     with publish_folder(target) as temporary:
         report = ingest_shard(source, temporary, spec)
-        if source_state(shard) != state:
+        if source_state(shard) != state and content_fingerprint(source) != fingerprint:
             raise ShardError(
                 f"Shard {key}: {shard.uri} was written to while it was read, so what was read may be of two contents. "
                 "Nothing of it is used; run the same command again once the file is complete."

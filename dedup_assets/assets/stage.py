@@ -61,6 +61,7 @@ class StageRun:
         self.progress: Progress = Progress(stage)
         self.spent: StageTime = StageTime()
         self.failed: dict[str, str] = {}
+        self.helped: dict[str, list[str]] = {}
 
     @property
     def ledger(self) -> Ledger:
@@ -73,12 +74,13 @@ class StageRun:
         return {shard: done[shard] for shard in self.shards}
 
     def require(self, stage: str) -> None:
-        """Raise if an earlier stage was never finished for a shard of this run.
+        """Raise if an earlier stage was never finished for a shard of this run, or the shard is not admitted.
 
         Enough for whoever decides: where other content took a shard over since this run was asked for, its matches
         are found on the way.
         """
-        self._require(stage, self.ledger.ever_finished(stage))
+        admitted = {a.shard for a in self.ledger.live_admissions()}
+        self._require(stage, self.ledger.ever_finished(stage) & admitted)
 
     def _require(self, stage: str, done: Collection[str]) -> None:
         missing = [shard for shard in self.shards if shard not in done]
@@ -118,6 +120,10 @@ class StageRun:
         done = self.ledger.completions(self.stage).values()
         own = {*self.shards, *self.retracted}
         return [entry.shard for entry in done if entry.run_id == self.run_id and entry.shard not in own]
+
+    def help_out(self, stage: str, shards: Sequence[str]) -> None:
+        """Note that this run finished another stage for some shards, whose own run did not come so far."""
+        self.helped.setdefault(stage, []).extend(shards)
 
     def fail(self, shard: str, problem: DedupError) -> None:
         """Record that a shard cannot be processed, and go on with the others."""
@@ -160,6 +166,9 @@ def stage_run(
     for shard, metadata in RunMetadata(run.workspace, stage, run.moved()):
         # Outside the range of this run, yet what Dagster knew of it is no longer so.
         context.log_event(dg.AssetMaterialization(context.asset_key, partition=shard, metadata=metadata))
+    for helped, shards in run.helped.items():
+        for shard, metadata in RunMetadata(run.workspace, helped, shards):
+            context.log_event(dg.AssetMaterialization(helped, partition=shard, metadata=metadata))
     for shard, reason in run.retracted.items():
         context.add_asset_metadata({"retracted": reason, "dagster/partition_row_count": 0}, partition_key=shard)
 

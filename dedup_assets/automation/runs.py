@@ -216,7 +216,9 @@ class EmbeddedDagster:
                 self._run(job_name, keys, part, outcome)
 
     def _run_config(self) -> dict[str, object]:
-        settings = self._workspace.settings
+        # What the caller asked for this once. Where to publish is kept in the workspace, and another process may have
+        # changed it since.
+        options = {name: value for name, value in self._workspace.settings.layer("cost").items() if name != "output"}
         return {
             # The command line says what happened; Dagster's own log stays in the instance.
             "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
@@ -224,7 +226,7 @@ class EmbeddedDagster:
                 "workspace": {
                     "config": {
                         "path": str(self._workspace.root),
-                        "options": json.dumps(settings.layer("cost"), sort_keys=True),
+                        "options": json.dumps(options, sort_keys=True),
                     }
                 },
             },

@@ -106,7 +106,7 @@ class RunMetadata:
                 # run did is done all the same.
                 if not isinstance(problem, FileNotFoundError) and _moment(self._workspace) == self._began:
                     raise
-                metadata["not_described"] = f"changed while it was looked at: {problem}"
+                metadata["not_described"] = f"what it rests on is no longer there: {type(problem).__name__}: {problem}"
         return metadata
 
     # -- basis ----------------------------------------------------------------------------------------

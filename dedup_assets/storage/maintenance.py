@@ -25,7 +25,6 @@ from dedup_assets.storage.output import published_generation
 from dedup_assets.storage.publish import storage_errors, temporary_beside
 from dedup_assets.storage.shards import AdmittedShard, read_records
 from dedup_assets.storage.tables import dense_cells_of
-from dedup_assets.storage.takedown import overwrite_taken_down
 from dedup_assets.storage.workspace import MAINTENANCE, Workspace
 
 
@@ -90,10 +89,6 @@ def maintain(workspace: Workspace, keep_versions: timedelta = KEPT_VERSIONS) -> 
                 folder.rmdir()
         _remove(freed, "decisions", _children(workspace, "decisions"), needed.decisions)
         _tend_table(workspace, needed, freed, keep_versions)
-        for raw in needed.admitted_readings():
-            rows = overwrite_taken_down(raw, workspace.settings.id_column, needed.living.buried)
-            if rows:
-                freed.add("rows whose content was taken down", rows, 0)
     return freed
 
 
@@ -171,14 +166,6 @@ class _Needed:
     def _reads_cells(self, a: Admission) -> bool:
         path = self.workspace.pairs(a)
         return not path.is_file() or bool(dense_cells_of(path))
-
-    def admitted_readings(self) -> list[Path]:
-        """What was read of shards that are admitted, or vanished and may return, unless something is still to be
-        decided or published without what was retracted."""
-        if not self.is_settled:
-            return []
-        pending = {self.workspace.raw(shard, fingerprint) for shard, fingerprint in self.pending}
-        return sorted(path for path in self.raw - pending if path.is_dir())
 
     def text_hashes(self) -> Iterator[np.ndarray]:
         """Hashes of the texts of records that count, or are on their way in."""

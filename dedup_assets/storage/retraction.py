@@ -75,7 +75,8 @@ def retract_ids(workspace: Workspace, names: Sequence[str], run_id: str = "") ->
     """Take records down for ever, each named by its id or as SHARD:ROW; returns those that were still there, or may
     return with a shard that vanished.
 
-    Raises WorkspaceError if a name is of no record, then none is taken down. A record that was taken down before
+    Raises WorkspaceError if a name is of no record, or of a vanished one whose id another record has now; then none is
+    taken down. A record that was taken down before
     is no mistake.
     """
     with workspace.lock("admission"):
@@ -84,7 +85,16 @@ def retract_ids(workspace: Workspace, names: Sequence[str], run_id: str = "") ->
         wanted = [name for name in names if name not in buried]
         found = find_records(workspace, living, wanted)
         absent = [name for name in wanted if name not in found]
-        found |= find_records(workspace, living, absent, _vanished(workspace, living)) if absent else {}
+        vanished = find_records(workspace, living, absent, _vanished(workspace, living)) if absent else {}
+        moved = find_records(workspace, living, [record.id for record in vanished.values()])
+        for name, record in vanished.items():
+            if record.id in moved:
+                raise WorkspaceError(
+                    f"{name} vanished with its shard, and its id {record.id!r} is now that of a record in shard "
+                    f"{moved[record.id].admission.shard}: an id is taken down in all shards. Name {record.id!r} if "
+                    "that record is to go too."
+                )
+        found |= vanished
         unknown = [name for name in names if name not in found and name not in buried]
         if unknown:
             raise WorkspaceError(

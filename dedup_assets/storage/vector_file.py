@@ -25,6 +25,8 @@ class VectorFile:
 
     def append(self, vectors: np.ndarray) -> None:
         """Add some rows (n, dimension)."""
+        if not len(vectors):
+            return
         rows = np.ascontiguousarray(vectors, self.dtype)
         with self.path.open("ab") as file:
             if not self.shape[0]:

@@ -231,8 +231,9 @@ class Workspace:
     def lock(self, name: str, *, shared: bool = False) -> Iterator[None]:
         """Serialise one kind of step (`admission`, `decisions`, `embeddings`) among all processes of this workspace.
 
-        Who holds several took them in this order: `MAINTENANCE`, `admission`, `decisions`. `embeddings`, for adding to
-        the table, is held for a moment, and nothing is waited for under it.
+        Who holds several took them in this order: `MAINTENANCE`, `admission`, `decisions`. Under the others nothing is
+        waited for: `embeddings` while rows are added to the table, `instance` while Dagster's is opened, `settings`
+        while curation.toml changes.
         """
         with exclusive_lock(self.root / "locks" / name, shared=shared):
             yield

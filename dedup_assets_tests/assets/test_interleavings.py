@@ -3,6 +3,7 @@ each of these is one case and not a matter of luck."""
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -19,6 +20,7 @@ from sqlalchemy.exc import IntegrityError
 import dedup_assets as da
 from dedup_assets.assets.stage import STAGES, StageRun
 from dedup_assets.automation.partitions import SHARDS, register_partitions
+from dedup_assets.automation.runs import EmbeddedDagster
 from dedup_assets.compute.text import hash_texts
 from dedup_assets.errors import ShardError, WorkspaceError
 from dedup_assets.resources.dask_cluster import DaskCluster
@@ -105,6 +107,13 @@ def test_who_decides_is_not_held_up_by_other_content_that_has_just_taken_over(sp
         stage("duplicate_ids", space, "a", "c").require("pairwise_similarities")
 
 
+def test_who_decides_does_not_pass_over_a_shard_that_has_come_back_and_is_not_read(space: Workspace) -> None:
+    retract_shards(space, ["b"], "vanished")
+    space.ledger.register([("b", "file:///b", "csv", None)])
+    with pytest.raises(WorkspaceError, match="pairwise_similarities is not finished for b"):
+        stage("duplicate_ids", space, "a", "b").require("pairwise_similarities")
+
+
 def test_who_waited_to_decide_decides_by_the_settings_of_now(space: Workspace) -> None:
     run = stage("duplicate_ids", space, "a")
     Workspace.open(space.root).with_options({"threshold": 0.95})
@@ -171,6 +180,14 @@ def test_a_file_that_is_written_to_while_it_is_read_is_not_taken(
     assert raw_shards._ingest(run, "s00", shard, None) == 13
 
 
+def test_a_file_that_is_only_touched_while_it_is_read_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = write_shards(tmp_path / "in", corpus("random", (12,), seed=92))
+    da.register(*paths, workspace=tmp_path / "ws", embedding_column="vector")
+    space = Workspace.open(tmp_path / "ws")
+    once_before(monkeypatch, raw_shards, "ingest_shard", lambda: os.utime(paths[0], (1, 1)))
+    assert raw_shards._ingest(stage("raw_shards", space, "s00"), "s00", space.ledger.shards()[0], None) == 12
+
+
 def test_matches_that_are_found_while_a_shard_is_retracted_are_of_what_is_left(
     tmp_path: Path, dask: DaskCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,6 +228,31 @@ def test_what_a_rebuild_decides_along_is_published_along(
         deduplicated_dataset.publish_decided(run, dask)
     published = {entry["shard"] for entry in read_manifest(space)["shards"]}
     assert published == set(space.ledger.completions("duplicate_ids")) == {"s00", "s01", "s02"}
+
+
+def test_whoever_decides_tells_dagster_of_the_matches_it_found_for_others(tmp_path: Path) -> None:
+    tables = corpus("clustered", (20, 20, 20), seed=95)
+    paths = write_shards(tmp_path / "in", tables)
+    curate(paths[:2], tmp_path / "ws", threshold=0.85)
+    curate_up_to("cluster_partitions", paths[2], tmp_path / "ws")
+    da.retract("s00", workspace=tmp_path / "ws", reason="vanished")
+    with EmbeddedDagster(Workspace.open(tmp_path / "ws")) as dagster:
+        told = {
+            name: dagster._instance.get_materialized_partitions(dg.AssetKey(name))
+            for name in STAGES[STAGES.index("pairwise_similarities") :]
+        }
+    assert all("s02" in partitions for partitions in told.values()), told
+
+
+def test_a_run_leaves_the_place_to_publish_to_another(tmp_path: Path) -> None:
+    paths = write_shards(tmp_path / "in", corpus("random", (12,), seed=96))
+    da.register(*paths, workspace=tmp_path / "ws", embedding_column="vector")
+    mine = Workspace.open(tmp_path / "ws")
+    Workspace.open(tmp_path / "ws").with_options({"output": str(tmp_path / "elsewhere")})
+    with EmbeddedDagster(mine) as dagster:
+        dagster.curate([])
+    assert Workspace.open(tmp_path / "ws").output == tmp_path / "elsewhere"
+    assert (tmp_path / "elsewhere" / "current" / "manifest.json").is_file()
 
 
 # -- beside each other -------------------------------------------------------------------------------

@@ -149,6 +149,20 @@ def test_a_record_of_a_vanished_shard_can_be_taken_down_before_its_file_returns(
     ]
 
 
+def test_a_vanished_record_whose_id_has_moved_on_is_not_taken_down_by_its_place(tmp_path: Path) -> None:
+    axes = np.eye(3)
+    tables = [make_table(["a", "b"], ["one", "two"], axes[:2]), make_table(["a"], ["three"], axes[2:])]
+    paths = write_shards(tmp_path / "in", tables)
+    curate(paths[:1], tmp_path / "ws", threshold=0.9)
+    da.retract("s00", workspace=tmp_path / "ws", reason="vanished")
+    before = decisions(curate(paths[1:], tmp_path / "ws"))
+    with pytest.raises(DedupError, match=r"s00:0 vanished with its shard, and its id 'a' is now .* in shard s01"):
+        da.retract("s00:0", "s00:1", workspace=tmp_path / "ws")
+    assert Workspace.open(tmp_path / "ws").ledger.tombstones() == []
+    assert decisions(da.open_curation(tmp_path / "ws")) == before
+    assert kept_ids(da.retract("a", "s00:1", workspace=tmp_path / "ws")) == set()
+
+
 def test_an_id_that_begins_like_a_prefix_is_taken_for_neither_without_being_asked(tmp_path: Path) -> None:
     ids = ["id:a", "a", "shard:s00", "id:b", "shard:c"]
     paths = write_shards(tmp_path / "in", [make_table(ids, ["one", "two", "three", "four", "five"], np.eye(5))])

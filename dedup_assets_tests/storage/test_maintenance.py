@@ -7,8 +7,6 @@ import threading
 from datetime import timedelta
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -28,7 +26,6 @@ from dedup_assets_tests.assets.corpora import (
     corpus,
     curate,
     kept_ids,
-    make_table,
     removals,
     results,
     tree,
@@ -130,45 +127,6 @@ def test_what_was_taken_down_goes_with_its_texts_vectors_and_matches(paths: list
     assert failed(examine(space)) == set()
     left = curate([path for path in paths if path.stem != "s02"], tmp_path / "other", threshold=0.9)
     assert decided(space.root) == decided(left.workspace)
-
-
-SECRET = "nobody may keep this"
-
-
-@pytest.mark.parametrize("has_ids", [True, False])
-def test_the_content_of_single_records_that_were_taken_down_goes_too(tmp_path: Path, has_ids: bool) -> None:
-    axes = np.eye(6)
-    count = pa.field("count", pa.int64(), nullable=False)
-    tables = [
-        # The id comes again in its shard, and in another; the last shard has nothing else.
-        make_table(["a", "b", "a", "c"], [SECRET, "two", f"{SECRET}!", "three"], axes[:4]),
-        make_table(["a", "d"], [f"{SECRET}?", "four"], axes[3:5]),
-        make_table(["e"], [f"{SECRET} either"], axes[5:]),
-    ]
-    tables = [table.append_column(count, pa.array(range(table.num_rows))) for table in tables]
-    if not has_ids:  # records are named by shard and row
-        tables = [table.drop_columns("id") for table in tables]
-    paths = write_shards(tmp_path / "in", tables)
-    space = Workspace.open(curate(paths, tmp_path / "ws", threshold=0.9).workspace)
-    gone = ["a", "e"] if has_ids else ["s00:0", "s00:2", "s01:0", "s02:0"]
-    before = tree(api.retract(*gone, workspace=space.root).published)
-
-    def holding() -> list[str]:
-        """Files of the current state in which the secret can be read."""
-        files = [path for part in ("raw", "output/current/") for path in (space.root / part).rglob("*.parquet")]
-        return sorted(path.name for path in files if SECRET in str(pq.read_table(path).to_pydict()))
-
-    assert len(holding()) >= 3
-    assert maintain(space, NOW).counts["rows whose content was taken down"] == 4
-    assert holding() == []
-    assert maintain(space, NOW).counts == {}
-    # All that stands is as it was, also where it is published anew.
-    assert_same_tree(tree((space.output / "current").resolve()), before)
-    assert failed(examine(space)) == set()
-    again = tree(da.rethreshold(0.95, workspace=space.root).published)
-    for part in ("deduplicated", "quarantine"):
-        same = [name for name in before if name.startswith(part)]
-        assert len(same) == 3 and [name for name in same if again[name] != before[name]] == []
 
 
 def test_a_vanished_shard_can_still_be_taken_down_and_can_still_return(paths: list[Path], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def saved(folder: Path, vectors: np.ndarray) -> bytes:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-@pytest.mark.parametrize("lengths", [[1], [3, 1, 12], [99, 901, 5]])
+@pytest.mark.parametrize("lengths", [[1], [0, 3, 1, 12], [99, 0, 901, 5]])
 @pytest.mark.parametrize("share", [None, 0.5, 0.0])
 def test_parts_give_the_file_of_all_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, lengths: list[int], share: float | None
