@@ -163,12 +163,10 @@ def stage_run(
         run.raise_failures()
     for shard, metadata in RunMetadata(run.workspace, stage, run.shards):
         context.add_asset_metadata(metadata, partition_key=shard)
-    for shard, metadata in RunMetadata(run.workspace, stage, run.moved()):
-        # Outside the range of this run, yet what Dagster knew of it is no longer so.
-        context.log_event(dg.AssetMaterialization(context.asset_key, partition=shard, metadata=metadata))
-    for helped, shards in run.helped.items():
-        for shard, metadata in RunMetadata(run.workspace, helped, shards):
-            context.log_event(dg.AssetMaterialization(helped, partition=shard, metadata=metadata))
+    # Outside the range of this run, or of its asset, yet what Dagster knew of them is no longer so.
+    for asset, shards in {stage: run.moved(), **run.helped}.items():
+        for shard, metadata in RunMetadata(run.workspace, asset, shards):
+            context.log_event(dg.AssetMaterialization(asset, partition=shard, metadata=metadata))
     for shard, reason in run.retracted.items():
         context.add_asset_metadata({"retracted": reason, "dagster/partition_row_count": 0}, partition_key=shard)
 

@@ -101,7 +101,7 @@ def retract_ids(workspace: Workspace, names: Sequence[str], run_id: str = "") ->
                 f"{', '.join(unknown)}: no such record in {workspace.root}. Name the id of a kept or removed record, "
                 "or SHARD:ROW; the rows of a quarantine file go with their whole shard."
             )
-        records = [record for name, record in found.items()]
+        records = list(found.values())
         for number in sorted({record.admission.number for record in records}):
             mine = [record for record in records if record.admission.number == number]
             rows = [(record.row, record.id) for record in mine]
