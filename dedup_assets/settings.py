@@ -128,6 +128,19 @@ class Settings:
         "decisions, or refuse the file.",
         ("replace", "refuse"),
     )
+    max_quarantined: float = _setting(
+        0.9,
+        "arrival",
+        "Largest share of a shard's rows that may go to quarantine. A shard above it is more likely another kind of "
+        "file than a corpus with bad rows: it fails, and nothing of it is published. 1: any share.",
+    )
+    csv_types: str = _setting(
+        "inferred",
+        "arrival",
+        "inferred: a column of a CSV file becomes numbers or booleans where writing them out again gives the file's "
+        "own text. text: every column stays text. A column that orders keepers is read as numbers in both.",
+        ("inferred", "text"),
+    )
     vanished_shards: str = _setting(
         "retract",
         "arrival",
@@ -172,6 +185,8 @@ class Settings:
                 raise SettingsError(
                     f"{name} = {value!r}: expected a cosine similarity above 0 and at most 1, such as 0.95."
                 )
+        if not 0.0 <= self.max_quarantined <= 1.0:
+            raise SettingsError(f"max_quarantined = {self.max_quarantined}: expected a share from 0 to 1.")
         if self.floor > self.threshold:
             raise SettingsError(
                 f"floor = {self.floor} lies above threshold = {self.threshold}: matches between them would "

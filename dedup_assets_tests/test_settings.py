@@ -36,6 +36,7 @@ def setting_values(draw: st.DrawFn) -> dict[str, Any]:
         values[name] = draw(st.integers(0, 2**40))
     return values | {
         "text_columns": tuple(draw(st.lists(odd_name, min_size=1, max_size=3, unique=True))),
+        "max_quarantined": draw(st.floats(0.0, 1.0)),
         "keep_empty": draw(st.booleans()),
         "floor": floor,
         "threshold": threshold,

@@ -88,6 +88,17 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="A second record with an id: quarantine it, or refuse its shard.  [default: quarantine]",
         ),
         click.option(
+            "--max-quarantined",
+            type=click.FloatRange(0, 1),
+            metavar="SHARE",
+            help=f"Share of a shard's rows in quarantine above which it fails.  [default: {d.max_quarantined}]",
+        ),
+        click.option(
+            "--csv-types",
+            type=click.Choice(["inferred", "text"]),
+            help="Columns of CSV: numbers where nothing of the text is lost, or all text.  [default: inferred]",
+        ),
+        click.option(
             "--unicode-form",
             type=click.Choice(["none", "NFC", "NFKC"]),
             help="Normal form applied before texts are compared.  [default: none]",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ import pyarrow.compute as pc
 
 from dedup_assets.compute.text import COLUMN_SEPARATOR, TEXT_HASH_BYTES, hash_texts, normalise_text
 
+_UUID_BYTES = 16
+_NOT_A_NUMBER = pa.array(["nan", "NaN"])  # as Arrow writes the float, and as JSON and pandas do
 _TEXT = pa.large_string()  # a batch of long texts may pass the 2 GiB that 32-bit offsets reach
 
 
@@ -24,7 +27,8 @@ def is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return (
-        pa.types.is_string(kind)
+        isinstance(kind, pa.JsonType)
+        or pa.types.is_string(kind)
         or pa.types.is_large_string(kind)
         or pa.types.is_string_view(kind)
         or pa.types.is_null(kind)
@@ -44,8 +48,13 @@ def is_sortable(kind: pa.DataType) -> bool:
 
 
 def decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column without dictionary encoding."""
-    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    """The column without dictionary encoding, and of an extension type what is stored."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if isinstance(column.type, pa.BaseExtensionType):
+        chunks = [chunk.storage for chunk in column.chunks]
+        column = pa.chunked_array(chunks, type=column.type.storage_type)
+    return column
 
 
 # ------------------------------------------------------------------------------------------- text
@@ -118,8 +127,39 @@ def hashes_to_binary(hashes: np.ndarray) -> pa.FixedSizeBinaryArray:
 
 
 def id_strings(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Ids as strings: strings as they are, everything else cast. Raises `pyarrow.ArrowException`."""
-    return decoded(column).cast(pa.large_string()).cast(pa.string())
+    """Ids as strings.
+
+    Strings stay as they are; sixteen bytes are a UUID, in its canonical form; other binaries of a fixed size are
+    written in hexadecimal digits; numbers, booleans, dates and times are cast.
+
+    Raises
+    ------
+    TypeError
+        Binaries of any length: whether their bytes are text is chance.
+    pyarrow.ArrowException
+        A type that has no text.
+    """
+    plain = decoded(column)
+    if pa.types.is_fixed_size_binary(plain.type):
+        return pa.chunked_array([[_id_of(value) for value in plain.to_pylist()]], type=pa.string())
+    if pa.types.is_binary(plain.type) or pa.types.is_large_binary(plain.type):
+        raise TypeError("bytes are no text; convert the column to strings or to fixed_size_binary")
+    return plain.cast(pa.large_string()).cast(pa.string())
+
+
+def _id_of(value: bytes | None) -> str | None:
+    if value is None:
+        return None
+    return str(uuid.UUID(bytes=value)) if len(value) == _UUID_BYTES else value.hex()
+
+
+def id_reasons(ids: pa.ChunkedArray) -> np.ndarray:
+    """Why a row has no id; object array of shape (rows,), "" where it has one. Two rows without are not alike."""
+    reasons = np.full(len(ids), "", dtype=object)
+    reasons[_mask(pc.is_in(ids, _NOT_A_NUMBER))] = "id is not a number (NaN)"
+    reasons[_mask(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(ids)), 0))] = "id is empty"
+    reasons[_mask(pc.is_null(ids))] = "id is null"
+    return reasons
 
 
 # ----------------------------------------------------------------------------------------- vectors

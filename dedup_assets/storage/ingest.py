@@ -31,6 +31,7 @@ __all__ = ["IngestReport", "IngestSpec", "ingest_shard", "read_texts"]
 RECORDS, VECTORS, QUARANTINE = "records.parquet", "vectors.npy", "quarantine.parquet"
 
 _COMPRESSION = "zstd"
+_EXAMPLE = 200  # characters of a row that an error shows
 _QUARANTINE_ROWS = 4_096  # of at most some 10 kB a column: well inside 32-bit offsets
 _QUARANTINE_COLUMNS = pa.schema([("row", pa.int64()), ("reason", pa.string()), ("record", pa.string())])
 
@@ -80,7 +81,7 @@ def ingest_shard(source: SourceFile, destination: Path, spec: IngestSpec) -> Ing
     ShardError
         The file cannot be read, or its columns do not fit the spec.
     """
-    content = read_shard(source, spec.text_columns, spec.id_column)
+    content = read_shard(source, spec.text_columns, spec.id_column, spec.order_column, spec.csv_types)
     vectors = VectorFile(destination / VECTORS, spec.embedding_dtype)
     shard = _Shard(source, spec, content, vectors)
     with raw_table_writer(destination / TABLE, content.schema) as writer:
@@ -90,6 +91,7 @@ def ingest_shard(source: SourceFile, destination: Path, spec: IngestSpec) -> Ing
             shard.add(batch)
     shard.refuse_all_wrong_dimension()
     shard.quarantine_repeated_ids(destination / TABLE)
+    shard.refuse_mostly_quarantined()
     shard.write(destination)
     report = IngestReport(
         rows=shard.rows,
@@ -178,7 +180,8 @@ class _Shard:
             unit, vector_reasons = self._vectors(table.column(spec.embedding_column), reasons == "")
             reasons = np.where(reasons == "", vector_reasons, reasons)
         ids = self._ids(table, batch.rows)
-        reasons[(reasons == "") & np.asarray(pc.is_null(ids), dtype=bool)] = "id is null"
+        id_reasons = columns.id_reasons(ids)
+        reasons = np.where(reasons == "", id_reasons, reasons)
         good = reasons == ""
         for index in np.flatnonzero(~good):
             record = render_row(table, int(index))
@@ -231,7 +234,7 @@ class _Shard:
             return pa.chunked_array([pc.binary_join_element_wise(self.source.key, numbers, ":")])
         try:
             return columns.id_strings(table.column(self.spec.id_column))
-        except pa.ArrowException as error:
+        except (pa.ArrowException, TypeError) as error:
             kind = self.content.schema.field(self.spec.id_column).type
             raise ShardError(
                 f"{self._where}: id column {self.spec.id_column!r} holds {kind}, "
@@ -246,6 +249,20 @@ class _Shard:
                 f"{self.wrong_dimension[0]}. Use embeddings of the model that the workspace was made with, "
                 "or another workspace."
             )
+
+    def refuse_mostly_quarantined(self) -> None:
+        """A shard of which next to nothing can be read is another kind of file, not a corpus with bad rows."""
+        if len(self.quarantine) <= self.spec.max_quarantined * self.rows:
+            return
+        counts = Counter(item.kind for item in self.quarantine).most_common()
+        kinds = ", ".join(f"{kind} ({count})" for kind, count in counts[:5])
+        first = min((item for item in self.quarantine if item.kind == counts[0][0]), key=lambda item: item.row)
+        raise ShardError(
+            f"{self._where}: {len(self.quarantine)} of {self.rows} rows cannot be records: {kinds}. Row {first.row}, "
+            f"for instance: {first.reason}: {first.record[:_EXAMPLE]} Expected at most {self.spec.max_quarantined:g} "
+            "of the rows in quarantine. Look at the file and at the names of the columns, or allow more with "
+            "--max-quarantined."
+        )
 
     # ------------------------------------------------------------------------------------- writing
 

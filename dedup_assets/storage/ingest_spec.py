@@ -34,6 +34,10 @@ class IngestSpec:
         Keep records whose text is empty or only white space. Null is never kept.
     duplicate_ids : "quarantine" or "refuse"
         What happens to the second record with an id: quarantine it, or fail the shard.
+    max_quarantined : float
+        Largest share of the rows that may be quarantined; above it the shard fails.
+    csv_types : "inferred" or "text"
+        See `formats.csv`.
     dimension : int or None
         The dimension embeddings must have; None: that of the first valid one.
     """
@@ -47,6 +51,8 @@ class IngestSpec:
     unicode_form: str = "none"
     keep_empty: bool = False
     duplicate_ids: str = "quarantine"
+    max_quarantined: float = 1.0
+    csv_types: str = "inferred"
     dimension: int | None = None
 
 
@@ -64,6 +70,8 @@ def ingest_spec(settings: Settings) -> IngestSpec:
         unicode_form=settings.unicode_form,
         keep_empty=settings.keep_empty,
         duplicate_ids=settings.duplicate_ids,
+        max_quarantined=settings.max_quarantined,
+        csv_types=settings.csv_types,
     )
 
 

@@ -15,6 +15,7 @@ import fsspec
 import pyarrow as pa
 
 from dedup_assets.errors import ShardError, reason
+from dedup_assets.storage.compression import decompressed
 
 FINGERPRINT_BYTES = 16
 _READ_BYTES = 4 * 2**20  # large enough that a request to an object store is worth its latency
@@ -31,9 +32,9 @@ class SourceFile:
     uri : str
         An absolute local path without a scheme, or an fsspec URL.
     format : str
-        "parquet", "jsonl" or "csv".
+        "parquet", "arrow", "jsonl" or "csv", as the name says.
     compression : str or None
-        None, "gzip", "zstd" or "bz2".
+        None, "gzip", "zstd", "bz2" or "xz", as the name says.
     """
 
     key: str
@@ -102,11 +103,15 @@ def open_raw(source: SourceFile) -> pa.NativeFile:
 def open_source(source: SourceFile) -> pa.NativeFile:
     """Open a file for reading its decompressed bytes; a stream, to be closed by the caller.
 
-    Concatenated gzip, zstd and bz2 members read as one stream. A truncated or corrupt file raises OSError
-    while it is read; wrap the reading in `reading` to have that as a `ShardError`.
+    How it is compressed is known by its content (`compression`). A truncated or corrupt file raises OSError or
+    EOFError while it is read; wrap the reading in `reading` to have that as a `ShardError`.
     """
     raw = open_raw(source)
-    return raw if source.compression is None else pa.CompressedInputStream(raw, source.compression)
+    try:
+        return decompressed(raw, source.compression)
+    except BaseException:
+        raw.close()
+        raise
 
 
 def is_empty(source: SourceFile) -> bool:

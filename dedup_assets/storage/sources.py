@@ -18,6 +18,7 @@ from typing import Any
 import fsspec
 
 from dedup_assets.errors import SourceError, reason
+from dedup_assets.storage.formats.endings import ENDINGS, EXPECTED, ending_of
 from dedup_assets.storage.source_files import SourceFile
 
 SHARD_KEY_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}\Z")
@@ -25,17 +26,6 @@ SHARD_KEY_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}\Z")
 
 _KEY_HASH_DIGITS = 10  # 40 bits: names that sanitise alike still differ; a clash is an error, never silent
 _KEY_STEM_LENGTH = 100  # leaves room for "-" and the hash inside the 120 characters of the pattern
-
-_COMPRESSIONS = {"": None, ".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
-_ENDINGS: dict[str, tuple[str, str | None]] = {
-    ".parquet": ("parquet", None),
-    **{
-        base + ending: (name, compression)
-        for base, name in ((".jsonl", "jsonl"), (".json", "jsonl"), (".csv", "csv"))
-        for ending, compression in _COMPRESSIONS.items()
-    },
-}
-_EXPECTED = ".parquet, .jsonl, .json (one JSON object a line), .csv, the last three also with .gz, .zst or .bz2"
 
 
 # ----------------------------------------------------------------------------------------- names
@@ -59,7 +49,7 @@ def shard_key(relative_name: str) -> str:
     of the original name is appended, so that different names stay different.
     """
     stem = relative_name.replace(os.sep, "/")
-    ending = _ending_of(stem)
+    ending = ending_of(stem)
     stem = stem[: len(stem) - len(ending)] if ending else stem
     if SHARD_KEY_PATTERN.match(stem) and ".." not in stem:
         return stem
@@ -68,13 +58,6 @@ def shard_key(relative_name: str) -> str:
     clean = clean.lstrip("._-")[:_KEY_STEM_LENGTH].rstrip("._-") or "shard"
     digest = hashlib.blake2b(stem.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
     return validate_shard_key(f"{clean}-{digest[:_KEY_HASH_DIGITS]}")
-
-
-def _ending_of(name: str) -> str | None:
-    """The longest known ending of a file name, as it is written there; None if there is none."""
-    lowered = name.lower()
-    found = [ending for ending in _ENDINGS if lowered.endswith(ending)]
-    return name[len(name) - len(max(found, key=len)) :] if found else None
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
@@ -149,7 +132,7 @@ def discover(sources: Sequence[str]) -> list[SourceFile]:
         if not listing.files:
             others = listing.others
             seen = f" ({len(others)} other files are there, such as {others[0]!r})" if others else ""
-            raise SourceError(f"no shard files in {source!r}{seen}. Expected endings: {_EXPECTED}.")
+            raise SourceError(f"no shard files in {source!r}{seen}. Expected endings: {EXPECTED}.")
         found += listing.files
     files, clashes = as_shards(found)
     if clashes:
@@ -173,7 +156,7 @@ def as_shards(listed: Iterable[Listed]) -> tuple[list[SourceFile], list[SourceEr
         except SourceError as problem:
             problems.append(problem)
             continue
-        ending = _ending_of(entry.name)
+        ending = ending_of(entry.name)
         assert ending is not None  # a listing lets nothing else through
         key = shard_key(entry.name)
         other = by_key.setdefault(key.casefold(), entry.uri)
@@ -187,7 +170,7 @@ def as_shards(listed: Iterable[Listed]) -> tuple[list[SourceFile], list[SourceEr
                 )
             )
             continue
-        file_format, compression = _ENDINGS[ending.lower()]
+        file_format, compression = ENDINGS[ending.lower()]
         files[entry.uri] = SourceFile(key, entry.uri, file_format, compression)
     return list(files.values()), problems
 
@@ -204,10 +187,10 @@ def list_source(source: str) -> Listing:
             root, files = _list_remote(source)
     else:
         root, files = _list_local(source)
-    known = [file for file in files if _ending_of(file.name)]
+    known = [file for file in files if ending_of(file.name)]
     if not root and not known:
-        raise SourceError(f"{source!r} has an unknown ending. Expected one of: {_EXPECTED}.")
-    others = [file.name for file in files if not _ending_of(file.name)]
+        raise SourceError(f"{source!r} has an unknown ending. Expected one of: {EXPECTED}.")
+    others = [file.name for file in files if not ending_of(file.name)]
     return Listing(root, sorted(known, key=lambda file: _natural(file.name)), others)
 
 

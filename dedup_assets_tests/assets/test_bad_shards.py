@@ -158,7 +158,9 @@ def test_a_shard_without_rows_is_curated_like_any_other(tmp_path: Path) -> None:
 def test_a_corpus_of_empty_shards_alone_is_an_empty_result(tmp_path: Path, mode: str) -> None:
     tables = [make_table([], [], []), make_table(["x"], [""], AXES[[0]])]
     tables[0] = tables[0].cast(tables[1].schema)
-    result = curate(write_shards(tmp_path / "in", tables), tmp_path / "ws", threshold=0.9, mode=mode)
+    result = curate(
+        write_shards(tmp_path / "in", tables), tmp_path / "ws", threshold=0.9, mode=mode, max_quarantined=1.0
+    )
     assert (result.summary["rows_in"], result.summary["quarantined"], len(result.kept)) == (1, 1, 0)
     assert len(result.pairs) == 0
     assert_every_row_is_somewhere(result, tables)

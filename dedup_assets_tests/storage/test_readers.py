@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from dedup_assets.errors import ShardError
 from dedup_assets.storage.formats import csv as csv_format
-from dedup_assets.storage.formats import jsonl as jsonl_format
+from dedup_assets.storage.formats import json_blocks
 from dedup_assets.storage.formats import parquet as parquet_format
 from dedup_assets.storage.readers import Rejected, read_shard
 from dedup_assets.storage.sources import discover
@@ -68,7 +68,7 @@ def test_json_has_one_schema_whatever_the_block_size(tmp_path: Path, monkeypatch
     expected, rows, _ = read(tmp_path / "a.jsonl", as_lines(*values))
     assert expected.schema.names == ["text", "n", "late"] and expected.schema.field("n").type == pa.float64()
     for size in (7, 100, 1_000):
-        monkeypatch.setattr(jsonl_format, "BLOCK_BYTES", size)
+        monkeypatch.setattr(json_blocks, "BLOCK_BYTES", size)
         table, same_rows, _ = read(tmp_path / "a.jsonl", as_lines(*values))
         assert table.equals(expected) and same_rows == rows
 
@@ -149,10 +149,10 @@ def test_csv_types_are_found_over_the_whole_file(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(csv_format, "_MOST_RECORDS", 2)
     lines = [
         "id,text,i,f,b,z,d,big",
-        "1,2,1,1,true,007,2020-01-01,12345678901234567890",
-        "2,3,,2.5,False,8,2021-01-01,1",
+        "1,2,1,1.0,true,007,2020-01-01,12345678901234567890",
+        "2,3,,2.5,false,8,2021-01-01,1",
     ]
-    data = "\n".join([*lines, "3,4,-3,1e-3,,9,x,2", ""]).encode()
+    data = "\n".join([*lines, "3,4,-3,0.001,,9,x,2", ""]).encode()
     table, _, _ = read(tmp_path / "a.csv", data)
     assert [str(kind) for kind in table.schema.types] == [
         *("string", "string", "int64", "double", "bool", "string", "string", "string")
@@ -161,6 +161,50 @@ def test_csv_types_are_found_over_the_whole_file(tmp_path: Path, monkeypatch: py
     assert table.column("f").to_pylist() == [1.0, 2.5, 0.001]
     assert table.column("b").to_pylist() == [True, False, None]
     assert table.column("z").to_pylist() == ["007", "8", "9"]
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(
+                ["1.1", "1.10", "-0", "0", "5.00", "5.0", "007", "1e5", "+5", "TRUE", "true", "NaN", "inf", ""]
+            ),
+            st.integers(-(10**20), 10**20).map(str),
+            st.floats(allow_nan=False, allow_infinity=False).map(repr),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_csv_value_written_out_again_is_the_text_that_it_was(tmp_path: Path, cells: list[str]) -> None:
+    data = "".join(["id,text,x\n", *(f"{i},t,{cell}\n" for i, cell in enumerate(cells))]).encode()
+    table, _, _ = read(tmp_path / "a.csv", data)
+    values = table.column("x").to_pylist()
+    written = [
+        "" if v is None else str(v).lower() if isinstance(v, bool) else v if isinstance(v, str) else repr(v)
+        for v in values
+    ]
+    assert written == cells
+
+
+def test_csv_columns_are_text_or_asked_to_be_numbers_as_the_caller_says(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,text,score,other\n1,a,1.10,1\n2,b,9,2\n3,c,10,3\n")
+    (source,) = discover([str(tmp_path / "a.csv")])
+
+    def types(**options: Any) -> dict[str, str]:
+        content = read_shard(source, ("text",), "id", **options)
+        return {field.name: str(field.type) for field in content.schema if field.name in ("score", "other")}
+
+    assert types() == {"score": "string", "other": "int64"}
+    assert types(csv_types="text") == {"score": "string", "other": "string"}
+    assert types(order_column="score", csv_types="text") == {"score": "double", "other": "string"}
+
+
+def test_empty_csv_cells_beyond_the_header_are_passed_over_and_others_rejected(tmp_path: Path) -> None:
+    table, rows, rejected = read(tmp_path / "a.csv", b"id,text\n1,a,\n2,b,,\n3,c,x\n4\n")
+    assert table.to_pylist() == [{"id": "1", "text": "a"}, {"id": "2", "text": "b"}] and rows == [0, 1]
+    assert [item.reason for item in rejected] == [f"wrong number of columns: {n}, expected 2" for n in (3, 1)]
 
 
 def test_csv_rows_with_wrong_columns_or_bytes_are_rejected_and_the_others_are_read(tmp_path: Path) -> None:

@@ -1,8 +1,12 @@
 """CSV with a header row. Row number = number of the record from 0; header and blank lines are no records.
 
-Cells are strings. A column in which every cell that is not empty is an integer, a number or a boolean gets
-that type (empty cells become null there) unless the strings could not be had back: leading zeros and numbers
-of more than 15 to 18 digits stay strings. The text and id columns are never converted. Dates stay strings.
+Cells are strings. A column becomes one of integers, numbers or booleans (empty cells null) where writing every
+value out again gives the cell's own text: integers in decimal digits, numbers in the fewest digits that are read as
+the same, with a decimal point, booleans as true and false. Otherwise, as for 1.10, 007, -0, 1e5 or TRUE, it stays
+what it was. The column that orders keepers was asked to be a number: it becomes one wherever it can be read so. The
+text and id columns are never converted; dates stay strings; with `inferred` off everything does.
+
+Cells beyond the header are passed over where they are empty, as behind a comma at the end of each row.
 
 Quoting is read strictly: a record with misplaced or unclosed quotes is rejected and reading goes on behind
 it, where a lenient parser would quietly shift or swallow what follows.
@@ -47,7 +51,9 @@ _CONVERSIONS: tuple[tuple[pa.DataType, str], ...] = (
 )
 
 
-def read(source: SourceFile, text_columns: Sequence[str], id_column: str) -> ShardContent:
+def read(
+    source: SourceFile, text_columns: Sequence[str], id_column: str, order_column: str | None, inferred: bool
+) -> ShardContent:
     """Open a CSV file; see the module text. Raises `ShardError`."""
     with reading(source):
         header = _header(source)
@@ -56,13 +62,16 @@ def read(source: SourceFile, text_columns: Sequence[str], id_column: str) -> Sha
         refuse_repeated_names(source, header)
         fixed = {*text_columns, id_column}
         candidates = {
-            index: [kind for kind, _ in _CONVERSIONS] for index, name in enumerate(header) if name not in fixed
+            index: [kind for kind, _ in _CONVERSIONS]
+            for index, name in enumerate(header)
+            if name not in fixed and (inferred or name == order_column)
         }
+        asked = {index for index, name in enumerate(header) if name == order_column}
         filled: set[int] = set()
         has_rows = False
         for records in _record_batches(source, header):
             has_rows |= len(records.rows) > 0
-            _narrow(candidates, filled, records.columns)
+            _narrow(candidates, filled, records.columns, asked)
             if has_rows and not candidates:
                 break
     types = {index: kinds[0] for index, kinds in candidates.items() if index in filled}
@@ -162,12 +171,12 @@ def _record_batches(source: SourceFile, header: list[str]) -> Iterator[_Records]
             if reason:
                 kind = "invalid CSV quoting"
                 rejected.append(Rejected(row, kind, f"{kind}: {reason}", _raw(lines)))
-            elif len(record) != len(header):
+            elif len(record) != len(header) and any(record[len(header) :] or [" "]):
                 kind = "wrong number of columns"
                 reason = f"{kind}: {len(record)}, expected {len(header)}"
                 rejected.append(Rejected(row, kind, reason, _raw(lines)))
             else:
-                records.append(record)
+                records.append(record[: len(header)])
                 rows.append(row)
             row += 1
             if characters >= BLOCK_BYTES or len(rows) >= _MOST_RECORDS:
@@ -223,8 +232,11 @@ def _escaped(cell: str) -> str:
 # ------------------------------------------------------------------------------------------ types
 
 
-def _narrow(candidates: dict[int, list[pa.DataType]], filled: set[int], columns: list[pa.Array]) -> None:
-    """Drop the types that some cell does not fit; note the columns that have any cell that is not empty."""
+def _narrow(
+    candidates: dict[int, list[pa.DataType]], filled: set[int], columns: list[pa.Array], asked: set[int]
+) -> None:
+    """Drop the types that some cell does not fit, or would not come back from; note the columns that have any cell
+    that is not empty. Columns `asked` to be numbers need not come back."""
     for index in list(candidates):
         cells = columns[index].filter(pc.not_equal(columns[index], ""))
         if not len(cells):
@@ -233,10 +245,19 @@ def _narrow(candidates: dict[int, list[pa.DataType]], filled: set[int], columns:
         candidates[index] = [
             kind
             for kind, pattern in _CONVERSIONS
-            if kind in candidates[index] and pc.all(pc.match_substring_regex(cells, pattern)).as_py()
+            if kind in candidates[index]
+            and pc.all(pc.match_substring_regex(cells, pattern)).as_py()
+            and (index in asked or _comes_back(cells, kind))
         ]
         if not candidates[index]:
             del candidates[index]
+
+
+def _comes_back(cells: pa.Array, kind: pa.DataType) -> bool:
+    """Whether each cell is how its value is written."""
+    values = _convert(cells, kind).to_pylist()
+    written = ["true" if value else "false" for value in values] if kind == pa.bool_() else map(repr, values)
+    return all(text == cell for text, cell in zip(written, cells.to_pylist(), strict=True))
 
 
 def _convert(column: pa.Array, kind: pa.DataType) -> pa.Array:

@@ -1,11 +1,14 @@
-"""JSON lines: one object a line. Row number = line number from 0; blank lines are numbered but are no rows.
+"""JSON: one object a line, or one array of objects, or objects over several lines.
+
+Row number = line number from 0, where blank lines are numbered but are no rows; in the other two, number of the
+object from 0.
 
 Two passes over the file: the first finds one schema for all of it, the second reads with that schema. Both
-parse blocks of whole lines with Arrow and fall back to Python, line by line, for a block that Arrow refuses.
+parse blocks of whole rows with Arrow and fall back to Python, row by row, for a block that Arrow refuses.
 
 What a file may hold beside clean rows:
 
-- A line that is not a JSON object in valid UTF-8 is rejected.
+- A line, or an element of the array, that is not a JSON object in valid UTF-8 is rejected.
 - A string that looks like a date stays the string it is.
 - A value that is not a string in a text column that otherwise holds strings is rejected.
 - Any other column whose values have no common type becomes a string column of JSON text, in all rows; the id
@@ -26,35 +29,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
-from dedup_assets.errors import ShardError
-from dedup_assets.storage.formats.batches import BLOCK_BYTES, Batch, Rejected, ShardContent, render_unparsed
-from dedup_assets.storage.source_files import SourceFile, open_source, reading
+from dedup_assets.storage.formats.batches import Batch, Rejected, ShardContent, render_unparsed
+from dedup_assets.storage.formats.json_blocks import JsonBlock, json_blocks
+from dedup_assets.storage.source_files import SourceFile, reading
 
-_LONGEST_LINE = 2**30  # Arrow counts the bytes of a block in 32 bits
 _DEEPEST_TYPE = 32  # Parquet readers refuse schemas that nest much deeper
 _MOST_FIELDS = 1_000  # an object used as a dictionary of words is a value, not a thousand columns
-_MOST_BRACKETS = 1_000  # Arrow's parser overflows its stack on some 20,000 nested brackets
 _EXACT_IN_DOUBLE = 2.0**53
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Whole lines of the file, and where the rows (lines that are not blank) begin and end."""
-
-    data: bytes
-    first_line: int
-    lines: int
-    rows: np.ndarray  # line number of each row, int64
-    starts: np.ndarray
-    ends: np.ndarray
-    plain: bool  # every row begins with "{" and holds few enough brackets for Arrow
 
 
 def read(source: SourceFile, text_columns: Sequence[str], id_column: str) -> ShardContent:
     """Open a JSON lines file; see the module text. Raises `ShardError`."""
     plan = _Plan(frozenset(text_columns), id_column)
     with reading(source):
-        for block in _blocks(source):
+        for block in json_blocks(source):
             plan.observe(block)
     schema, encoded = plan.schema()
     batches = _batches(source, schema, encoded, plan)
@@ -63,7 +51,7 @@ def read(source: SourceFile, text_columns: Sequence[str], id_column: str) -> Sha
 
 def _batches(source: SourceFile, schema: pa.Schema, encoded: frozenset[str], plan: _Plan) -> Iterator[Batch]:
     with reading(source):
-        for block in _blocks(source):
+        for block in json_blocks(source):
             table = None if encoded else _parse_with_arrow(block, schema)
             if table is not None:
                 yield Batch(table, block.rows)
@@ -75,57 +63,7 @@ def _batches(source: SourceFile, schema: pa.Schema, encoded: frozenset[str], pla
             yield Batch(table, np.array(rows, dtype=np.int64), rejected)
 
 
-# ----------------------------------------------------------------------------------------- blocks
-
-
-def _blocks(source: SourceFile) -> Iterator[_Block]:
-    first_line = 0
-    pieces: list[bytes] = []
-    size = 0
-    with open_source(source) as stream:
-        while piece := stream.read(BLOCK_BYTES):
-            if not first_line and not pieces:
-                piece = piece.removeprefix(b"\xef\xbb\xbf")  # a byte order mark is no part of the first line
-            cut = piece.rfind(b"\n") + 1
-            if cut:
-                block = _block(b"".join([*pieces, piece[:cut]]), first_line)
-                first_line += block.lines
-                pieces, size = [], 0
-                yield block
-            pieces.append(piece[cut:])
-            size += len(piece) - cut
-            if size > _LONGEST_LINE:
-                raise ShardError(
-                    f"{source.uri!r}, line {first_line}: longer than {_LONGEST_LINE} bytes. "
-                    "Expected one JSON object a line; is the file one large JSON array?"
-                )
-    if rest := b"".join(pieces):
-        yield _block(rest, first_line)
-
-
-def _block(data: bytes, first_line: int) -> _Block:
-    characters = np.frombuffer(data, dtype=np.uint8)
-    breaks = np.flatnonzero(characters == ord("\n"))
-    starts = np.concatenate([[0], breaks + 1])
-    ends = np.concatenate([breaks, [len(data)]])
-    if starts[-1] == len(data):
-        starts, ends = starts[:-1], ends[:-1]
-    lines = len(starts)
-    objects = (ends > starts) & (characters[np.minimum(starts, len(data) - 1)] == ord("{"))
-    row = objects.copy()
-    plain = True
-    for index in np.flatnonzero(~objects):  # blank, indented or wrong: few in any real file
-        content = data[starts[index] : ends[index]].strip()
-        row[index] = bool(content)
-        plain &= not content or content.startswith(b"{")
-    if data.count(b"{") + data.count(b"[") > _MOST_BRACKETS:
-        brackets = (characters == ord("{")) | (characters == ord("["))
-        plain &= int(np.add.reduceat(brackets, starts, dtype=np.int64).max()) <= _MOST_BRACKETS
-    numbers = first_line + np.flatnonzero(row)
-    return _Block(data, first_line, lines, numbers.astype(np.int64), starts[row], ends[row], plain)
-
-
-def _parse_with_arrow(block: _Block, schema: pa.Schema | None) -> pa.Table | None:
+def _parse_with_arrow(block: JsonBlock, schema: pa.Schema | None) -> pa.Table | None:
     """The rows of a block, or None if any of them needs a closer look."""
     if not block.plain:
         return None
@@ -138,6 +76,7 @@ def _parse_with_arrow(block: _Block, schema: pa.Schema | None) -> pa.Table | Non
             read_options=pj.ReadOptions(block_size=len(block.data) + 1, use_threads=False),
             parse_options=pj.ParseOptions(
                 explicit_schema=schema,
+                newlines_in_values=block.over_lines,
                 unexpected_field_behavior="infer" if schema is None else "error",
             ),
         )
@@ -147,7 +86,7 @@ def _parse_with_arrow(block: _Block, schema: pa.Schema | None) -> pa.Table | Non
     return table if table.num_rows == len(block.rows) else None
 
 
-def _parse_with_python(block: _Block) -> tuple[list[dict[str, Any]], list[int], list[Rejected]]:
+def _parse_with_python(block: JsonBlock) -> tuple[list[dict[str, Any]], list[int], list[Rejected]]:
     objects: list[dict[str, Any]] = []
     rows: list[int] = []
     rejected: list[Rejected] = []
@@ -193,7 +132,7 @@ class _Plan:
     large_integers: set[str] = field(default_factory=set)
     has_rows: bool = False
 
-    def observe(self, block: _Block) -> None:
+    def observe(self, block: JsonBlock) -> None:
         table = _parse_with_arrow(block, None)
         if table is not None and not any(_may_be_rounded(column) for column in table.columns):
             self.has_rows |= len(block.rows) > 0
@@ -253,7 +192,7 @@ class _Plan:
         rows: list[int],
         rejected: list[Rejected],
         schema: pa.Schema,
-        block: _Block,
+        block: JsonBlock,
     ) -> tuple[list[dict[str, Any]], list[int], list[Rejected]]:
         """Move rows whose text is not a string to the rejected ones, in row order."""
         columns = [

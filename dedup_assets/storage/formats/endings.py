@@ -1,0 +1,39 @@
+"""What a file is by the ending of its name: its format, and how it is compressed."""
+
+from __future__ import annotations
+
+_COMPRESSIONS: dict[str, str | None] = {
+    "": None,
+    ".gz": "gzip",
+    ".zst": "zstd",
+    ".zstd": "zstd",
+    ".bz2": "bz2",
+    ".xz": "xz",
+}
+_TEXT_FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv"}
+
+ENDINGS: dict[str, tuple[str, str | None]] = {
+    ".parquet": ("parquet", None),
+    ".pq": ("parquet", None),
+    ".arrow": ("arrow", None),
+    ".feather": ("arrow", None),
+    **{
+        base + ending: (name, compression)
+        for base, name in _TEXT_FORMATS.items()
+        for ending, compression in _COMPRESSIONS.items()
+    },
+}
+"""Format and compression by ending, in small letters. Content overrules both (`readers`)."""
+
+EXPECTED = (
+    ".parquet, .jsonl, .ndjson, .json, .csv (the last four also with .gz, .zst, .zstd, .bz2 or .xz), .pq, .arrow, "
+    ".feather"
+)
+"""The same for people."""
+
+
+def ending_of(name: str) -> str | None:
+    """The longest known ending of a file name, as it is written there; None if there is none."""
+    lowered = name.lower()
+    found = [ending for ending in ENDINGS if lowered.endswith(ending)]
+    return name[len(name) - len(max(found, key=len)) :] if found else None
