@@ -96,13 +96,12 @@ def _wide_characters(head: bytes) -> str | None:
         return None
     if zeros == len(head):
         return "holds zeros only, as after a download that broke off. Fetch the file again"
-    for encoding, width, blank in (
-        ("UTF-32LE", 4, (1, 2, 3)),
-        ("UTF-32BE", 4, (0, 1, 2)),
-        ("UTF-16LE", 2, (1,)),
-        ("UTF-16BE", 2, (0,)),
-    ):
-        places = [head[at::width] for at in blank]
-        if all(place.count(0) * 2 > len(place) for place in places):
+    for encoding, width in (("UTF-32LE", 4), ("UTF-32BE", 4), ("UTF-16LE", 2), ("UTF-16BE", 2)):
+        text = head[: len(head) // width * width].decode(encoding, "replace")
+        if sum(map(_is_readable, text)) * 10 >= len(text) * 9:
             return f"looks like text in {encoding[:6]}. {_AS_UTF_8.format(encoding)}"
     return f"is no text. {_EXPORT}"
+
+
+def _is_readable(character: str) -> bool:
+    return character != "\ufffd" and (character.isprintable() or character.isspace())
