@@ -42,6 +42,10 @@ class ModelError(DedupError):
     """The embedding model cannot be had or does not fit."""
 
 
+class ClusterError(DedupError):
+    """Dask's scheduler or workers are lost or do not fit: no shard is to blame, and none can be worked on."""
+
+
 def reason(problem: BaseException) -> str:
     """What somebody else's exception says, without the full stop that ours adds."""
     return str(problem).strip().rstrip(".")

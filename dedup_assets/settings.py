@@ -172,6 +172,11 @@ class Settings:
     device: str = _setting("auto", "cost", "Where to compute.", ("auto", "cpu", "cuda"))
     scheduler: str = _setting("", "cost", "Address of a running Dask scheduler; empty: a local cluster.")
     workers: int = _setting(0, "cost", "Workers of the local cluster; 0: one per GPU, or one on the CPU.")
+    worker_timeout: int = _setting(
+        120,
+        "cost",
+        "Seconds without a sign of life after which a Dask worker counts as lost, and a run ends without any.",
+    )
     output: str = _setting("output", "cost", "Where the result is published; relative to the workspace.")
 
     def __post_init__(self) -> None:
@@ -199,7 +204,7 @@ class Settings:
         for name in ("clusters", "batch_size", "max_length", "workers", "dense_limit"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"{name} = {getattr(self, name)}: expected 0 (automatic) or more.")
-        for name in ("watch_seconds", "shards_per_run"):
+        for name in ("watch_seconds", "shards_per_run", "worker_timeout"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} = {getattr(self, name)}: expected 1 or more.")
         if self.recurate_cron and not _is_cron(self.recurate_cron):

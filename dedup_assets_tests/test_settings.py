@@ -47,6 +47,7 @@ def setting_values(draw: st.DrawFn) -> dict[str, Any]:
         "reference_sources": tuple(draw(st.lists(odd_text, max_size=2))),
         "watch_seconds": draw(st.integers(1, 10**6)),
         "shards_per_run": draw(st.integers(1, 10**6)),
+        "worker_timeout": draw(st.integers(1, 10**6)),
         "recurate_cron": draw(st.sampled_from(["", "0 3 * * 0", "*/15 * 1,15 jan-jun mon"])),
     }
 
@@ -156,7 +157,7 @@ def test_a_seed_that_no_generator_takes_is_refused(seed: int) -> None:
         Settings.from_mapping({"seed": seed})
 
 
-@pytest.mark.parametrize("name", ["watch_seconds", "shards_per_run"])
+@pytest.mark.parametrize("name", ["watch_seconds", "shards_per_run", "worker_timeout"])
 def test_an_interval_or_a_bound_of_nothing_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match=rf"{name} = 0: expected 1 or more"):
         Settings.from_mapping({name: 0})

@@ -103,7 +103,9 @@ def _fitted(workspace: Workspace, dask: DaskCluster, texts: int, cells: int) -> 
     sample = open_table(workspace).sample(sample_size(texts, cells), workspace.settings.seed)
     device = dask.resolved_device()
     if device == "cuda":
-        centroids, fitted_with = fit_on_gpus(dask.client(), sample, cells, workspace.settings.seed)
+        centroids, fitted_with = dask.watching(
+            lambda client: fit_on_gpus(client, sample, cells, workspace.settings.seed)
+        )
     else:
         with dask.all_cores():
             centroids = fit_centroids(sample, cells, seed=workspace.settings.seed, device="cpu")

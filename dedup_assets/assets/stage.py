@@ -152,7 +152,7 @@ def stage_run(
     stage = context.asset_key.path[-1]
     run = StageRun(stage, context.partition_keys, resource, context.run_id)
     if dask is not None:
-        dask.adopt(run.workspace.settings)
+        dask.adopt(run.workspace.settings, run.workspace.root)
     if context.run.tags.get(RECURATE) == "true":
         # Once for all runs of a backfill, and for a run and its retries.
         token = context.run.tags.get("dagster/backfill") or context.run.root_run_id or context.run_id

@@ -25,6 +25,7 @@ from dedup_assets.automation.jobs import audit_recall, curate_new_shards, recura
 from dedup_assets.automation.partitions import range_tags, register_partitions, spans
 from dedup_assets.checks.asset_checks import CHECKS, STEP
 from dedup_assets.errors import DedupError, FailedShardsError, WorkspaceError
+from dedup_assets.forks import require_own_threads
 from dedup_assets.resources.sqlite_log import steady_sqlite
 from dedup_assets.storage.changes import changed_content_error, has_changed, unfinished_shards
 from dedup_assets.storage.generations import decidable, decisions_due
@@ -105,6 +106,7 @@ class EmbeddedDagster:
         self._workspace = workspace
 
     def __enter__(self) -> EmbeddedDagster:
+        require_own_threads()
         # Dagster makes the tables of a new instance without a look at who else does: one process at a time.
         with self._workspace.lock("instance"):
             home = prepare_home(self._workspace)

@@ -121,6 +121,12 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler.  [default: a local cluster]"),
         click.option("--workers", type=click.IntRange(min=1), help="Local workers.  [default: one, or one per GPU]"),
         click.option(
+            "--worker-timeout",
+            type=click.IntRange(min=1),
+            metavar="SECONDS",
+            help=f"How long to wait for lost workers.  [default: {d.worker_timeout}]",
+        ),
+        click.option(
             "--memory-limit", metavar="SIZE", help="Memory for data, such as 2GB.  [default: half of what is free]"
         ),
         click.option(

@@ -11,16 +11,31 @@ finished, and Dagster's habit of initialising resources more than once, cost not
 import logging
 import os
 import threading
+import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import PrivateAttr
 
-from dedup_assets.errors import DedupError, WorkspaceError
+from dedup_assets.errors import ClusterError, DedupError, reason
 from dedup_assets.resources.gpu_memory import pool_options
 from dedup_assets.resources.memory import worker_memory
+from dedup_assets.resources.worker_fit import (
+    COMPUTING,
+    Terms,
+    if_fit,
+    require_files,
+    require_versions,
+    see_files,
+    terms_for,
+)
+from dedup_assets.resources.worker_processes import WorkerProcesses
+from dedup_assets.resources.worker_watch import Patience, WorkerWatch, meanwhile
 from dedup_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,6 +46,12 @@ RETRIES = 3
 
 LOOPBACK_HTTP: dict[str, Any] = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
 """Dask serves HTTP even without its dashboard, on all interfaces and port 8787 unless told otherwise."""
+
+CONNECT_SECONDS = 20
+"""Within which a scheduler that is there answers."""
+
+CLOSE_SECONDS = 5
+"""For taking leave of a scheduler, which may be lost."""
 
 WINDOW_PER_THREAD = 3
 """Tasks in flight per worker thread: enough that none waits, few enough to bound what is in memory."""
@@ -47,6 +68,10 @@ class DaskCluster(dg.ConfigurableResource):
     _settings: Settings = PrivateAttr(default_factory=Settings)
     _client: Any = PrivateAttr(default=None)
     _cluster: Any = PrivateAttr(default=None)
+    _watch: Any = PrivateAttr(default=None)
+    _workspace: Path | None = PrivateAttr(default=None)
+    _terms: Terms | None = PrivateAttr(default=None)
+    _joined: ExitStack = PrivateAttr(default_factory=ExitStack)
     _torch_threads: int | None = PrivateAttr(default=None)
 
     @contextmanager
@@ -57,9 +82,10 @@ class DaskCluster(dg.ConfigurableResource):
         finally:
             self.close()
 
-    def adopt(self, settings: Settings) -> None:
-        """Take device, scheduler and number of workers from the settings of the run's workspace."""
-        self._settings = settings
+    def adopt(self, settings: Settings, workspace: Path | None = None) -> None:
+        """Take device, scheduler and number of workers from the settings of the run's workspace, whose files the
+        workers have to see."""
+        self._settings, self._workspace = settings, workspace
 
     @property
     def _address(self) -> str:
@@ -82,35 +108,43 @@ class DaskCluster(dg.ConfigurableResource):
     def client(self) -> "Client":
         """The connected client; starts or joins the cluster on first use."""
         if self._client is None:
-            self._client = self._start()
+            try:
+                self._start()
+            except BaseException:
+                self.close()
+                raise
         return self._client
 
-    def _start(self) -> "Client":
+    def _start(self) -> None:
         import dask
-        from distributed import Client, LocalCluster
+        from distributed import LocalCluster
+        from distributed.versions import VersionMismatchWarning
 
-        logging.getLogger("distributed").setLevel(logging.ERROR)
+        # What it would say is told by the errors raised here.
+        for name in ("distributed", "distributed.client"):  # Dask gives the second a level of its own
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        warnings.filterwarnings("ignore", category=VersionMismatchWarning)
         # Tasks get arrays by value when small and by path when large; the size warning is no help here.
         dask.config.set({"distributed.admin.large-graph-warning-threshold": "64MB"})
         if self._address:
-            return self._join(Client)
+            self._join()
+            return
         if self.resolved_device() == "cuda":
-            return self._start_cuda(Client)
+            self._start_cuda()
+            return
         workers = self._settings.workers
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         import torch
 
         # Tasks run side by side, each on one core: products of cell size do not gain from more.
         self._torch_threads = torch.get_num_threads()
-        threads = max(1, cores // max(1, workers))
         if workers > 1:
-            self._cluster = LocalCluster(
+            memory = worker_memory(self._settings, workers)
+            self._start_processes(
+                "LocalCluster",
                 n_workers=workers,
-                threads_per_worker=threads,
-                memory_limit=worker_memory(self._settings, workers),
-                dashboard_address=None,
-                scheduler_kwargs=LOOPBACK_HTTP,
-                host="127.0.0.1",
+                threads_per_worker=max(1, cores // workers),
+                memory_limit=memory,
                 preload=["dedup_assets.resources.worker_setup"],
             )
         else:
@@ -123,36 +157,78 @@ class DaskCluster(dg.ConfigurableResource):
                 scheduler_kwargs=LOOPBACK_HTTP,
                 worker_dashboard_address=LOOPBACK_HTTP["dashboard_address"],
             )
-        return Client(self._cluster)
+            self._connect(self._cluster)
 
-    def _start_cuda(self, client_type: "type[Client]") -> "Client":
-        try:
-            from dask_cuda import LocalCUDACluster
-        except ImportError as problem:
+    def _start_cuda(self) -> None:
+        if find_spec("dask_cuda") is None:
             raise DedupError(
                 "A GPU is there but dask-cuda is not installed: install the GPU extra "
                 "(`pip install 'dedup-assets[gpu]'`), or use --device cpu."
-            ) from problem
-        self._cluster = LocalCUDACluster(
-            n_workers=self._settings.workers or None,
-            dashboard_address=None,
-            scheduler_kwargs=LOOPBACK_HTTP,
-            host="127.0.0.1",
-            **pool_options(),
-        )
-        return client_type(self._cluster)
+            )
+        self._start_processes("LocalCUDACluster", n_workers=self._settings.workers or None, **pool_options())
 
-    def _join(self, client_type: "type[Client]") -> "Client":
+    def _start_processes(self, kind: str, **options: Any) -> None:
+        """Start worker processes of this machine and connect to them."""
+        seconds = self._settings.worker_timeout
+        patience = Patience(seconds)
+        self._cluster = WorkerProcesses(
+            kind,
+            {
+                **options,
+                "host": "127.0.0.1",
+                "dashboard_address": None,
+                # Workers that hang are started anew.
+                "scheduler_kwargs": {**LOOPBACK_HTTP, "worker_ttl": f"{seconds}s"},
+            },
+            waits=lambda: patience.wait("the local Dask workers to start", "The machine is too busy or out of memory."),
+        )
+        self._connect(self._cluster.address)
+
+    def _join(self) -> None:
+        """Connect to the scheduler that the settings name, once it has workers and all of them fit."""
+        seconds = self._settings.worker_timeout
+        remedy = (
+            "Start one with `dask scheduler` and `dask worker ADDRESS`, or compute on this machine with --scheduler '' "
+            "(the first call's address stays in curation.toml)."
+        )
+        patience = Patience(seconds)
         try:
-            client = client_type(self._address, timeout=20)
-            client.wait_for_workers(1, timeout=60)
-        except (OSError, TimeoutError, ValueError) as problem:
-            raise WorkspaceError(
-                f"No Dask scheduler with a worker answers at {self._address}: {problem}. Start one with "
-                "`dask scheduler` and `dask worker ADDRESS`, or compute on this machine with --scheduler '' (the "
-                "first call's address stays in curation.toml)."
+            meanwhile(
+                lambda: self._connect(self._address, timeout=min(CONNECT_SECONDS, seconds)),
+                lambda: patience.wait(f"the Dask scheduler at {self._address}", remedy),
+            )
+        except (OSError, ValueError, TypeError, ImportError) as problem:
+            raise ClusterError(
+                f"No Dask scheduler that fits answers at {self._address}: {reason(problem)}. {remedy}"
             ) from problem
-        return client
+        client = self._client
+        while not self._watch.watching(client.nthreads):
+            self._watch.look()
+            time.sleep(0.1)
+        if self._workspace is not None:
+            terms = self._joined.enter_context(terms_for(self._workspace))
+            reports = self._watch.watching(lambda: client.get_versions(packages=COMPUTING))
+            require_versions(reports, terms)
+            arguments = (terms.folder, terms.content)
+            require_files(self._watch.watching(lambda: client.run(see_files, *arguments, on_error="return")), terms)
+            self._terms = terms
+
+    def _connect(self, cluster: Any, **options: Any) -> None:
+        from distributed import Client
+
+        client: Any = Client(cluster, **options)
+        self._client = client
+        # What is left over on the loop when it ends concerns nobody: errors reach whoever waits for them.
+        loop = client.loop.asyncio_loop
+        loop.call_soon_threadsafe(loop.set_exception_handler, lambda loop, context: None)
+        address = client.scheduler.address
+        restarted = self._cluster is not None
+        self._watch = WorkerWatch(client, address, self._settings.worker_timeout, restarted=restarted)
+
+    def watching(self, work: Callable[["Client"], Any]) -> Any:
+        """What a call with the client gives. Raises ClusterError if the workers are lost meanwhile."""
+        client = self.client()
+        return self._watch.watching(lambda: work(client))
 
     @contextmanager
     def all_cores(self) -> Iterator[None]:
@@ -168,7 +244,7 @@ class DaskCluster(dg.ConfigurableResource):
 
     def tasks_at_once(self) -> int:
         """How many tasks run at once on one machine and share its memory; starts the cluster."""
-        threads = self.client().nthreads().values()
+        threads = self.watching(lambda client: client.nthreads()).values()
         return max(1, max(threads, default=1) if self._address else sum(threads))
 
     def lanes(self) -> tuple[int, int]:
@@ -177,29 +253,35 @@ class DaskCluster(dg.ConfigurableResource):
         In this process one task may have all cores: what it holds is then held once, and it is as quick as
         several beside each other. Workers elsewhere take a task on every thread.
         """
-        client = self.client()
+        self.client()
         if self._cluster is not None and self._torch_threads is not None and self._settings.workers <= 1:
-            return 1, sum(client.nthreads().values())
+            return 1, self.tasks_at_once()
         return self.tasks_at_once(), 1
 
     @contextmanager
     def hearing(self, topic: str, hear: Callable[[Any], None]) -> Iterator[None]:
         """Call `hear`, on a thread of Dask's, with what tasks log under a topic while the block lasts."""
         client = self.client()
-        client.subscribe_topic(topic, lambda event: hear(event[1]))
+        with self._watch.minding():
+            client.subscribe_topic(topic, lambda event: hear(event[1]))
         try:
             yield
         finally:
-            client.unsubscribe_topic(topic)
+            if client.status == "running":
+                client.unsubscribe_topic(topic)
 
     def close(self) -> None:
         """Disconnect, and end the cluster if it is ours."""
         client, self._client = self._client, None
         cluster, self._cluster = self._cluster, None
+        self._watch = self._terms = None
         try:
             if client is not None:
-                client.close()
+                # Of a scheduler that is lost nothing can be heard any more.
+                with suppress(TimeoutError, OSError):
+                    client.close(timeout=CLOSE_SECONDS)
         finally:
+            self._joined.close()
             if cluster is not None:
                 cluster.close()
             if self._torch_threads is not None:
@@ -220,17 +302,21 @@ class DaskCluster(dg.ConfigurableResource):
         from distributed.scheduler import KilledWorker
 
         client = self.client()
-        window = 1 if lanes == 1 else WINDOW_PER_THREAD * max(1, sum(client.nthreads().values()))
+        watch = self._watch
+        threads = sum(watch.watching(client.nthreads).values())
+        window = 1 if lanes == 1 else WINDOW_PER_THREAD * max(1, threads)
         remaining = enumerate(batches)
         index_of: dict[Any, int] = {}
         finished = as_completed()
+        call = (task,) if self._terms is None else (if_fit, self._terms, task)
 
         def submit_next() -> bool:
             try:
                 index, arguments = next(remaining)
             except StopIteration:
                 return False
-            future = client.submit(task, *arguments, pure=False, retries=RETRIES)
+            with watch.minding():
+                future = client.submit(*call, *arguments, pure=False, retries=RETRIES)
             index_of[future.key] = index
             finished.add(future)
             return True
@@ -238,10 +324,11 @@ class DaskCluster(dg.ConfigurableResource):
         in_flight = sum(submit_next() for _ in range(window))
         try:
             while in_flight:
+                watch.wait_for_one(finished)
                 future = next(finished)
                 in_flight -= 1
                 try:
-                    result = future.result()
+                    result = watch.watching(future.result)
                 except KilledWorker as problem:
                     raise DedupError(
                         f"Dask workers died {RETRIES + 1} times on the same piece of work ({problem}). Most "

@@ -18,6 +18,7 @@ import pyarrow as pa
 from dedup_assets.compute.hashes import HashIndex, empty_hashes
 from dedup_assets.compute.text import hash_to_hex
 from dedup_assets.errors import WorkspaceError
+from dedup_assets.forks import require_own_threads
 from dedup_assets.storage.sources import validate_shard_key
 
 TABLE = "embeddings"
@@ -55,6 +56,7 @@ class EmbeddingTable:
                 ("vector", pa.list_(pa.from_numpy_dtype(self.dtype), dimension)),
             ]
         )
+        require_own_threads()
         database = lancedb.connect(folder)
         try:
             self._table = database.create_table(TABLE, schema=self._schema, exist_ok=True)

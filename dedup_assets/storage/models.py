@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dedup_assets.errors import ModelError, reason
+from dedup_assets.forks import require_own_threads
 
 if TYPE_CHECKING:
     from dedup_assets.compute.encoder import Encoder
@@ -275,6 +276,7 @@ def load_encoder(
 
 def encoder_for(settings: Settings, location: ModelLocation, device: str) -> Encoder:
     """The encoder that a workspace's settings ask for, on `device`. Raises ModelError as `load_encoder` does."""
+    require_own_threads()
     return load_encoder(
         location,
         pooling=None if settings.pooling == "auto" else settings.pooling,

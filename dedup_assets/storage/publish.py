@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -204,12 +205,30 @@ def _alive(pid: int) -> bool:
 @contextmanager
 def exclusive_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold a lock among processes and threads, alone or with all who share it. The kernel frees it when its holder
-    dies."""
+    dies.
+
+    Raises WorkspaceError in a process that multiprocessing is starting: its parent may hold the lock and wait for it.
+    """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-        yield
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        # As multiprocessing itself knows it while it imports the parent's script.
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            try:
+                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            except BlockingIOError as problem:
+                raise WorkspaceError(
+                    f"{path} is locked, and this process has just been started by multiprocessing, which imports the "
+                    "script of its parent and so runs it again. Put what the script does under "
+                    "`if __name__ == '__main__':`."
+                ) from problem
+        fcntl.flock(descriptor, kind)
+        try:
+            yield
+        finally:
+            # A process that was forked meanwhile has the descriptor too.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)

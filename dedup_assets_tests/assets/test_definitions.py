@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
+import psutil
 import pytest
 
 from dedup_assets.assets import SHARD_ASSETS
@@ -180,23 +180,13 @@ def test_a_folder_that_is_no_workspace_is_an_error_that_says_how_to_make_one(
 
 
 def listening() -> set[tuple[str, int]]:
-    """Address and port of every TCP socket that this process listens on."""
-    found = set()
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
-            if not str(entry.readlink()).startswith("socket:"):
-                continue
-            with socket.socket(fileno=os.dup(int(entry.name))) as copy:
-                if copy.type == socket.SOCK_STREAM and copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                    address = copy.getsockname()
-                    if isinstance(address, tuple):
-                        found.add((address[0], address[1]))
-        except OSError:
-            continue
-    return found
+    """Address and port of every TCP socket that this process and its children listen on."""
+    here = psutil.Process()
+    family = [here, *here.children(recursive=True)]
+    open_ones = [found for process in family for found in process.net_connections("tcp")]
+    return {(found.laddr.ip, found.laddr.port) for found in open_ones if found.status == psutil.CONN_LISTEN}
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="reads open sockets from /proc")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_local_cluster_is_reachable_from_this_machine_alone_and_ends_with_the_run(workers: int) -> None:
     before = listening()

@@ -17,7 +17,7 @@ from typing import Any
 import distributed
 import pytest
 
-from dedup_assets.errors import WorkspaceError
+from dedup_assets.errors import ClusterError
 from dedup_assets_tests.assets.corpora import assert_same_tree, corpus, curate, leftovers, tree, write_shards
 
 WAIT = 120
@@ -102,17 +102,12 @@ def test_a_worker_that_dies_in_the_middle_of_a_run_changes_nothing(tmp_path: Pat
     assert leftovers(tmp_path / "ws") == []
 
 
-def test_a_scheduler_that_cannot_be_reached_is_an_error_that_says_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # As in the package but for how long it waits.
-    client = distributed.Client
-    monkeypatch.setattr(distributed, "Client", lambda address, timeout=1: client(address, timeout=1))
+def test_a_scheduler_that_cannot_be_reached_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     paths = write_shards(tmp_path / "in", corpus("clustered", (20,), seed=61))
     address = f"tcp://127.0.0.1:{free_port()}"
     with pytest.raises(
-        WorkspaceError, match=rf"No Dask scheduler .* answers at {address}.*`dask scheduler`.*--scheduler ''"
+        ClusterError, match=rf"No Dask scheduler .* answers at {address}.*`dask scheduler`.*--scheduler ''"
     ):
-        curate(paths, tmp_path / "ws", scheduler=address, threshold=0.9)
+        curate(paths, tmp_path / "ws", scheduler=address, threshold=0.9, worker_timeout=1)
     result = curate(paths, tmp_path / "ws", scheduler="")
     assert result.summary["shards"] == 1

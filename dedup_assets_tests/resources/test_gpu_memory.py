@@ -8,7 +8,7 @@ import types
 import pytest
 
 from dedup_assets.errors import DedupError
-from dedup_assets.resources import gpu_memory
+from dedup_assets.resources import dask_cluster, gpu_memory
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.settings import Settings
 
@@ -32,21 +32,18 @@ def test_the_pool_serves_torch_and_cupy(installed):
 
 def test_the_cluster_is_started_with_the_pool(installed, monkeypatch):
     asked = {}
-    fake = types.ModuleType("dask_cuda")
-    fake.LocalCUDACluster = lambda **options: asked.update(options) or "cluster"
-    monkeypatch.setitem(sys.modules, "dask_cuda", fake)
+    monkeypatch.setattr(dask_cluster, "find_spec", lambda name: name)
+    monkeypatch.setattr(DaskCluster, "_start_processes", lambda self, kind, **options: asked.update(options, kind=kind))
     cluster = DaskCluster()
     cluster.adopt(Settings(workers=3))
-    assert cluster._start_cuda(lambda address: address) == "cluster"
-    cluster._cluster = None
-    assert asked["n_workers"] == 3 and asked["host"] == "127.0.0.1"
-    assert {name: asked[name] for name in gpu_memory.pool_options()} == gpu_memory.pool_options()
+    cluster._start_cuda()
+    assert asked == {"kind": "LocalCUDACluster", "n_workers": 3, **gpu_memory.pool_options()}
 
 
 def test_without_dask_cuda_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "dask_cuda", None)
     with pytest.raises(DedupError, match=r"dedup-assets\[gpu\].*--device cpu"):
-        DaskCluster()._start_cuda(lambda address: address)
+        DaskCluster()._start_cuda()
 
 
 def test_dask_cuda_makes_the_pool_and_then_hands_it_to_torch_and_cupy(monkeypatch):

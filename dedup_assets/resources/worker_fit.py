@@ -1,0 +1,147 @@
+"""Whether the workers of a cluster that somebody else started fit: the same software, and the same files by path.
+
+All workers there are asked before work begins; one that comes later asks itself before its first task.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from dedup_assets.errors import ClusterError
+from dedup_assets.storage.publish import temporary_folder
+
+SHARED = ("dask", "distributed", "dedup-assets")
+"""Packages that a scheduler needs too: it unpacks what is sent through it."""
+
+COMPUTING = (*SHARED, "numpy", "torch", "transformers", "numba", "pyarrow", "lancedb")
+"""Packages of which another version may give other numbers, or not read what this one wrote."""
+
+PROBE = "probe"
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a worker has to have: versions by package, and the content of a file in a folder of the workspace."""
+
+    versions: tuple[tuple[str, str], ...]
+    folder: str
+    content: str
+
+
+@contextmanager
+def terms_for(workspace: Path) -> Iterator[Terms]:
+    """The terms of this process, with a file that lies in the workspace while the block lasts."""
+    with temporary_folder(workspace) as folder:
+        folder.mkdir()
+        content = secrets.token_hex(16)
+        (folder / PROBE).write_text(content)
+        yield Terms(tuple(sorted(versions().items())), str(folder), content)
+
+
+def versions(report: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Versions of Python and of the packages that count, without what only names a build: those that a Dask process
+    reports, or those here."""
+    if report is None:
+        from distributed.versions import get_versions
+
+        report = get_versions(packages=COMPUTING)
+    packages = report["packages"]
+    return {
+        "Python": _python(report["host"]["python"]),
+        **{name: _release(packages.get(name) or "") for name in COMPUTING},
+    }
+
+
+def _python(text: str) -> str:
+    return ".".join(text.split(".")[:2])  # patches change no bytecode and no pickle
+
+
+def _release(text: str) -> str:
+    return text.partition("+")[0]  # 2.13.0+cpu here and 2.13.0+cu130 there are one release
+
+
+def differences(wanted: Mapping[str, str], found: Mapping[str, str], names: Sequence[str]) -> str:
+    """Which of some versions differ, in words; empty if none."""
+    return ", ".join(
+        f"{name} {found[name] or 'missing'} (here {wanted[name] or 'missing'})"
+        for name in ("Python", *names)
+        if found[name] != wanted[name]
+    )
+
+
+def require_versions(reports: Mapping[str, Any], terms: Terms) -> None:
+    """Raise ClusterError where the scheduler or a worker has other versions; `reports` is what `Client.get_versions`
+    gives."""
+    wanted = dict(terms.versions)
+    found = {"the scheduler": differences(wanted, versions(reports["scheduler"]), SHARED)}
+    for name, report in reports["workers"].items():
+        found[f"worker {name}"] = differences(wanted, versions(report), COMPUTING)
+    differing = {name: text for name, text in found.items() if text}
+    if differing:
+        raise ClusterError(
+            f"Dask processes have other versions than this one: {_listed(differing)}. Install the same there and here."
+        )
+
+
+def require_files(answers: Mapping[str, Any], terms: Terms) -> None:
+    """Raise ClusterError where a worker does not see the workspace; `answers` has, by worker, what `see_files` gave
+    there, or the exception it ended with."""
+    blind = {f"worker {name}": str(answer) for name, answer in answers.items() if answer}
+    for name, answer in answers.items():
+        if not answer and not Path(terms.folder, _mark(name)).is_file():
+            blind[f"worker {name}"] = f"what it writes to {terms.folder} does not arrive here"
+    if blind:
+        raise ClusterError(
+            f"Dask workers do not see the workspace's files: {_listed(blind)}. Every worker needs the same shared file "
+            "system under the same path, with the right to write."
+        )
+
+
+def _listed(found: Mapping[str, str]) -> str:
+    shown = "; ".join(f"{name}: {text}" for name, text in list(found.items())[:3])
+    return shown if len(found) <= 3 else f"{shown}; and {len(found) - 3} more"
+
+
+def _mark(worker: str) -> str:
+    return "seen-" + "".join(c if c.isalnum() else "-" for c in worker)
+
+
+# -- on a worker -------------------------------------------------------------------------------------
+
+
+def see_files(folder: str, content: str, dask_worker: Any) -> str:
+    """Read the probe and leave a mark beside it; what is wrong, or nothing."""
+    try:
+        found = Path(folder, PROBE).read_text()
+        Path(folder, _mark(dask_worker.address)).touch()
+    except (OSError, UnicodeDecodeError) as problem:
+        return str(problem)
+    return "" if found == content else f"{folder} holds other files there"
+
+
+@lru_cache(maxsize=8)
+def _unfit(terms: Terms, process: int) -> str:
+    """What is wrong with this worker, or nothing."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    differing = differences(dict(terms.versions), versions(), COMPUTING)
+    if differing:
+        return f"Dask worker {worker.address} has other versions: {differing}. Install the same there and here."
+    blind = see_files(terms.folder, terms.content, worker)
+    return f"Dask worker {worker.address} does not see the workspace's files: {blind}." if blind else ""
+
+
+def if_fit(terms: Terms, task: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a task on a worker that fits. Raises ClusterError on another."""
+    problem = _unfit(terms, os.getpid())
+    if problem:
+        raise ClusterError(problem)
+    return task(*arguments)

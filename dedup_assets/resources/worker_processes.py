@@ -1,0 +1,143 @@
+"""A Dask cluster of worker processes on this machine, started by a process that has no script of its own.
+
+Dask spawns workers by Python's multiprocessing, which imports the caller's script anew in each of them, also in those
+that take the place of a dead one: a script without a `__main__` guard would run again there and wait for the locks of
+its parent. So scheduler and workers are the children of a helper process that runs nothing but `serve`. It is a session
+of its own, so Ctrl-C in a terminal reaches only who started it, and it ends with the process that started it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from multiprocessing.spawn import get_executable
+from pathlib import Path
+from typing import Any
+
+from dedup_assets.errors import ClusterError, reason
+
+END_SECONDS = 10
+"""What a cluster is given to end by itself; workers without work need less than one."""
+
+_HELPER = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {module} import serve; serve()"
+
+
+class WorkerProcesses:
+    """Scheduler and workers as processes of this machine. `address` is the scheduler's.
+
+    Parameters
+    ----------
+    kind
+        `LocalCluster` of distributed or `LocalCUDACluster` of dask-cuda.
+    options
+        Its arguments, as JSON can hold them.
+    waits
+        Called several times a second until the workers are there; may raise.
+
+    Raises
+    ------
+    ClusterError
+        The cluster does not start; says why.
+    """
+
+    def __init__(self, kind: str, options: Mapping[str, Any], waits: Callable[[], None]) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="dedup-assets-", ignore_cleanup_errors=True)
+        self._log = Path(self._folder.name, "workers.log")
+        self.address = ""
+        paths = json.dumps([os.path.abspath(path) for path in sys.path])  # noqa: PTH100  # "" is the current folder
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [os.fsdecode(get_executable() or sys.executable), "-c", _HELPER.format(module=__name__), paths],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            self.address = self._started({"kind": kind, "options": options, "folder": self._folder.name}, waits)
+        except BaseException:
+            self.close()
+            raise
+
+    def _started(self, order: Mapping[str, Any], waits: Callable[[], None]) -> str:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with suppress(BrokenPipeError):  # the answer says more
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            self._process.stdin.flush()
+        while not select.select([self._process.stdout], [], [], 0.2)[0]:
+            waits()
+        try:
+            answer = json.loads(self._process.stdout.readline())
+        except ValueError:
+            answer = {"problem": f"it ended with status {self._process.wait()}"}
+        if "address" not in answer:
+            raise ClusterError(
+                f"The local Dask workers do not start: {answer['problem']}.{self._last_words()} Fewer --workers need "
+                "less memory; without the option the work is done in this process."
+            )
+        return str(answer["address"])
+
+    def _last_words(self) -> str:
+        """The last line that scheduler and workers left on standard error."""
+        lines = self._log.read_text(encoding="utf-8", errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return f" Their last words: {last.rstrip('.')}." if last else ""
+
+    def close(self) -> None:
+        """End scheduler and workers, those too that do not answer."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with suppress(OSError):
+            self._process.stdin.close()
+        try:
+            if self.address:  # else the helper is not listening yet
+                self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process.stdout.close()
+            self._folder.cleanup()
+
+
+def serve() -> None:
+    """In the helper: start what standard input asks for, tell its address, and end it when standard input ends."""
+    parent = os.getppid()
+    order = json.loads(sys.stdin.readline())
+    answers = os.dup(1)
+    os.dup2(2, 1)  # what libraries print is no answer
+    try:
+        cluster = _cluster(order["kind"], order["options"], Path(order["folder"]))
+    except Exception as problem:
+        os.write(answers, json.dumps({"problem": f"{reason(problem)} ({type(problem).__name__})"}).encode() + b"\n")
+        return
+    os.write(answers, json.dumps({"address": cluster.scheduler_address}).encode() + b"\n")
+    # A fork of the parent may hold the other end of the pipe open after the parent's death.
+    while os.getppid() == parent and not select.select([0], [], [], 1.0)[0]:
+        pass
+    try:
+        cluster.close(timeout=END_SECONDS / 2)
+    finally:
+        if os.getppid() != parent:  # nobody else clears up
+            shutil.rmtree(order["folder"], ignore_errors=True)
+            os.killpg(0, signal.SIGKILL)
+
+
+def _cluster(kind: str, options: Mapping[str, Any], folder: Path) -> Any:
+    import dask
+
+    dask.config.set({"temporary-directory": str(folder)})
+    if kind == "LocalCUDACluster":
+        from dask_cuda import LocalCUDACluster as Cluster
+    else:
+        from distributed import LocalCluster as Cluster
+    return Cluster(**options)
