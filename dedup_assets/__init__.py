@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dedup_assets.api import Curation, curate, open_curation, recurate, register, rethreshold, retract, watch
+    from dedup_assets.api import Curation, audit, curate, open_curation, recurate, register, rethreshold, retract, watch
     from dedup_assets.errors import DedupError
     from dedup_assets.settings import Settings
 
@@ -19,6 +19,7 @@ __all__ = [
     "Curation",
     "DedupError",
     "Settings",
+    "audit",
     "curate",
     "open_curation",
     "recurate",

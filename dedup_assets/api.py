@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dedup_assets.arguments import record_names, source_names, workspace_path
 from dedup_assets.errors import DedupError, SettingsError, WorkspaceError
 from dedup_assets.report.progress import Listener, StageClock, StageTime, listening
 from dedup_assets.report.tables import LazyTable
@@ -122,10 +123,10 @@ def curate(
         With what was found, where, what was expected, and what to do.
     """
     started = time.perf_counter()
-    files = discover([str(source) for source in sources]) if sources else []
+    files = discover(source_names(sources)) if sources else []
     if not files:
-        Workspace.open(workspace)  # there is nothing to finish in a workspace that is yet to be made
-    space = Workspace.create_or_open(workspace, resolve_options(options))
+        Workspace.open(workspace_path(workspace))  # there is nothing to finish in a workspace that is yet to be made
+    space = Workspace.create_or_open(workspace_path(workspace), resolve_options(options))
     space.sweep()
     _register(space, files, role)
     if not space.ledger.shards():
@@ -139,8 +140,8 @@ def register(*sources: str | Path, workspace: str | Path, role: str = CORPUS, **
     new ones, and those that had vanished and are back."""
     from dedup_assets.automation.runs import EmbeddedDagster
 
-    files = discover([str(source) for source in sources])
-    space = Workspace.create_or_open(workspace, resolve_options(options))
+    files = discover(source_names(sources))
+    space = Workspace.create_or_open(workspace_path(workspace), resolve_options(options))
     new = _register(space, files, role)
     with EmbeddedDagster(space) as dagster:
         dagster.register([shard.key for shard in space.ledger.shards()])
@@ -168,11 +169,11 @@ def watch(*sources: str | Path, workspace: str | Path, role: str = CORPUS, **opt
     """
     if role not in (CORPUS, REFERENCE):
         raise SettingsError(f"role = {role!r}: expected {CORPUS} or {REFERENCE}.")
-    named = [absolute_source(str(source)) for source in sources]
+    named = [absolute_source(source) for source in source_names(sources)]
     for source in named:
         list_source(source)  # one that cannot be listed is more likely a slip than a folder to come
     setting = "sources" if role == CORPUS else "reference_sources"
-    space = Workspace.create_or_open(workspace, resolve_options(options))
+    space = Workspace.create_or_open(workspace_path(workspace), resolve_options(options))
     watched = getattr(space.with_sources(setting, named).settings, setting)
     return {source: len(list_source(source).files) for source in watched}
 
@@ -184,7 +185,7 @@ def recurate(*, workspace: str | Path, listener: Listener | None = None) -> Cura
     of the published one in one step. Nothing is embedded again.
     """
     started = time.perf_counter()
-    space = Workspace.open(workspace)
+    space = Workspace.open(workspace_path(workspace))
     space.sweep()
     return _run_and_report(space, lambda dagster: dagster.recurate(), listener, started, check=True)
 
@@ -218,9 +219,9 @@ def retract(
         A name is unknown or ambiguous; then nothing is retracted.
     """
     started = time.perf_counter()
-    space = Workspace.open(workspace)
+    space = Workspace.open(workspace_path(workspace))
     space.sweep()
-    shards, ids = _shards_and_ids(space, names)
+    shards, ids = _shards_and_ids(space, record_names(names))
     if ids and reason != TAKEDOWN:
         raise SettingsError(f"reason = {reason!r} is for shards: records ({', '.join(ids)}) can only be taken down.")
     records = retract_ids(space, ids) if ids else []
@@ -285,7 +286,7 @@ def rethreshold(threshold: float, *, workspace: str | Path, listener: Listener |
     Raises SettingsError if the threshold lies below the floor of the stored matches.
     """
     started = time.perf_counter()
-    space = Workspace.open(workspace).with_options(resolve_options({"threshold": threshold}))
+    space = Workspace.open(workspace_path(workspace)).with_options(resolve_options({"threshold": threshold}))
     space.sweep()
     return _run_and_report(space, lambda dagster: dagster.curate([]), listener, started, check=True)
 
@@ -304,7 +305,7 @@ def audit(*, workspace: str | Path, sample: int = 0) -> list[Checked]:
 
     if sample < 0:
         raise SettingsError(f"sample = {sample}: expected 0 (automatic) or more.")
-    space = Workspace.open(workspace)
+    space = Workspace.open(workspace_path(workspace))
     read_manifest(space)  # before the first publication there is nothing to look at
     with EmbeddedDagster(space) as dagster:
         return dagster.audit(sample).checks
@@ -312,7 +313,7 @@ def audit(*, workspace: str | Path, sample: int = 0) -> list[Checked]:
 
 def open_curation(workspace: str | Path) -> Curation:
     """The published result of an existing workspace."""
-    space = Workspace.open(workspace)
+    space = Workspace.open(workspace_path(workspace))
     return Curation(space.root, space.output, _totals(space))
 
 

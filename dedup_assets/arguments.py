@@ -1,0 +1,121 @@
+"""What callers from Python pass as sources, names and workspaces, checked before anything is done with it.
+
+Whoever passes records where files are expected is told how to write them to one. This module knows types by what
+they can do, so that neither pandas nor polars has to be installed for it.
+"""
+
+from __future__ import annotations
+
+import os
+import reprlib
+import string
+from collections.abc import Iterable, Mapping, Sequence, Set
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from dedup_assets.errors import SettingsError, SourceError
+from dedup_assets.report.words import counted, visible
+from dedup_assets.storage.sources import is_url
+
+SHOWN = 40
+"""Characters of a value that an error shows."""
+
+
+def source_names(sources: Sequence[Any]) -> list[str]:
+    """Sources as text: paths, globs and URLs. Raises SourceError for anything else, with what to do instead."""
+    names = []
+    for source in sources:
+        try:
+            name = os.fspath(source)
+        except TypeError:
+            raise SourceError(_not_a_source(source)) from None
+        if isinstance(name, bytes):
+            raise SourceError(_not_a_source(name))
+        names.append(name)
+    return names
+
+
+def record_names(names: Sequence[Any]) -> list[str]:
+    """Names of shards and records as text. Raises SettingsError for anything else."""
+    for name in names:
+        if isinstance(name, str):
+            continue
+        if isinstance(name, Iterable) and not isinstance(name, bytes | Mapping):
+            raise SettingsError(
+                f"names of shards and records are given one by one, not in {_kind(name)}: write *names."
+            )
+        raise SettingsError(f"{_short(name)} is {_kind(name)}: names of shards and ids of records are text.")
+    return list(names)
+
+
+def workspace_path(workspace: Any) -> Path:
+    """The folder of a workspace. Raises SettingsError for what is no path."""
+    if isinstance(workspace, str) or (isinstance(workspace, os.PathLike) and isinstance(os.fspath(workspace), str)):
+        return Path(workspace)
+    raise SettingsError(f"workspace = {_short(workspace)}: expected the path of a folder, not {_kind(workspace)}.")
+
+
+def _not_a_source(value: Any) -> str:
+    return f"sources are paths or URLs of files, and this is {_kind(value)}{_shown(value)}. {_instead(value)}"
+
+
+def _instead(value: Any) -> str:
+    """What to do with what is no source, in a sentence."""
+    write = "Write the records to a file and name that"
+    if value is None or isinstance(value, bool | int | float):
+        return "Name a file, a folder, a glob or an fsspec URL."
+    if isinstance(value, bytes):
+        return "Name a path as text: os.fsdecode makes it from bytes."
+    if hasattr(value, "to_frame"):
+        method = "write_parquet" if type(value).__module__.startswith("polars") else "to_parquet"
+        return f'{write}: column.to_frame("text").{method}("records.parquet").'
+    for method in ("to_parquet", "write_parquet", "sink_parquet"):
+        if callable(getattr(value, method, None)):
+            return f'{write}: frame.{method}("records.parquet").'
+    if hasattr(value, "__arrow_c_stream__") or hasattr(value, "__arrow_c_array__"):
+        return f'{write}: pyarrow.parquet.write_table(pyarrow.table(records), "records.parquet").'
+    if isinstance(value, Mapping):
+        return f'{write}: pyarrow.parquet.write_table(pyarrow.table(columns), "records.parquet").'
+    if isinstance(value, Iterable):
+        items = list(islice(value, 1000)) if isinstance(value, Sequence | Set) else []
+        unpack = "Unpack what names files: curate(*files, workspace=...)"
+        if items and all(map(_names_a_file, items)):
+            return f"{unpack}."
+        item = "record" if items and isinstance(items[0], Mapping) else '{"text": record}'
+        lines = f'Path("records.jsonl").write_text("\\n".join(json.dumps({item}) for record in records))'
+        return f"{write}: {lines}." if items else f"{unpack}. {write}: {lines}."
+    return "Name a file, a folder, a glob or an fsspec URL."
+
+
+def _names_a_file(item: Any) -> bool:
+    """Whether an item of a list is more likely the name of a file than a record."""
+    if not isinstance(item, str):
+        return isinstance(item, os.PathLike)
+    return (is_url(item) and not set(item) & set(string.whitespace)) or os.path.lexists(item)
+
+
+def _kind(value: Any) -> str:
+    """A value's type in words."""
+    if value is None or isinstance(value, bytes):
+        return type(value).__name__ if isinstance(value, bytes) else "None"
+    kind = type(value)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__.partition('.')[0]} {kind.__name__}"
+    article = "an" if name[0].lower() in "aeio" else "a"
+    count = f" of {counted(len(value), 'item')}" if isinstance(value, _COLLECTIONS) else ""
+    return f"{article} {name}{count}"
+
+
+def _shown(value: Any) -> str:
+    """A value behind a colon, on one line: of a collection its first item, of a table nothing."""
+    if isinstance(value, _COLLECTIONS):
+        value = next(iter(value), None)
+    return f": {_short(value)}" if isinstance(value, str | bytes | int | float | Mapping | os.PathLike) else ""
+
+
+def _short(value: Any) -> str:
+    shown = visible(reprlib.repr(value))
+    return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}…"
+
+
+_COLLECTIONS = (list, tuple, set, frozenset, dict)
