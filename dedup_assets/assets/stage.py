@@ -150,12 +150,12 @@ def stage_run(
 ) -> Iterator[StageRun]:
     """Open a run of the asset being materialised; at its end, attach each shard's facts as metadata."""
     stage = context.asset_key.path[-1]
-    run = StageRun(stage, context.partition_keys, resource, context.run_id)
+    run = StageRun(stage, context.partition_keys, resource, context.run.run_id)
     if dask is not None:
         dask.adopt(run.workspace.settings, run.workspace.root)
     if context.run.tags.get(RECURATE) == "true":
         # Once for all runs of a backfill, and for a run and its retries.
-        token = context.run.tags.get("dagster/backfill") or context.run.root_run_id or context.run_id
+        token = context.run.tags.get("dagster/backfill") or context.run.root_run_id or context.run.run_id
         run.ledger.request_rebuild(token)
     with stage_progress(stage) as (progress, spent), run.workspace.lock(MAINTENANCE, shared=True):
         run.progress, run.spent = progress, spent

@@ -6,6 +6,7 @@ process, recorded in the instance that `dedup-assets ui` opens.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sqlite3
@@ -111,6 +112,7 @@ class EmbeddedDagster:
         with self._workspace.lock("instance"):
             home = prepare_home(self._workspace)
             with ExitStack() as opening, storage_errors(home), instance_errors(home):
+                opening.enter_context(no_running_loop())
                 opening.enter_context(steady_sqlite(home))
                 self._instance = dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides=NO_CAPTURE))
                 opening.callback(self._instance.dispose)
@@ -233,6 +235,22 @@ class EmbeddedDagster:
                 },
             },
         }
+
+
+@contextmanager
+def no_running_loop() -> Iterator[None]:
+    """Hide the event loop that runs in this thread while the block lasts.
+
+    A notebook runs its cells inside one, and so may a caller. It waits for this call anyway; but a second loop, which
+    Dagster makes for each run, is refused beside it: what Dagster gives that one to do at its end would be dropped with
+    a RuntimeWarning, and an async asset would fail.
+    """
+    running = asyncio._get_running_loop()
+    asyncio._set_running_loop(None)
+    try:
+        yield
+    finally:
+        asyncio._set_running_loop(running)
 
 
 @contextmanager

@@ -1,0 +1,69 @@
+"""The main calls inside a running event loop: in a real Jupyter kernel, and from an async program, with warnings as
+errors."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+import dedup_assets as da
+from dedup_assets_tests.cli.commands import write_corpus
+
+CALLS = [
+    "import warnings; warnings.simplefilter('error')",
+    "import dedup_assets as da",
+    "result = da.curate('shards', workspace='ws', embedding_column='v')",
+    "result",
+    "da.rethreshold(0.96, workspace='ws')",
+    "da.retract('b', workspace='ws')",
+    "da.recurate(workspace='ws')",
+    "[check.name for check in da.audit(workspace='ws') if not check.passed]",
+    # What is forgotten shows when it is collected.
+    "import gc; _ = gc.collect()",
+]
+
+
+def run_notebook(folder: Path, cells: list[str]) -> list[list[Any]]:
+    """The outputs of each cell, run in a kernel of this interpreter in a folder. Raises where a cell raises."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in cells])
+    NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
+    return [cell.outputs for cell in notebook.cells]
+
+
+def streams(outputs: list[list[Any]]) -> str:
+    """What the cells wrote to standard output and error."""
+    return "".join(output.text for each in outputs for output in each if output.output_type == "stream")
+
+
+def test_the_main_calls_run_in_a_notebook_without_a_warning(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "shards")
+    outputs = run_notebook(tmp_path, CALLS)
+    assert streams(outputs) == ""
+    assert outputs[7][0].data["text/plain"] == "[]"
+
+
+def test_an_async_program_may_call_too(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    write_corpus(tmp_path / "shards")
+    unraisable: list[Any] = []
+
+    async def program() -> int:
+        kept = len(da.curate(tmp_path / "shards", workspace=tmp_path / "ws", embedding_column="v").kept)
+        assert asyncio.get_running_loop().is_running(), "the caller's own loop is back in its place"
+        await asyncio.sleep(0)
+        return kept
+
+    before, sys.unraisablehook = sys.unraisablehook, unraisable.append
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert asyncio.run(program()) == 3
+    finally:
+        sys.unraisablehook = before
+    assert not unraisable and not recwarn.list
