@@ -8,26 +8,31 @@ result.kept.to_pandas()
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dedup_assets.arguments import record_names, source_names, workspace_path
-from dedup_assets.errors import DedupError, SettingsError, WorkspaceError
+from dedup_assets.errors import DedupError, SettingsError, SourceError, WorkspaceError
 from dedup_assets.report.progress import Listener, StageClock, StageTime, listening
 from dedup_assets.report.tables import LazyTable
 from dedup_assets.storage.ledger import CORPUS, REFERENCE, TAKEDOWN
+from dedup_assets.storage.listing import Unread, absolute_source, list_source, unread_in_words
 from dedup_assets.storage.living import Living
 from dedup_assets.storage.output import read_manifest
+from dedup_assets.storage.registration import Registered, register_files
 from dedup_assets.storage.retraction import find_records, retract_ids, retract_shards
 from dedup_assets.storage.source_files import SourceFile
-from dedup_assets.storage.sources import absolute_source, discover, list_source
+from dedup_assets.storage.sources import Found, find_sources
 from dedup_assets.storage.tables import DUPLICATES, PAIRS, QUARANTINE
 from dedup_assets.storage.workspace import Workspace
 
 if TYPE_CHECKING:
     from dedup_assets.automation.runs import Checked, EmbeddedDagster, Outcome
+
+_EXAMPLES = 10
 
 
 @dataclass(frozen=True)
@@ -123,16 +128,14 @@ def curate(
         With what was found, where, what was expected, and what to do.
     """
     started = time.perf_counter()
-    files = discover(source_names(sources)) if sources else []
-    if not files:
+    if not sources:
         Workspace.open(workspace_path(workspace))  # there is nothing to finish in a workspace that is yet to be made
-    space = Workspace.create_or_open(workspace_path(workspace), resolve_options(options))
-    space.sweep()
-    _register(space, files, role)
+    space, found, registered = _brought_in(sources, workspace, role, options)
     if not space.ledger.shards():
         raise WorkspaceError(f"No shard is registered in {space.root}: name at least one source.")
-    named = [file.key for file in files]
-    return _run_and_report(space, lambda dagster: dagster.curate(named), listener, started, check)
+    named = [file.key for file in found.files]
+    arrival = {"unread": _unread_summary(found.unread), "moved": registered.moved}
+    return _run_and_report(space, lambda dagster: dagster.curate(named), listener, started, check, arrival)
 
 
 def register(*sources: str | Path, workspace: str | Path, role: str = CORPUS, **options: Any) -> list[str]:
@@ -140,12 +143,12 @@ def register(*sources: str | Path, workspace: str | Path, role: str = CORPUS, **
     new ones, and those that had vanished and are back."""
     from dedup_assets.automation.runs import EmbeddedDagster
 
-    files = discover(source_names(sources))
-    space = Workspace.create_or_open(workspace_path(workspace), resolve_options(options))
-    new = _register(space, files, role)
+    if not sources:
+        raise SourceError("no source was named. Name at least one file, folder, glob or fsspec URL.")
+    space, _, registered = _brought_in(sources, workspace, role, options)
     with EmbeddedDagster(space) as dagster:
         dagster.register([shard.key for shard in space.ledger.shards()])
-    return new
+    return registered.due
 
 
 def watch(*sources: str | Path, workspace: str | Path, role: str = CORPUS, **options: Any) -> dict[str, int]:
@@ -265,11 +268,42 @@ def _shards_and_ids(space: Workspace, names: Sequence[str]) -> tuple[list[str], 
     return shards, ids
 
 
-def _register(space: Workspace, files: Sequence[SourceFile], role: str) -> list[str]:
+def _brought_in(
+    sources: Sequence[str | Path], workspace: str | Path, role: str, options: Mapping[str, Any]
+) -> tuple[Workspace, Found, Registered]:
+    """The workspace with the shards of some sources registered, and what the sources hold."""
+    wanted = resolve_options(options)
+    found = find_sources(source_names(sources)) if sources else Found([], [])
+    _refuse_unread(found, bool(wanted.get("strict")))  # before a workspace is made for nothing
+    space = Workspace.create_or_open(workspace_path(workspace), wanted)
+    _refuse_unread(found, space.settings.strict)
+    space.sweep()
+    return space, found, _register(space, found.files, role)
+
+
+def _refuse_unread(found: Found, strict: bool) -> None:
+    if strict and found.unread:
+        raise SourceError(
+            f"{unread_in_words(found.unread)}. strict asks for sources of which everything is read: take these files "
+            "out, name the others, or leave --strict out."
+        )
+
+
+def _unread_summary(unread: Sequence[Unread]) -> dict[str, Any]:
+    """What of the sources is not read: how many files, how many for each reason, and examples."""
+    return {
+        "files": len(unread),
+        "by_reason": dict(Counter(item.reason for item in unread)),
+        "examples": [item.name for item in unread[:_EXAMPLES]],
+        "words": unread_in_words(unread) if unread else "",
+    }
+
+
+def _register(space: Workspace, files: Sequence[SourceFile], role: str) -> Registered:
     """Register files as shards. Raises WorkspaceError if all of them were taken down before."""
     if role not in (CORPUS, REFERENCE):
         raise SettingsError(f"role = {role!r}: expected {CORPUS} or {REFERENCE}.")
-    due = space.ledger.register([(file.key, file.uri, file.format, file.compression) for file in files], role)
+    registered = register_files(space.ledger, files, role)
     down = {shard.key for shard in space.ledger.shards() if shard.retracted == TAKEDOWN}
     named = [file.key for file in files]
     if named and down.issuperset(named):
@@ -277,7 +311,7 @@ def _register(space: Workspace, files: Sequence[SourceFile], role: str) -> list[
             f"{', '.join(named)}: taken down from {space.root}, and what was taken down does not return. Curate into "
             "a new workspace if it should."
         )
-    return due
+    return registered
 
 
 def rethreshold(threshold: float, *, workspace: str | Path, listener: Listener | None = None) -> Curation:
@@ -338,6 +372,7 @@ def _run_and_report(
     listener: Listener | None,
     started: float,
     check: bool,
+    arrival: Mapping[str, Any] | None = None,
 ) -> Curation:
     from dedup_assets.automation.runs import EmbeddedDagster
 
@@ -347,7 +382,7 @@ def _run_and_report(
     curation = Curation(
         space.root,
         space.output,
-        _summary(space, clock, outcome.run_ids, started),
+        {**_summary(space, clock, outcome.run_ids, started), **(arrival or {})},
         outcome.failures,
         {f"{c.asset}: {c.name}": c.summary for c in outcome.checks if not c.passed and not c.is_warning},
     )
@@ -383,6 +418,14 @@ def _summary(space: Workspace, clock: StageClock, run_ids: Sequence[str], starte
     }
 
 
+def _by_reason(manifest: Mapping[str, Any]) -> dict[str, int]:
+    """The quarantined rows of all shards by their reasons, the most frequent first."""
+    counts: Counter[str] = Counter()
+    for shard in manifest["shards"]:
+        counts.update(shard["quarantined_by_reason"])
+    return dict(counts.most_common())
+
+
 def _totals(space: Workspace) -> dict[str, Any]:
     try:
         manifest = read_manifest(space)
@@ -393,6 +436,7 @@ def _totals(space: Workspace) -> dict[str, Any]:
     return {
         "shards": len(manifest["shards"]),
         **{name: manifest["totals"].get(name, 0) for name in names},
+        "quarantined_by_reason": _by_reason(manifest),
         "texts_over_window": sum(done.facts.get("texts_over_window", 0) for done in embedded.values()),
         "threshold": space.settings.threshold,
         "output": str(space.output),

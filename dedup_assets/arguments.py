@@ -16,7 +16,7 @@ from typing import Any
 
 from dedup_assets.errors import SettingsError, SourceError
 from dedup_assets.report.words import counted, visible
-from dedup_assets.storage.sources import is_url
+from dedup_assets.storage.listing import is_url
 
 SHOWN = 40
 """Characters of a value that an error shows."""

@@ -128,6 +128,9 @@ class Settings:
         "decisions, or refuse the file.",
         ("replace", "refuse"),
     )
+    strict: bool = _setting(
+        False, "arrival", "true: a file in a source that is not read is an error; false: it is named in the summary."
+    )
     max_quarantined: float = _setting(
         0.9,
         "arrival",

@@ -16,7 +16,7 @@ from dedup_assets.settings import KEEP_CHOICES, LAYERS, Settings, default_floor
 ODD = ['"', "'", "\\", "\n", "\r\n", "\t", "\x00", "\x1b", "\x7f", "\x85", "\u2028", "é", "雪", "😀", "#", "]", "= 1"]
 odd_text = st.lists(st.one_of(st.sampled_from(ODD), st.text(max_size=4)), max_size=6).map("".join)
 odd_name = odd_text.filter(bool)
-similarity = st.floats(0.0, 1.0, exclude_min=True)
+similarity = st.floats(1e-9, 1.0)
 keeps = st.one_of(
     st.sampled_from(KEEP_CHOICES),
     st.tuples(odd_name, st.sampled_from(["", ":asc", ":desc"])).map(lambda parts: f"column:{parts[0]}{parts[1]}"),
@@ -36,6 +36,7 @@ def setting_values(draw: st.DrawFn) -> dict[str, Any]:
         values[name] = draw(st.integers(0, 2**40))
     return values | {
         "text_columns": tuple(draw(st.lists(odd_name, min_size=1, max_size=3, unique=True))),
+        "strict": draw(st.booleans()),
         "max_quarantined": draw(st.floats(0.0, 1.0)),
         "keep_empty": draw(st.booleans()),
         "floor": floor,

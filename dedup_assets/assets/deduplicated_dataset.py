@@ -5,6 +5,7 @@ force.
 """
 
 import time
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -22,6 +23,7 @@ from dedup_assets.storage.living import Living
 from dedup_assets.storage.output import (
     EarlierOutput,
     PublishedShard,
+    claim_output,
     publication_basis,
     publish_manifest,
     publish_shard,
@@ -72,6 +74,7 @@ def publish_decided(run: StageRun, dask: DaskCluster) -> None:
     targets = [a for a in living.live if a.shard in decided and decided[a.shard].basis == decision_basis(a, generation)]
     basis = {a.shard: publication_basis(workspace, decided[a.shard].basis) for a in targets}
     pending = [a for a in targets if a.shard not in published or published[a.shard].basis != basis[a.shard]]
+    claim_output(workspace)
     before = published_generation(workspace)
     if len(pending) == len(targets):  # the first time that this generation is published here
         remove_strangers(workspace, generation, [a.shard for a in targets])
@@ -87,12 +90,17 @@ def publish_decided(run: StageRun, dask: DaskCluster) -> None:
         entries.append((a.shard, basis[a.shard], facts[a.shard], time.perf_counter() - started))
         run.spent.rows += result.rows
         run.progress.advance(a.records)
-    sources = {a.shard: PurePosixPath(raw[a.shard, a.fingerprint].facts["source_file"]).name for a in targets}
+    sources = {a.shard: _source_name(raw[a.shard, a.fingerprint].facts) for a in targets}
     publish_manifest(workspace, generation, [(a, sources[a.shard], facts[a.shard]) for a in targets])
     if before is not None and before != generation.number and is_known(workspace, before):
         publish_changes(workspace, before, generation, targets)
     switch_to(workspace, generation)
     run.ledger.complete(STAGE, entries, run.run_id)
+
+
+def _source_name(read: Mapping[str, Any]) -> str:
+    """The name of a shard's file in its source; readings of earlier versions know the last part of it."""
+    return read.get("source_name") or PurePosixPath(read["source_file"]).name
 
 
 def _facts(run: StageRun, a: Admission, generation: Generation, result: PublishedShard) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from pathlib import PurePosixPath
 
 import dagster as dg
 
@@ -83,6 +84,7 @@ def _ingest(run: StageRun, key: str, shard: Shard | None, done: Completion | Non
         "bytes": report.bytes,
         "schema": report.schema,
         "source_file": shard.uri,
+        "source_name": shard.name or PurePosixPath(shard.uri).name,
         "content_fingerprint": fingerprint,
         "source_state": state,
     }

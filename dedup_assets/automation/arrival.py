@@ -15,8 +15,10 @@ from dedup_assets.errors import DedupError, SourceError
 from dedup_assets.storage.changes import changed_content_error, unfinished_shards
 from dedup_assets.storage.generations import DECIDING, decidable
 from dedup_assets.storage.ledger import CORPUS, REFERENCE, STAGES, TAKEDOWN, Completion, Shard
+from dedup_assets.storage.listing import Listed, Listing, Unread, list_source, unread_in_words
+from dedup_assets.storage.registration import continues
 from dedup_assets.storage.source_files import FileState, SourceFile, content_fingerprint, file_state
-from dedup_assets.storage.sources import Listed, Listing, as_shards, list_source
+from dedup_assets.storage.sources import as_shards
 from dedup_assets.storage.workspace import Workspace
 
 SETTLE_SECONDS = 3.0
@@ -81,6 +83,10 @@ class Survey:
         For the next survey.
     watched : int
         Shard files in the sources.
+    moved : dict of list of SourceFile
+        By role, files that registered shards continue in: the same content at another address.
+    unread : str
+        What of the sources is not read, in words.
     waiting, later, problems : list of str
         Files that are still being written or may be back; how many are left for the next survey; and what
         somebody has to look at.
@@ -92,6 +98,8 @@ class Survey:
     redecide_token: str = ""
     memory: dict[str, Sighting] = field(default_factory=dict)
     watched: int = 0
+    moved: dict[str, list[SourceFile]] = field(default_factory=dict)
+    unread: str = ""
     waiting: list[str] = field(default_factory=list)
     later: int = 0
     problems: list[str] = field(default_factory=list)
@@ -99,6 +107,8 @@ class Survey:
     def words(self) -> str:
         """What a person is told."""
         parts = [f"{self.watched} shard files watched."]
+        if self.unread:
+            parts.append(f"{self.unread}.")
         if self.waiting:
             parts.append(f"Waiting for the next look: {_some(self.waiting)}.")
         if self.later:
@@ -161,6 +171,7 @@ class _Look:
         self.unfinished = set(unfinished_shards(workspace))
         self.failures = ledger.failures()
         self.admitted = {a.shard: a.number for a in ledger.admissions()}
+        self.unread: list[Unread] = []
         self.result = Survey()
 
     def around(self) -> None:
@@ -180,6 +191,8 @@ class _Look:
                 for uri in entries:
                     roles.setdefault(uri, role)
         self.result.watched = len(roles)
+        if self.unread:
+            self.result.unread = unread_in_words(self.unread)
         self._missing(roots, roles)
         # A renamed file is a shard that is gone and one that is new. The new one waits until the other is retracted:
         # until then the ids of its records are taken.
@@ -191,10 +204,17 @@ class _Look:
                 self._file(replace(file, key=known.key), entry, role, held)
             elif taken.setdefault(file.key.casefold(), file.uri) == file.uri:
                 self._file(file, entry, role, held)
+            elif self._continues(file):
+                self.result.moved.setdefault(role, []).append(file)
             else:
                 self.result.problems.append(
                     f"{file.uri} would be shard {file.key}, which is {taken[file.key.casefold()]}: rename the file."
                 )
+
+    def _continues(self, file: SourceFile) -> bool:
+        """Whether a file is a registered shard that now lies elsewhere."""
+        shard = next((shard for shard in self.shards.values() if shard.key == file.key), None)
+        return shard is not None and continues(self.workspace.ledger, shard, file)
 
     def _listings(self, sources: Iterable[str]) -> Iterator[Listing]:
         for source in sources:
@@ -203,9 +223,8 @@ class _Look:
             except SourceError as problem:
                 self.result.problems.append(f"{problem} Nothing of it is taken for vanished meanwhile.")
                 continue
-            # A workspace inside a watched folder would be fed what it publishes.
-            own = tuple(f"{folder}/" for folder in (self.workspace.root, self.workspace.output))
-            yield Listing(listing.root, [f for f in listing.files if not f.uri.startswith(own)], listing.others)
+            self.unread += listing.unread
+            yield listing
 
     # -- files that are there -----------------------------------------------------------------------
 

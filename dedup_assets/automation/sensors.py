@@ -18,6 +18,7 @@ from dedup_assets.errors import DedupError
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.ledger import VANISHED
 from dedup_assets.storage.liveness import forget_run, has_died
+from dedup_assets.storage.registration import register_files
 from dedup_assets.storage.retraction import retract_shards
 from dedup_assets.storage.workspace import Workspace
 
@@ -89,6 +90,8 @@ def _tick(context: dg.SensorEvaluationContext, space: Workspace) -> dg.SensorRes
 
 def _register(space: Workspace, found: Survey) -> None:
     """Enter the shards that are due in the ledger; one that cannot be is left out and named."""
+    for role, files in found.moved.items():
+        register_files(space.ledger, files, role)
     for role, group in groupby(found.due, key=lambda due: due.role):
         entries = list(group)
         try:
@@ -107,8 +110,7 @@ def _register_singly(space: Workspace, found: Survey, entries: Sequence[Due], ro
 
 
 def _enter(space: Workspace, entries: Sequence[Due], role: str) -> None:
-    files = [due.file for due in entries]
-    space.ledger.register([(file.key, file.uri, file.format, file.compression) for file in files], role)
+    register_files(space.ledger, [due.file for due in entries], role)
 
 
 def _requests(found: Survey, partitions: Sequence[str]) -> Iterator[dg.RunRequest]:

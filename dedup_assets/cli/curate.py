@@ -147,7 +147,8 @@ def _demo_corpus(workspace: str) -> tuple[str, ...]:
     from dedup_assets.demo import write_demo_corpus
     from dedup_assets.storage.publish import storage_errors
 
-    folder = Path(workspace).expanduser() / "demo"
+    root = Path(workspace).expanduser().absolute()
+    folder = root.with_name(f"{root.name}-corpus")  # beside it: nothing in a workspace is ever a source
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)  # gathering takes seconds: fail before it
         return tuple(str(path) for path in write_demo_corpus(folder))

@@ -88,6 +88,11 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="A second record with an id: quarantine it, or refuse its shard.  [default: quarantine]",
         ),
         click.option(
+            "--strict/--no-strict",
+            default=None,
+            help="A file in SOURCE that is not read is an error.  [default: it is named in the summary]",
+        ),
+        click.option(
             "--max-quarantined",
             type=click.FloatRange(0, 1),
             metavar="SHARE",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -40,6 +40,8 @@ def print_summary(console: Console, summary: Mapping[str, Any], failed: int = 0)
         share = "" if name == "rows_in" or not rows else f"{100 * summary[name] / rows:.1f} %"
         table.add_row(label, f"{summary[name]:,}", share)
     console.print(table)
+    for line in _remarks(summary):
+        console.print(Text(visible(line)))
     if summary.get("texts_over_window"):
         console.print(
             Text(
@@ -54,6 +56,19 @@ def print_summary(console: Console, summary: Mapping[str, Any], failed: int = 0)
     console.print(Text(f"{counted(summary['shards'], 'shard')} published; {work}"))
     console.print(Text(f"output     {visible(summary['output'])}", no_wrap=True, overflow="fold"))
     console.print(Text(f"workspace  {visible(summary['workspace'])}", no_wrap=True, overflow="fold"))
+
+
+def _remarks(summary: Mapping[str, Any]) -> Iterator[str]:
+    """What a person should know beside the counts."""
+    reasons = summary.get("quarantined_by_reason")
+    if reasons:
+        yield f"quarantined: {', '.join(f'{reason} ({count:,})' for reason, count in reasons.items())}"
+    if summary.get("moved"):
+        shard, (old, new) = next(iter(summary["moved"].items()))
+        count = counted(len(summary["moved"]), "shard")
+        yield f"{count} with the same content elsewhere: {shard}, for instance, was {old} and is {new}"
+    if summary.get("unread", {}).get("files"):
+        yield summary["unread"]["words"]
 
 
 def print_explanation(console: Console, answer: Mapping[str, Any], full: bool) -> None:

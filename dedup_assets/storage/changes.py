@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from dedup_assets.errors import ShardError, SourceError
 from dedup_assets.storage.ledger import STAGES, Completion, Shard
 from dedup_assets.storage.source_files import SourceFile, content_fingerprint, file_state
@@ -10,7 +12,8 @@ from dedup_assets.storage.workspace import Workspace
 
 def source_file(shard: Shard) -> SourceFile:
     """The file of a registered shard."""
-    return SourceFile(shard.key, shard.uri, shard.format, shard.compression)
+    partition = tuple((name, value) for name, value in json.loads(shard.partition))
+    return SourceFile(shard.key, shard.uri, shard.format, shard.compression, shard.name, partition)
 
 
 def source_state(shard: Shard) -> str:

@@ -27,6 +27,7 @@ from dedup_assets.storage.ledger_schema import (
     Entry,
     Generation,
     Rebuild,
+    Registration,
     Retraction,
     Shard,
     Standing,
@@ -47,6 +48,7 @@ __all__ = [
     "Generation",
     "Ledger",
     "Rebuild",
+    "Registration",
     "Retraction",
     "Shard",
     "Standing",
@@ -61,22 +63,23 @@ class Ledger(LedgerFile):
 
     # -- shards -------------------------------------------------------------------------------------
 
-    def register(self, shards: Iterable[tuple[str, str, str, str | None]], role: str = CORPUS) -> list[str]:
-        """Register (key, uri, format, compression) in the order given; returns the keys that are to be curated:
-        new ones, and those that had vanished and are back.
+    def register(self, shards: Iterable[Registration], role: str = CORPUS) -> list[str]:
+        """Register files in the order given; returns the keys that are to be curated: new ones, and those that had
+        vanished and are back.
 
         A key that is registered for the same uri stays as it is; for another uri, or in another role, it is
         refused. A shard that was taken down is passed over: it stays out.
         """
         due: list[str] = []
         with self._transaction(write=True) as connection:
-            for key, uri, form, compression in shards:
+            for key, uri, form, compression, *place in shards:
+                name, partition = place or ("", "[]")
                 known = connection.execute("SELECT * FROM shard WHERE key = ? OR uri = ?", (key, uri)).fetchone()
                 if known is None:
                     connection.execute(
                         "INSERT INTO shard SELECT ?, coalesce(max(position), 0) + 1, ?, ?, ?, ?, NULL, "
-                        f"{_NOW} FROM shard",
-                        (key, uri, form, compression, role),
+                        f"{_NOW}, ?, ? FROM shard",
+                        (key, uri, form, compression, role, name, partition),
                     )
                     due.append(key)
                     continue
@@ -95,6 +98,16 @@ class Ledger(LedgerFile):
                     connection.execute(f"UPDATE shard SET retracted = NULL, registered = {_NOW} WHERE key = ?", (key,))
                     due.append(key)
         return due
+
+    def move(self, shard: Registration) -> None:
+        """Let a registered shard be another file from now on: the same content elsewhere, or the first that can be
+        read. Its key and its place in the order stay."""
+        key, uri, form, compression, name, partition = shard
+        with self._transaction(write=True) as connection:
+            connection.execute(
+                "UPDATE shard SET uri = ?, format = ?, compression = ?, name = ?, partition = ? WHERE key = ?",
+                (uri, form, compression, name, partition, key),
+            )
 
     def shards(self) -> list[Shard]:
         """All registered shards in the order of their registration, retracted ones too."""

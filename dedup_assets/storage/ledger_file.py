@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dedup_assets.errors import WorkspaceError
-from dedup_assets.storage.ledger_schema import FORMAT, SCHEMA
+from dedup_assets.storage.ledger_schema import ADDED_COLUMNS, FORMAT, SCHEMA
 
 
 class LedgerFile:
@@ -60,6 +60,10 @@ class LedgerFile:
                     if statement.strip():
                         connection.execute(statement)
                 connection.execute("INSERT INTO meta VALUES ('format', ?)", (str(FORMAT),))
+            for table, column, kind in ADDED_COLUMNS:
+                known = {row["name"] for row in connection.execute(f"PRAGMA table_info({table})")}
+                if known and column not in known:
+                    connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
         found = self.meta("format")
         if found != str(FORMAT):
             raise WorkspaceError(

@@ -31,7 +31,7 @@ CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE shard (
     key TEXT PRIMARY KEY, position INTEGER NOT NULL UNIQUE, uri TEXT NOT NULL UNIQUE,
     format TEXT NOT NULL, compression TEXT, role TEXT NOT NULL, retracted TEXT,
-    registered TEXT NOT NULL);
+    registered TEXT NOT NULL, name TEXT NOT NULL DEFAULT '', partition TEXT NOT NULL DEFAULT '[]');
 CREATE TABLE codebook (
     number INTEGER PRIMARY KEY, digest TEXT NOT NULL, cells INTEGER NOT NULL, corpus_texts INTEGER NOT NULL,
     facts TEXT NOT NULL);
@@ -59,13 +59,20 @@ CREATE TABLE failure (
     shard TEXT PRIMARY KEY, stage TEXT NOT NULL, message TEXT NOT NULL, run_id TEXT NOT NULL);
 """
 
+ADDED_COLUMNS = (
+    ("shard", "name", "TEXT NOT NULL DEFAULT ''"),
+    ("shard", "partition", "TEXT NOT NULL DEFAULT '[]'"),
+)
+"""Columns that ledgers of this format made earlier lack: they get them when they are opened."""
+
 
 @dataclass(frozen=True)
 class Shard:
     """A registered shard: one input file.
 
     `retracted` says why it stays out ("vanished", "takedown"), None while it is in or on its way in.
-    `registered` is when it was named, or came back: UTC, as all times here.
+    `registered` is when it was named, or came back: UTC, as all times here. `name` is the file's name in its source,
+    `partition` the columns of its folders as JSON.
     """
 
     key: str
@@ -76,6 +83,8 @@ class Shard:
     role: str = CORPUS
     retracted: str | None = None
     registered: str = field(default="", compare=False)
+    name: str = field(default="", compare=False)
+    partition: str = field(default="[]", compare=False)
 
 
 @dataclass(frozen=True)
@@ -192,6 +201,10 @@ class Rebuild:
     generation: int | None
     finished: str | None = None
 
+
+Registration = tuple[Any, ...]
+"""A file to be registered: (key, uri, format, compression), or these with its name in its source and the columns of
+its folders as JSON."""
 
 Entry = tuple[str, str, Mapping[str, Any], float]
 """What a completion records: (shard, basis, facts, seconds)."""

@@ -25,7 +25,15 @@ from dedup_assets.storage.decisions import read_record_decisions
 from dedup_assets.storage.formats.batches import render_record, rendered_value
 from dedup_assets.storage.ledger import REFERENCE, Admission, Generation
 from dedup_assets.storage.living import Living
-from dedup_assets.storage.publish import publish_copy, publish_file, publish_json, publish_link, storage_errors
+from dedup_assets.storage.own_folders import MARKER, MARKER_TEXT
+from dedup_assets.storage.publish import (
+    publish_copy,
+    publish_file,
+    publish_json,
+    publish_link,
+    publish_text,
+    storage_errors,
+)
 from dedup_assets.storage.raw_table import TABLE, rows_at
 from dedup_assets.storage.shards import REJECTED, RETRACTED_ID, AdmittedShard, read_records, read_rejected
 from dedup_assets.storage.tables import DUPLICATES, QUARANTINE, write_parquet
@@ -250,6 +258,13 @@ def _withheld(rejected: pa.Table, id_column: str, buried: pa.Array) -> pa.Table:
     ids = pa.array([rendered_value(record, id_column) for record in rejected["record"].to_pylist()], pa.string())
     shown = pc.if_else(pc.is_in(ids, buried), None, rejected["record"])
     return rejected.set_column(rejected.schema.get_field_index("record"), "record", shown).cast(QUARANTINE)
+
+
+def claim_output(workspace: Workspace) -> None:
+    """Mark the folder as an output, before anything lies in it that could be taken for a source."""
+    marker = workspace.output / MARKER
+    if not marker.is_file():
+        publish_text(marker, MARKER_TEXT)
 
 
 def remove_strangers(workspace: Workspace, generation: Generation, shards: Collection[str]) -> None:

@@ -8,6 +8,7 @@ from dedup_assets.errors import ShardError
 from dedup_assets.storage.formats import arrow, csv, jsonl, parquet
 from dedup_assets.storage.formats.batches import Batch, Rejected, ShardContent, empty_content
 from dedup_assets.storage.formats.signatures import HEAD_BYTES, columnar_format, foreign, markup
+from dedup_assets.storage.hive import with_partition
 from dedup_assets.storage.source_files import SourceFile, open_raw, open_source, reading
 
 __all__ = ["Batch", "Rejected", "ShardContent", "read_shard"]
@@ -38,14 +39,21 @@ def read_shard(
     Returns
     -------
     ShardContent
-        An empty file is a shard without columns and rows. Numbering of rows and the treatment of odd values
-        are described in each module of `formats`.
+        An empty file is a shard without columns and rows. Columns in the names of folders follow the file's own.
+        Numbering of rows and the treatment of odd values are described in each module of `formats`.
 
     Raises
     ------
     ShardError
         The file is truncated, corrupt or not what its ending says; also while the batches are read.
     """
+    return with_partition(_content(source, text_columns, id_column, order_column, csv_types), source.partition)
+
+
+def _content(
+    source: SourceFile, text_columns: Sequence[str], id_column: str, order_column: str | None, csv_types: str
+) -> ShardContent:
+    """What the file itself holds."""
     with reading(source):
         with open_raw(source) as raw:
             stored = raw.read(HEAD_BYTES)

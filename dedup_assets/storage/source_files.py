@@ -6,13 +6,15 @@ Knows paths and fsspec URLs, and nothing about what the bytes mean.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import fsspec
 import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
 
 from dedup_assets.errors import ShardError, reason
 from dedup_assets.storage.compression import decompressed
@@ -35,12 +37,18 @@ class SourceFile:
         "parquet", "arrow", "jsonl" or "csv", as the name says.
     compression : str or None
         None, "gzip", "zstd", "bz2" or "xz", as the name says.
+    name : str
+        Relative to the source in which it was found; empty where it is not known.
+    partition : tuple of (name, value)
+        Columns that the file's folders stand for (`hive`).
     """
 
     key: str
     uri: str
     format: str
     compression: str | None
+    name: str = field(default="", compare=False)
+    partition: tuple[tuple[str, int | str | None], ...] = ()
 
 
 # ----------------------------------------------------------------------------------------- state
@@ -62,7 +70,7 @@ class FileState:
 def file_state(uri: str, info: Mapping[str, Any] | None = None) -> FileState:
     """The state of a file; `info` is what a listing told of it. Raises OSError as the file system does."""
     if info is None:
-        filesystem, path = fsspec.core.url_to_fs(uri)
+        filesystem, path = _opened(uri)
         info = filesystem.info(path)
     marks = [info.get(name) for name in ("size", "mtime", "LastModified", "updated", "created", "ETag", "etag")]
     size, modified = info.get("size"), info.get("mtime")
@@ -95,9 +103,28 @@ def reading(source: SourceFile) -> Iterator[None]:
 
 def open_raw(source: SourceFile) -> pa.NativeFile:
     """Open the raw bytes of a file for reading, still compressed; seekable."""
-    if "://" not in source.uri and "::" not in source.uri:
+    if is_local(source.uri):
         return pa.OSFile(source.uri, "rb")
-    return pa.PythonFile(fsspec.open(source.uri, "rb").open(), mode="r")
+    filesystem, path = _opened(source.uri)
+    stream = _RemoteFile(filesystem.open(path, "rb"), mode="r")
+    stream.filesystem = filesystem
+    return stream
+
+
+class _RemoteFile(pa.PythonFile):
+    """Keeps the file system alive that the file is of: an archive is closed with it."""
+
+    filesystem: Any = None
+
+
+def is_local(uri: str) -> bool:
+    """Whether a uri is a local path: those are absolute, whatever characters they hold."""
+    return os.path.isabs(uri)  # noqa: PTH117
+
+
+def _opened(uri: str) -> tuple[Any, str]:
+    """The file system of a uri and the path in it."""
+    return (LocalFileSystem(), uri) if is_local(uri) else fsspec.core.url_to_fs(uri)
 
 
 def open_source(source: SourceFile) -> pa.NativeFile:

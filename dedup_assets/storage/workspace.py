@@ -31,6 +31,7 @@ from typing import Any
 from dedup_assets.errors import SettingsError, WorkspaceError
 from dedup_assets.settings import Settings, default_floor
 from dedup_assets.storage.ledger import Admission, Codebook, Ledger
+from dedup_assets.storage.own_folders import MARKER, MARKER_TEXT
 from dedup_assets.storage.publish import exclusive_lock, publish_text, storage_errors, sweep_temporary
 
 SETTINGS_FILE = "curation.toml"
@@ -105,6 +106,7 @@ class Workspace:
                 settings = Settings.from_mapping(values)
                 workspace = cls(path, settings)
                 workspace.ledger.create()
+                publish_text(path / MARKER, MARKER_TEXT)
                 publish_text(file, settings.to_toml())
                 return workspace
         return cls.open(path).with_options(options)

@@ -1,0 +1,55 @@
+"""Folders that dedup-assets itself writes: workspaces and outputs, known by what lies in them.
+
+A corpus that reads what was published from it would grow by itself, and bring back what was taken down.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+
+MARKER = ".dedup-assets"
+"""A file in every workspace and every output that says what the folder is."""
+
+MARKER_TEXT = "This folder is written by dedup-assets. Nothing in it is ever read as a source.\n"
+
+_SIGNS = ((MARKER,), ("curation.toml", "ledger.sqlite"), ("manifest.json", "generations"))
+"""Names of which all lie in such a folder, with the marker or made before there was one."""
+
+
+class OwnFolders:
+    """Looks each folder of the local file system up once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, bool] = {}
+
+    def hold(self, path: str) -> bool:
+        """Whether a file lies in such a folder or anywhere below one, by its real path; of a folder, named with a
+        slash at its end, whether what lies in it does."""
+        return any(map(self._is_own, _above(os.path.realpath(path) + ("/" if path.endswith("/") else ""))))
+
+    def _is_own(self, folder: str) -> bool:
+        if folder not in self._known:
+            present = (all(os.path.lexists(os.path.join(folder, name)) for name in names) for names in _SIGNS)  # noqa: PTH118
+            self._known[folder] = any(present)
+        return self._known[folder]
+
+
+def own_roots(names: Iterable[str]) -> set[str]:
+    """The folders among listed files, relative to the listing, that are such folders; "" is the listing itself."""
+    inside: dict[str, set[str]] = {}
+    for name in names:
+        parts = name.split("/")
+        for depth, part in enumerate(parts):
+            inside.setdefault("/".join(parts[:depth]), set()).add(part)
+    return {folder for folder, found in inside.items() if any(found.issuperset(names) for names in _SIGNS)}
+
+
+def _above(path: str) -> Iterator[str]:
+    folder = os.path.dirname(path)  # noqa: PTH120
+    while True:
+        yield folder
+        parent = os.path.dirname(folder)  # noqa: PTH120
+        if parent == folder:
+            return
+        folder = parent
