@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+VERBOSE = "DEDUP_ASSETS_VERBOSE"
+"""Environment variable by which the tracebacks of failures are shown on the terminal too."""
+
 
 class DedupError(Exception):
     """Base class; the command line prints the message without a traceback and exits with 1."""
@@ -44,6 +47,16 @@ class ModelError(DedupError):
 
 class ClusterError(DedupError):
     """Dask's scheduler or workers are lost or do not fit: no shard is to blame, and none can be worked on."""
+
+
+class UnexpectedError(DedupError):
+    """Something failed that nobody foresaw, and not for a single shard; the cause is the exception itself."""
+
+
+def first_line(problem: BaseException) -> str:
+    """The first line of what an exception says, without its full stop; libraries add pages."""
+    lines = str(problem).strip().splitlines()
+    return lines[0].rstrip(". ")[:500] if lines else "no message"
 
 
 def reason(problem: BaseException) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import dagster as dg
 import numpy as np
 
+from dedup_assets.assets.failures import concerns_all
 from dedup_assets.assets.kmeans_centroids import codebook_in_force, kmeans_centroids
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.hashes import HashIndex, first_occurrences, hash_ids
@@ -45,7 +46,14 @@ def cluster_partitions(context: dg.AssetExecutionContext, workspace: WorkspaceRe
             # Another run may have admitted some of them, or refitted, or retracted, while this one waited.
             pending = _unadmitted(run, bases)
             codebook = codebook_in_force(run, dask)
-            _admit(run, dask, codebook, {shard: raw[shard] for shard in pending})
+            try:
+                _admit(run, dask, codebook, {shard: raw[shard] for shard in pending})
+            except Exception as problem:
+                if concerns_all(problem):
+                    raise
+                for shard in pending:  # one of them: each alone, in the same order
+                    with run.isolating(shard):
+                        _admit(run, dask, codebook, {shard: raw[shard]})
 
 
 def _unadmitted(run: StageRun, contents: Mapping[str, str]) -> list[str]:

@@ -46,7 +46,7 @@ def deduplicated_dataset(context: dg.AssetExecutionContext, workspace: Workspace
     with stage_run(context, workspace, dask) as run:
         run.require("duplicate_ids")
         with run.deciding():
-            publish_decided(run, dask)
+            run.without_failing(lambda: publish_decided(run, dask))
 
 
 def publish_decided(run: StageRun, dask: DaskCluster) -> None:
@@ -85,7 +85,10 @@ def publish_decided(run: StageRun, dask: DaskCluster) -> None:
     for a in pending:
         started = time.perf_counter()
         read = raw[a.shard, a.fingerprint].facts
-        result = publish_shard(workspace, a, generation, living, earlier, read["rows"], read["quarantined_by_reason"])
+        with run.blaming(a.shard):
+            result = publish_shard(
+                workspace, a, generation, living, earlier, read["rows"], read["quarantined_by_reason"]
+            )
         facts[a.shard] = _facts(run, a, generation, result)
         entries.append((a.shard, basis[a.shard], facts[a.shard], time.perf_counter() - started))
         run.spent.rows += result.rows

@@ -7,13 +7,14 @@ retraction, a late reference, a rebuild) makes a new generation of decisions bes
 import shutil
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import dagster as dg
 import numpy as np
 import pyarrow as pa
 
-from dedup_assets.assets.pairwise_similarities import match_shards, pairwise_similarities
+from dedup_assets.assets.pairwise_similarities import find_matches_of, match_shards, pairwise_similarities
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.curation import BatchDecisions, TextDecisions, decide_batch
 from dedup_assets.resources.dask_cluster import DaskCluster
@@ -46,7 +47,12 @@ def duplicate_ids(context: dg.AssetExecutionContext, workspace: WorkspaceResourc
 
 
 def decide_shards(run: StageRun, dask: DaskCluster) -> None:
-    """Bring the decisions up to date for the shards of this run. The caller holds the decision lock."""
+    """Bring the decisions up to date for the shards of this run, without those that it fails for. The caller holds
+    the decision lock."""
+    run.without_failing(lambda: _decide_shards(run, dask))
+
+
+def _decide_shards(run: StageRun, dask: DaskCluster) -> None:
     decided = run.ledger.completions(STAGE)
     living = Living(run.workspace)
     plan = plan_decisions(run.ledger, run.workspace.settings, decided, living.live, living.retractions, run.shards)
@@ -65,7 +71,8 @@ def decide_shards(run: StageRun, dask: DaskCluster) -> None:
     entries: list[Entry] = []
     for batch in plan.batches:
         started = time.perf_counter()
-        facts = decider.decide(batch)
+        with run.blaming(batch[0].shard) if len(batch) == 1 else nullcontext():
+            facts = decider.decide(batch)
         seconds = time.perf_counter() - started
         total = max(1, sum(a.records for a in batch))
         entries += [
@@ -93,7 +100,8 @@ def _ensure_matches(run: StageRun, dask: DaskCluster, admissions: Iterable[Admis
     """
     missing = [a for a in admissions if not run.workspace.pairs(a).is_file()]
     if missing:
-        match_shards(run, dask, missing)
+        find_matches_of(run, dask, [a.shard for a in missing if a.retracted is None])
+        match_shards(run, dask, [a for a in missing if a.retracted is not None])
         run.help_out("pairwise_similarities", [a.shard for a in missing if a.retracted is None])
 
 
@@ -101,6 +109,7 @@ class _Decider:
     """Decides the batches of a plan one after the other."""
 
     def __init__(self, run: StageRun, plan: Plan, living: Living) -> None:
+        self.run = run
         self.workspace = run.workspace
         self.plan = plan
         self.living = living
@@ -112,11 +121,17 @@ class _Decider:
     def decide(self, batch: Sequence[Admission]) -> dict[int, dict[str, Any]]:
         """Decide the records of a batch and publish the decisions of its shards; facts by admission number."""
         settings = self.workspace.settings
-        shards = [load_shard(self.workspace, a, self.living) for a in batch]
+        shards = []
+        for a in batch:
+            with self.run.blaming(a.shard):
+                shards.append(load_shard(self.workspace, a, self.living))
         record_texts = np.concatenate([s.texts for s in shards])
         # Those of retracted admissions are among texts that this generation decides with its first batch.
         owners = [*batch, *(self.gone if self.decided == 0 else ())]
-        columns = [read_pairs(self.workspace.pairs(a), settings.threshold) for a in owners]
+        columns = []
+        for a in owners:
+            with self.run.blaming(a.shard):
+                columns.append(read_pairs(self.workspace.pairs(a), settings.threshold))
         pairs = tuple(np.concatenate([part[i] for part in columns]) for i in range(3))
         named = {a: part[3] for a, part in zip(owners, columns, strict=True)}
         cells = dense_cells(self.workspace, named, self.living.visible)
@@ -153,17 +168,17 @@ class _Decider:
         for shard in shards:
             stop = start + len(shard)
             part = slice(start, stop)
-            elsewhere = self.store.write_records(
-                DecidedShard(
-                    admission=shard.admission,
-                    rows=shard.rows,
-                    ids=shard.ids,
-                    kept=decisions.kept[part],
-                    keeper=decisions.keeper[part],
-                    similarity=decisions.similarity[part],
-                    exact=decisions.exact[part],
-                )
+            decided = DecidedShard(
+                admission=shard.admission,
+                rows=shard.rows,
+                ids=shard.ids,
+                kept=decisions.kept[part],
+                keeper=decisions.keeper[part],
+                similarity=decisions.similarity[part],
+                exact=decisions.exact[part],
             )
+            with self.run.blaming(shard.admission.shard):
+                elsewhere = self.store.write_records(decided)
             facts[shard.admission.number] = self._facts(shard, ~decisions.kept[part], decisions.exact[part], elsewhere)
             start = stop
         return facts

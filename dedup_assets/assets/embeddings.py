@@ -8,6 +8,7 @@ import dagster as dg
 import numpy as np
 import pyarrow as pa
 
+from dedup_assets.assets.failures import concerns_all
 from dedup_assets.assets.raw_shards import raw_shards
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.hashes import HashIndex, first_occurrences
@@ -52,10 +53,20 @@ def embeddings(context: dg.AssetExecutionContext, workspace: WorkspaceResource, 
             return
         table = open_table(run.workspace)
         known = table.known()
-        shards = {key: read_records(run.workspace.raw(key, bases[key])) for key in pending}
+        shards = {}
+        for key in pending:
+            with run.isolating(key):
+                shards[key] = read_records(run.workspace.raw(key, bases[key]))
         run.progress.total(sum(len(records) for records in shards.values()), "records")
         for group in _groups(shards, embedded_at_once(run.workspace.settings)):
-            known = _embed_group(run, dask, table, known, group, bases, encoder)
+            try:
+                known = _embed_group(run, dask, table, known, group, bases, encoder)
+            except Exception as problem:
+                if concerns_all(problem):
+                    raise
+                for key, records in group.items():  # one of them: each alone
+                    with run.isolating(key):
+                        known = _embed_group(run, dask, table, known, {key: records}, bases, encoder)
 
 
 @dataclass(frozen=True)

@@ -49,18 +49,19 @@ def kmeans_centroids(context: dg.AssetExecutionContext, workspace: WorkspaceReso
         centroids = read_centroids(run.workspace.codebook(codebook))
         run.progress.total(len(pending), "shards")
         for shard in pending:
-            started = time.perf_counter()
-            rows = embedded[shard].facts["rows"]
-            facts = {
-                "rows": rows,
-                "codebook": codebook.number,
-                "cells": codebook.cells,
-                "fitted_for_texts": codebook.corpus_texts,
-                "mean_similarity_to_centroid": _fit(run.workspace, shard, centroids),
-                **{f"codebook_{name}": value for name, value in codebook.facts.items()},
-            }
-            run.complete(shard, bases[shard], facts, time.perf_counter() - started)
-            run.spent.rows += rows
+            with run.isolating(shard):
+                started = time.perf_counter()
+                rows = embedded[shard].facts["rows"]
+                facts = {
+                    "rows": rows,
+                    "codebook": codebook.number,
+                    "cells": codebook.cells,
+                    "fitted_for_texts": codebook.corpus_texts,
+                    "mean_similarity_to_centroid": _fit(run.workspace, shard, centroids),
+                    **{f"codebook_{name}": value for name, value in codebook.facts.items()},
+                }
+                run.complete(shard, bases[shard], facts, time.perf_counter() - started)
+                run.spent.rows += rows
             run.progress.advance(1)
 
 

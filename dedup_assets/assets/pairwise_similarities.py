@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from dedup_assets.assets.cluster_partitions import cluster_partitions
+from dedup_assets.assets.failures import concerns_all
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.cell_groups import CellGroup, plan_groups
 from dedup_assets.compute.join import Matches
@@ -52,7 +53,20 @@ def pairwise_similarities(context: dg.AssetExecutionContext, workspace: Workspac
         bases = {shard: done.basis for shard, done in run.upstream("cluster_partitions").items()}
         pending = run.unfinished(bases)
         if pending:
-            match_shards(run, dask, [a for a in run.ledger.live_admissions() if a.shard in set(pending)])
+            run.without_failing(lambda: find_matches_of(run, dask, pending))
+
+
+def find_matches_of(run: StageRun, dask: DaskCluster, shards: Sequence[str]) -> None:
+    """Find the matches of the admitted ones of some shards. Raises ShardFailure for one that it fails for alone."""
+    wanted = [a for a in run.ledger.live_admissions() if a.shard in set(shards)]
+    try:
+        match_shards(run, dask, wanted)
+    except Exception as problem:
+        if concerns_all(problem):
+            raise
+        for a in wanted:
+            with run.blaming(a.shard):
+                match_shards(run, dask, [a])
 
 
 def match_shards(run: StageRun, dask: DaskCluster, wanted: Sequence[Admission]) -> None:

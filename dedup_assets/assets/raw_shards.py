@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 import dagster as dg
 
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
-from dedup_assets.errors import DedupError, ShardError, SourceError
+from dedup_assets.errors import ShardError, SourceError
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.changes import changed_content_error, has_changed, source_file, source_state
 from dedup_assets.storage.ingest import ingest_shard
@@ -30,10 +30,8 @@ def raw_shards(context: dg.AssetExecutionContext, workspace: WorkspaceResource) 
         done = run.ledger.completions(run.stage)
         run.progress.total(len(run.shards), "shards")
         for key in run.shards:
-            try:
+            with run.isolating(key):
                 run.spent.rows += _ingest(run, key, registered.get(key), done.get(key))
-            except DedupError as problem:
-                run.fail(key, problem)
             run.progress.advance(1)
 
 

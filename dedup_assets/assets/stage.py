@@ -3,15 +3,18 @@ what was done, in the ledger and in Dagster's metadata."""
 
 from __future__ import annotations
 
+import sys
+import traceback
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
 
+from dedup_assets.assets.failures import ShardFailure, concerns_all
 from dedup_assets.automation.partitions import shard_partitions
-from dedup_assets.errors import DedupError, FailedShardsError, WorkspaceError
+from dedup_assets.errors import DedupError, FailedShardsError, WorkspaceError, first_line
 from dedup_assets.report.metadata import RunMetadata
 from dedup_assets.report.progress import Progress, StageTime, stage_progress
 from dedup_assets.resources.dask_cluster import DaskCluster
@@ -50,7 +53,14 @@ class StageRun:
     Partitions of retracted shards stay, for the audit; `shards` are the others, `retracted` says why of these.
     """
 
-    def __init__(self, stage: str, partitions: Sequence[str], resource: WorkspaceResource, run_id: str) -> None:
+    def __init__(
+        self,
+        stage: str,
+        partitions: Sequence[str],
+        resource: WorkspaceResource,
+        run_id: str,
+        log: Callable[[str], object] = sys.stderr.write,
+    ) -> None:
         self.stage = stage
         self.workspace = resource.open()
         self.retracted: dict[str, str] = {}
@@ -58,6 +68,7 @@ class StageRun:
         self._leave_out_retracted()
         self.run_id = run_id
         self._resource = resource
+        self._log = log
         self.progress: Progress = Progress(stage)
         self.spent: StageTime = StageTime()
         self.failed: dict[str, str] = {}
@@ -125,18 +136,72 @@ class StageRun:
         """Note that this run finished another stage for some shards, whose own run did not come so far."""
         self.helped.setdefault(stage, []).extend(shards)
 
-    def fail(self, shard: str, problem: DedupError) -> None:
+    def fail(self, shard: str, problem: Exception) -> None:
         """Record that a shard cannot be processed, and go on with the others."""
-        self.failed[shard] = str(problem)
-        self.ledger.fail(shard, self.stage, str(problem), self.run_id)
+        message = str(problem) if isinstance(problem, DedupError) else self._unexpected(shard, problem)
+        self.failed[shard] = message
+        self.ledger.fail(shard, self.stage, message, self.run_id)
+
+    def _unexpected(self, shard: str, problem: Exception) -> str:
+        """What is said of a failure that nobody foresaw; its traceback goes to the log of the run."""
+        self._log("".join(traceback.format_exception(problem)))
+        return (
+            f"Shard {shard}: {self.stage} failed unexpectedly: {type(problem).__name__}: {first_line(problem)}. "
+            f"The other shards go on without it. The traceback is in the log of run {self.run_id}, and with --verbose "
+            "on the terminal. Run the same command again to try the shard anew."
+        )
+
+    @contextmanager
+    def isolating(self, shard: str) -> Iterator[None]:
+        """Let whatever goes wrong with one shard alone fail that shard alone."""
+        try:
+            yield
+        except Exception as problem:
+            if concerns_all(problem):
+                raise
+            self.fail(shard, problem)
+
+    @contextmanager
+    def blaming(self, shard: str) -> Iterator[None]:
+        """Say of whatever goes wrong inside, unless it concerns all shards, that it is this shard's."""
+        try:
+            yield
+        except Exception as problem:
+            if concerns_all(problem) or isinstance(problem, ShardFailure):
+                raise
+            raise ShardFailure(shard) from problem
+
+    def without_failing(self, work: Callable[[], None]) -> None:
+        """Do some work on admitted shards; those that it fails for are withdrawn, and it is done without them.
+
+        Shards of this run that were admitted after a failing one may have texts that it was the first to bring: they
+        are withdrawn too, and admitted anew by the run that follows without it. A shard of which something is
+        published stays: then the failure is that of the run.
+        """
+        while True:
+            try:
+                return work()
+            except ShardFailure as failure:
+                problem = failure.__cause__
+                assert isinstance(problem, Exception)
+                published = self.ledger.ever_finished(STAGES[-1])
+                if failure.shard in published:
+                    raise problem from None
+                self.fail(failure.shard, problem)
+                numbers = {a.shard: a.number for a in self.ledger.live_admissions()}
+                number = numbers.get(failure.shard, 0)
+                later = [key for key in self.shards if numbers.get(key, 0) > number and key not in published]
+                for shard in (failure.shard, *later):
+                    self.ledger.withdraw(shard, self.run_id)
+                self.shards = [shard for shard in self.shards if shard not in (failure.shard, *later)]
 
     def raise_failures(self) -> None:
         """End the step as failed if any shard failed; what finished stays finished."""
         if self.failed:
-            others = len(self.shards) - len(self.failed)
+            others = len({*self.shards} - {*self.failed})
             reasons = "\n".join(f"  {shard}: {message}" for shard, message in self.failed.items())
             raise FailedShardsError(
-                f"{len(self.failed)} of {len(self.shards)} shards failed in {self.stage}:\n{reasons}\n"
+                f"{len(self.failed)} of {others + len(self.failed)} shards failed in {self.stage}:\n{reasons}\n"
                 f"The other {others} are finished at this stage; run them without the failed ones, or "
                 "correct the files and run again.",
                 self.failed,
@@ -150,7 +215,7 @@ def stage_run(
 ) -> Iterator[StageRun]:
     """Open a run of the asset being materialised; at its end, attach each shard's facts as metadata."""
     stage = context.asset_key.path[-1]
-    run = StageRun(stage, context.partition_keys, resource, context.run.run_id)
+    run = StageRun(stage, context.partition_keys, resource, context.run.run_id, context.log.error)
     if dask is not None:
         dask.adopt(run.workspace.settings, run.workspace.root)
     if context.run.tags.get(RECURATE) == "true":

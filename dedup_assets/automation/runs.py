@@ -25,7 +25,7 @@ from dedup_assets.assets.stage import STAGES
 from dedup_assets.automation.jobs import audit_recall, curate_new_shards, recurate_corpus, redecide
 from dedup_assets.automation.partitions import range_tags, register_partitions, spans
 from dedup_assets.checks.asset_checks import CHECKS, STEP
-from dedup_assets.errors import DedupError, FailedShardsError, WorkspaceError
+from dedup_assets.errors import VERBOSE, DedupError, FailedShardsError, UnexpectedError, WorkspaceError, first_line
 from dedup_assets.forks import require_own_threads
 from dedup_assets.resources.sqlite_log import steady_sqlite
 from dedup_assets.storage.changes import changed_content_error, has_changed, unfinished_shards
@@ -214,10 +214,23 @@ class EmbeddedDagster:
             raise KeyboardInterrupt from interrupt
         except FailedShardsError as problem:
             # Not those in the ledger: other processes enter theirs there, and take out what they mended.
+            is_news = not outcome.failures.keys() >= problem.failures.keys()
             outcome.failures.update(problem.failures)
             outcome.run_ids.append(problem.run_id)
-            for part in spans(keys, [key for key in span if key not in problem.failures]):
-                self._run(job_name, keys, part, outcome)
+            rest = [key for key in span if key not in problem.failures]
+            if is_news or len(rest) < len(span):  # a run that made no progress is not repeated
+                for part in spans(keys, rest):
+                    self._run(job_name, keys, part, outcome)
+        except DedupError:
+            raise
+        except Exception as problem:
+            if any(isinstance(cause, OperationalError | sqlite3.OperationalError) for cause in _causes(problem)):
+                raise  # `instance_errors` says what it means
+            raise UnexpectedError(
+                f"{job_name} failed unexpectedly: {type(problem).__name__}: {first_line(problem)}. What was finished "
+                "is kept. Run the same command again; with --verbose it shows the traceback, which the log of the run "
+                "in the UI has too."
+            ) from problem
 
     def _run_config(self) -> dict[str, object]:
         # What the caller asked for this once. Where to publish is kept in the workspace, and another process may have
@@ -225,7 +238,7 @@ class EmbeddedDagster:
         options = {name: value for name, value in self._workspace.settings.layer("cost").items() if name != "output"}
         return {
             # The command line says what happened; Dagster's own log stays in the instance.
-            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+            "loggers": {"console": {"config": {"log_level": "ERROR" if os.environ.get(VERBOSE) else "CRITICAL"}}},
             "resources": {
                 "workspace": {
                     "config": {

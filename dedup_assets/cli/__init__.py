@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import os
 import sys
+import traceback
 
 import click
 
 from dedup_assets.cli import curate, look, operate, upkeep
-from dedup_assets.errors import DedupError
+from dedup_assets.errors import VERBOSE, DedupError, first_line
 
 # Libraries that draw bars or warn on standard error would run into ours.
 _QUIET = {
@@ -29,7 +30,8 @@ class _InOrder(click.Group):
 
 @click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="dedup-assets")
-def main() -> None:
+@click.option("--verbose", is_flag=True, help="Show tracebacks of what failed; may stand behind the command too.")
+def main(verbose: bool) -> None:
     """Exact semantic deduplication for text corpora that grow.
 
     Shard files become a corpus without duplicates, with the reason for every removal. The work is done by
@@ -73,8 +75,13 @@ def run() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show ≥ is no reason to fail
+    arguments = sys.argv[1:]
+    verbose = "--verbose" in arguments
+    if verbose:
+        os.environ[VERBOSE] = "1"
+        arguments = [argument for argument in arguments if argument != "--verbose"]
     try:
-        main(standalone_mode=False)
+        main(arguments, standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as problem:
         problem.show()
@@ -83,9 +90,23 @@ def run() -> None:
         click.echo("Interrupted. What was finished is kept; run the same command to go on.", err=True)
         sys.exit(130)
     except DedupError as problem:
+        _show_traceback(verbose)
         click.echo(f"Error: {problem}", err=True)
         sys.exit(1)
     except BrokenPipeError:
         # Whoever read the output has seen enough (`| head`). What is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except Exception as problem:
+        _show_traceback(verbose)
+        click.echo(
+            f"Error: {type(problem).__name__}: {first_line(problem)}. This is a defect of dedup-assets or of a library "
+            "it uses. What was finished is kept; the same command with --verbose shows where it failed.",
+            err=True,
+        )
+        sys.exit(1)
+
+
+def _show_traceback(verbose: bool) -> None:
+    if verbose:
+        traceback.print_exc()

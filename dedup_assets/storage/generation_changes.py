@@ -15,12 +15,17 @@ import pyarrow.compute as pc
 
 from dedup_assets.settings import Settings
 from dedup_assets.storage.decisions import read_record_decisions
-from dedup_assets.storage.ledger import CHANGED, REFERENCE, TAKEDOWN, VANISHED, Admission, Generation
+from dedup_assets.storage.ledger import CHANGED, REFERENCE, TAKEDOWN, VANISHED, WITHDRAWN, Admission, Generation
 from dedup_assets.storage.output import MANIFEST
 from dedup_assets.storage.tables import CHANGES, RECORD_DECISIONS, write_parquet
 from dedup_assets.storage.workspace import Workspace
 
-OWN_RETRACTION = {CHANGED: "its shard changed", VANISHED: "its file vanished", TAKEDOWN: "taken down"}
+OWN_RETRACTION = {
+    CHANGED: "its shard changed",
+    VANISHED: "its file vanished",
+    TAKEDOWN: "taken down",
+    WITHDRAWN: "its shard failed",
+}
 
 _DECISION = ("id", "shard", "decision", "keeper_id", "keeper_shard", "similarity")
 

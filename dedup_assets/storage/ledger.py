@@ -21,6 +21,7 @@ from dedup_assets.storage.ledger_schema import (
     STAGES,
     TAKEDOWN,
     VANISHED,
+    WITHDRAWN,
     Admission,
     Codebook,
     Completion,
@@ -41,6 +42,7 @@ __all__ = [
     "STAGES",
     "TAKEDOWN",
     "VANISHED",
+    "WITHDRAWN",
     "Admission",
     "Codebook",
     "Completion",
@@ -221,6 +223,15 @@ class Ledger(LedgerFile):
                     (a.number, a.shard, a.fingerprint, a.codebook, a.texts, a.records),
                 )
             _record(connection, stage, entries, run_id)
+
+    def withdraw(self, shard: str, run_id: str = "") -> None:
+        """End the live admission of a shard that a stage fails for, so that the others are decided without it. The
+        next run admits it anew, behind them."""
+        with self._transaction(write=True) as connection:
+            live = _live(connection, shard)
+            if live is not None:
+                _retract(connection, shard, live["number"], WITHDRAWN, run_id)
+                _void(connection, shard, STAGES[STAGES.index("cluster_partitions") :])
 
     # -- retractions --------------------------------------------------------------------------------
 

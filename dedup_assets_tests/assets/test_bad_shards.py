@@ -217,7 +217,7 @@ def test_an_error_that_nobody_foresaw_reaches_the_caller_and_the_next_call_goes_
 
     with monkeypatch.context() as patch:
         patch.setattr(DecisionStore, "write_records", broken)
-        with pytest.raises(ZeroDivisionError, match="nobody foresaw this"):
+        with pytest.raises(DedupError, match="failed unexpectedly: ZeroDivisionError: nobody foresaw this"):
             curate(paths, tmp_path / "ws", threshold=0.9)
     assert curate(paths, tmp_path / "ws").summary["shards"] == 1
 

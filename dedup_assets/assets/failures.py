@@ -1,0 +1,24 @@
+"""What a failure concerns: one shard, which then fails alone, or all of them."""
+
+from __future__ import annotations
+
+import errno
+
+from dedup_assets.errors import DedupError, ShardError, SourceError
+
+_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)
+
+
+class ShardFailure(Exception):
+    """Something went wrong with one shard: its cause says what."""
+
+    def __init__(self, shard: str) -> None:
+        super().__init__(shard)
+        self.shard = shard
+
+
+def concerns_all(problem: Exception) -> bool:
+    """Whether a failure is none of a single shard: a full disk, a lost cluster, a model that is not there."""
+    if isinstance(problem, OSError) and problem.errno in _OF_THE_MACHINE:
+        return True
+    return isinstance(problem, DedupError) and not isinstance(problem, ShardError | SourceError)
