@@ -2,7 +2,7 @@
 
 import dedup_assets as da
 result = da.curate("shards/", workspace="ws", threshold=0.9)
-result.kept.to_pandas()
+result.kept.head()
 """
 
 from __future__ import annotations
@@ -37,3 +37,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'api')}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

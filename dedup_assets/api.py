@@ -1,32 +1,25 @@
-"""Curation from Python: the functions that the command line calls too. They run the Dagster assets.
-
-import dedup_assets as da
-result = da.curate("shards/", workspace="ws", threshold=0.9)
-result.kept.to_pandas()
-"""
+"""Curation from Python: the functions that the command line calls too. They run the Dagster assets."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dedup_assets.arguments import record_names, source_names, workspace_path
 from dedup_assets.errors import DedupError, SettingsError, SourceError, WorkspaceError
+from dedup_assets.report.curation import Curation
 from dedup_assets.report.progress import Listener, StageClock, StageTime, listening
-from dedup_assets.report.tables import LazyTable
 from dedup_assets.storage.ledger import CORPUS, REFERENCE, TAKEDOWN
 from dedup_assets.storage.listing import Unread, absolute_source, list_source, unread_in_words
-from dedup_assets.storage.living import Living
 from dedup_assets.storage.output import read_manifest
 from dedup_assets.storage.registration import Registered, register_files
-from dedup_assets.storage.retraction import find_records, retract_ids, retract_shards
+from dedup_assets.storage.retraction import retract_ids, retract_shards, shards_and_ids
 from dedup_assets.storage.source_files import SourceFile
 from dedup_assets.storage.sources import Found, find_sources
-from dedup_assets.storage.tables import DUPLICATES, PAIRS, QUARANTINE
 from dedup_assets.storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -35,69 +28,11 @@ if TYPE_CHECKING:
 _EXAMPLES = 10
 
 
-@dataclass(frozen=True)
-class Curation:
-    """The published result of a workspace, and what the last call did to it.
-
-    `kept`, `removed`, `quarantined` and `pairs` are read when they are asked for. `published` is the folder of the
-    generation that was in force when this was made: the tables are of that one, whatever is published later.
-    `failed_checks` are those of the contract's checks that failed after the last call, with what they found: the
-    result is published all the same.
-    """
-
-    workspace: Path
-    output: Path
-    summary: Mapping[str, Any]
-    failures: Mapping[str, str] = field(default_factory=dict)
-    failed_checks: Mapping[str, str] = field(default_factory=dict)
-    published: Path = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "published", (self.output / "current").resolve())
-
-    @property
-    def kept(self) -> LazyTable:
-        """The kept records, in the input's own columns."""
-        return LazyTable.of_folder(self.published / "deduplicated")
-
-    @property
-    def removed(self) -> LazyTable:
-        """The removed records: `id, shard, keeper_id, keeper_shard, similarity, kind, group_id`."""
-        return LazyTable.of_folder(self.published / "duplicates", DUPLICATES)
-
-    @property
-    def quarantined(self) -> LazyTable:
-        """Rows that could not be records: `row, reason, record`."""
-        return LazyTable.of_folder(self.published / "quarantine", QUARANTINE)
-
-    @property
-    def pairs(self) -> LazyTable:
-        """All matches down to the floor, one row for each pair of distinct texts.
-
-        Except those inside dense cells, where near-copies come by the thousand (setting `dense_limit`): these
-        take part in every decision and are not listed one by one.
-        """
-        return LazyTable.of_folder(self.workspace / "pairs", PAIRS)
-
-    @property
-    def duplicate_ratio(self) -> float:
-        """Removed records as a share of all rows of the corpus."""
-        return self._share(self.summary["removed_exact"] + self.summary["removed_semantic"])
-
-    @property
-    def exact_ratio(self) -> float:
-        """Records removed as exact copies, as a share of all rows of the corpus."""
-        return self._share(self.summary["removed_exact"])
-
-    def _share(self, count: int) -> float:
-        rows = self.summary["rows_in"] - self.summary["reference"]
-        return count / rows if rows else 0.0
-
-
 def curate(
     *sources: str | Path,
     workspace: str | Path,
     listener: Listener | None = None,
+    progress: bool = True,
     check: bool = True,
     role: str = CORPUS,
     **options: Any,
@@ -112,7 +47,9 @@ def curate(
     workspace
         Folder of the workspace; made on first use.
     listener
-        Hears how far each stage is.
+        Hears how far each stage is, in place of the progress that is shown.
+    progress
+        Show progress in a notebook, or on standard error where that is a terminal; False: show nothing.
     check
         Raise at the end if a shard failed; the others are finished either way.
     role
@@ -122,10 +59,21 @@ def curate(
         Settings by name (`Settings`), and `eps` for 1 - threshold. In an existing workspace an option that
         would spoil stored work is refused.
 
+    Returns
+    -------
+    Curation
+        What is published now: `kept`, `removed`, `quarantined` and `pairs` as lazy tables, and the numbers.
+
     Raises
     ------
     DedupError
         With what was found, where, what was expected, and what to do.
+
+    Examples
+    --------
+    >>> import dedup_assets as da
+    >>> result = da.curate("shards/", workspace="ws", threshold=0.9)
+    >>> result.kept.head()
     """
     started = time.perf_counter()
     if not sources:
@@ -135,12 +83,36 @@ def curate(
         raise WorkspaceError(f"No shard is registered in {space.root}: name at least one source.")
     named = [file.key for file in found.files]
     arrival = {"unread": _unread_summary(found.unread), "moved": registered.moved}
-    return _run_and_report(space, lambda dagster: dagster.curate(named), listener, started, check, arrival)
+    return _run_and_report(
+        space, lambda dagster: dagster.curate(named), _shown(listener, progress), started, check, arrival
+    )
 
 
 def register(*sources: str | Path, workspace: str | Path, role: str = CORPUS, **options: Any) -> list[str]:
-    """Register shards as Dagster partitions without running anything; returns the keys that are to be curated:
-    new ones, and those that had vanished and are back."""
+    """Register shards as Dagster partitions without running anything.
+
+    Parameters
+    ----------
+    *sources
+        Files, folders, globs or fsspec URLs; one file is one shard.
+    workspace
+        Folder of the workspace; made on first use.
+    role
+        As in `curate`.
+    **options
+        As in `curate`.
+
+    Returns
+    -------
+    list of str
+        The keys that are to be curated: new ones, and those that had vanished and are back.
+
+    Examples
+    --------
+    >>> import dedup_assets as da
+    >>> da.register("shards/", workspace="ws")
+    >>> da.curate(workspace="ws")
+    """
     from dedup_assets.automation.runs import EmbeddedDagster
 
     if not sources:
@@ -169,6 +141,11 @@ def watch(*sources: str | Path, workspace: str | Path, role: str = CORPUS, **opt
     -------
     dict
         Every source that is watched in this role, with the number of shard files there now.
+
+    Examples
+    --------
+    >>> import dedup_assets as da
+    >>> da.watch("incoming/", workspace="ws")
     """
     if role not in (CORPUS, REFERENCE):
         raise SettingsError(f"role = {role!r}: expected {CORPUS} or {REFERENCE}.")
@@ -181,16 +158,35 @@ def watch(*sources: str | Path, workspace: str | Path, role: str = CORPUS, **opt
     return {source: len(list_source(source).files) for source in watched}
 
 
-def recurate(*, workspace: str | Path, listener: Listener | None = None) -> Curation:
+def recurate(*, workspace: str | Path, listener: Listener | None = None, progress: bool = True) -> Curation:
     """Decide everything anew: new centroids, and one order over all records (by `keep`, then by content).
 
     Earlier decisions may change; `output/changes` lists them. The result is a new generation, which takes the place
     of the published one in one step. Nothing is embedded again.
+
+    Parameters
+    ----------
+    workspace
+        Folder of the workspace.
+    listener
+        Hears how far each stage is, in place of the progress that is shown.
+    progress
+        Show progress in a notebook, or on standard error where that is a terminal; False: show nothing.
+
+    Returns
+    -------
+    Curation
+        What is published now.
+
+    Examples
+    --------
+    >>> import dedup_assets as da
+    >>> da.recurate(workspace="ws")
     """
     started = time.perf_counter()
     space = Workspace.open(workspace_path(workspace))
     space.sweep()
-    return _run_and_report(space, lambda dagster: dagster.recurate(), listener, started, check=True)
+    return _run_and_report(space, lambda dagster: dagster.recurate(), _shown(listener, progress), started, check=True)
 
 
 def retract(
@@ -198,6 +194,7 @@ def retract(
     workspace: str | Path,
     reason: str = TAKEDOWN,
     listener: Listener | None = None,
+    progress: bool = True,
 ) -> Curation:
     """Take shards or records back, and decide anew what is left.
 
@@ -214,58 +211,38 @@ def retract(
         "takedown": the shards stay out, and the ids of their records never return in whatever shard they come.
         "vanished", for shards only: the files are gone and may return.
     listener
-        Hears how far each stage is.
+        Hears how far each stage is, in place of the progress that is shown.
+    progress
+        Show progress in a notebook, or on standard error where that is a terminal; False: show nothing.
+
+    Returns
+    -------
+    Curation
+        What is published now.
 
     Raises
     ------
     DedupError
         A name is unknown or ambiguous; then nothing is retracted.
+
+    Examples
+    --------
+    >>> import dedup_assets as da
+    >>> da.retract("week-07", workspace="ws")
     """
     started = time.perf_counter()
     space = Workspace.open(workspace_path(workspace))
     space.sweep()
-    shards, ids = _shards_and_ids(space, record_names(names))
+    shards, ids = shards_and_ids(space, record_names(names))
     if ids and reason != TAKEDOWN:
         raise SettingsError(f"reason = {reason!r} is for shards: records ({', '.join(ids)}) can only be taken down.")
     records = retract_ids(space, ids) if ids else []
     if shards:
         retract_shards(space, shards, reason)
     touched = {*shards, *(record.admission.shard for record in records)}
-    return _run_and_report(space, lambda dagster: dagster.redecide(sorted(touched)), listener, started, check=True)
-
-
-def _shards_and_ids(space: Workspace, names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Which of some names are of shards and which of records; a name that could be both is refused."""
-    if not names or not all(names):
-        raise SettingsError("Name at least one shard or record id to retract; an empty name is neither.")
-    known = {shard.key for shard in space.ledger.shards()}
-    prefixed = {name: name.partition(":")[::2] for name in names if name.startswith(("shard:", "id:"))}
-    unclear = [name for name in names if name in known] + [
-        each for name, (_, rest) in prefixed.items() for each in (name, rest) if each
-    ]
-    records = find_records(space, Living(space), unclear) if unclear else {}
-    shards, ids = [], []
-    for name in names:
-        kind, rest = prefixed.get(name, ("", ""))
-        if name in known and name in records:
-            raise SettingsError(
-                f"{name!r} is a shard and the id of a record in {records[name].admission.shard}: write shard:{name} or "
-                f"id:{name}."
-            )
-        meant = rest in known if kind == "shard" else rest in records or rest in space.ledger.tombstones()
-        if kind and meant and name in records:
-            # What is taken down never returns, so nobody guesses.
-            raise SettingsError(
-                f"{name!r} is itself the id of a record in {records[name].admission.shard}: write id:{name} for "
-                f"that one. The other is named {'' if kind == 'shard' else 'as SHARD:ROW or '}without {kind}:."
-            )
-        if name in known:
-            shards.append(name)
-        elif kind == "shard" and meant:
-            shards.append(rest)
-        else:
-            ids.append(rest if kind == "id" and rest and name not in records else name)
-    return shards, ids
+    return _run_and_report(
+        space, lambda dagster: dagster.redecide(sorted(touched)), _shown(listener, progress), started, check=True
+    )
 
 
 def _brought_in(
@@ -314,15 +291,41 @@ def _register(space: Workspace, files: Sequence[SourceFile], role: str) -> Regis
     return registered
 
 
-def rethreshold(threshold: float, *, workspace: str | Path, listener: Listener | None = None) -> Curation:
+def rethreshold(
+    threshold: float, *, workspace: str | Path, listener: Listener | None = None, progress: bool = True
+) -> Curation:
     """New decisions under another threshold, from stored matches: no model, no join.
 
-    Raises SettingsError if the threshold lies below the floor of the stored matches.
+    Parameters
+    ----------
+    threshold
+        Cosine from which two records match.
+    workspace
+        Folder of the workspace.
+    listener
+        Hears how far each stage is, in place of the progress that is shown.
+    progress
+        Show progress in a notebook, or on standard error where that is a terminal; False: show nothing.
+
+    Returns
+    -------
+    Curation
+        What is published now.
+
+    Raises
+    ------
+    SettingsError
+        The threshold lies below the floor of the stored matches.
+
+    Examples
+    --------
+    >>> import dedup_assets as da
+    >>> da.rethreshold(0.92, workspace="ws").duplicate_ratio
     """
     started = time.perf_counter()
     space = Workspace.open(workspace_path(workspace)).with_options(resolve_options({"threshold": threshold}))
     space.sweep()
-    return _run_and_report(space, lambda dagster: dagster.curate([]), listener, started, check=True)
+    return _run_and_report(space, lambda dagster: dagster.curate([]), _shown(listener, progress), started, check=True)
 
 
 def audit(*, workspace: str | Path, sample: int = 0) -> list[Checked]:
@@ -334,6 +337,16 @@ def audit(*, workspace: str | Path, sample: int = 0) -> list[Checked]:
         Folder of the workspace.
     sample
         Records, and removals, that are compared with the corpus by brute force; 0: 1,000.
+
+    Returns
+    -------
+    list of Checked
+        Each check with `name`, `passed`, and what it found in `summary` and `metadata`.
+
+    Examples
+    --------
+    >>> import dedup_assets as da
+    >>> [check.name for check in da.audit(workspace="ws") if not check.passed]
     """
     from dedup_assets.automation.runs import EmbeddedDagster
 
@@ -346,7 +359,23 @@ def audit(*, workspace: str | Path, sample: int = 0) -> list[Checked]:
 
 
 def open_curation(workspace: str | Path) -> Curation:
-    """The published result of an existing workspace."""
+    """The published result of an existing workspace.
+
+    Parameters
+    ----------
+    workspace
+        Folder of the workspace.
+
+    Returns
+    -------
+    Curation
+        What is published; `failures` and `failed_checks` are empty, since nothing was run.
+
+    Examples
+    --------
+    >>> import dedup_assets as da
+    >>> da.open_curation("ws").removed.head()
+    """
     space = Workspace.open(workspace_path(workspace))
     return Curation(space.root, space.output, _totals(space))
 
@@ -366,19 +395,29 @@ def resolve_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
+def _shown(listener: Listener | None, progress: bool) -> AbstractContextManager[Listener | None]:
+    """Who hears the stages: a caller's listener, or the progress that this process can show."""
+    if listener is not None or not progress:
+        return nullcontext(listener)
+    from dedup_assets.report.live import caller_progress
+
+    return caller_progress()
+
+
 def _run_and_report(
     space: Workspace,
     work: Callable[[EmbeddedDagster], Outcome],
-    listener: Listener | None,
+    shown: AbstractContextManager[Listener | None],
     started: float,
     check: bool,
     arrival: Mapping[str, Any] | None = None,
 ) -> Curation:
-    from dedup_assets.automation.runs import EmbeddedDagster
-
     clock = StageClock()
-    with listening(listener, clock), EmbeddedDagster(space) as dagster:
-        outcome = work(dagster)
+    with shown as listener:
+        from dedup_assets.automation.runs import EmbeddedDagster  # takes seconds, in which progress is shown
+
+        with listening(listener, clock), EmbeddedDagster(space) as dagster:
+            outcome = work(dagster)
     curation = Curation(
         space.root,
         space.output,

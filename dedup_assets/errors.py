@@ -49,6 +49,10 @@ class ClusterError(DedupError):
     """Dask's scheduler or workers are lost or do not fit: no shard is to blame, and none can be worked on."""
 
 
+class MissingPackageError(DedupError, ModuleNotFoundError):
+    """An optional library is not installed; the message names the install."""
+
+
 class UnexpectedError(DedupError):
     """Something failed that nobody foresaw, and not for a single shard; the cause is the exception itself."""
 

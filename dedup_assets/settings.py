@@ -8,6 +8,7 @@ what it was made with; a later call may change a layer only where nothing made u
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import math
 import re
@@ -41,7 +42,15 @@ LAYERS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that shapes a curation. Immutable; `fingerprint()` names it."""
+    """Everything that shapes a curation. Immutable; `fingerprint()` names it.
+
+    Each is an option of `curate`, `register` and `watch` by its name, and an entry of WORKSPACE/curation.toml.
+
+    Examples
+    --------
+    >>> import dedup_assets as da
+    >>> da.Settings(threshold=0.9, keep="longest").threshold
+    """
 
     # -- vectors ------------------------------------------------------------------------------------
     text_columns: tuple[str, ...] = _setting(
@@ -280,6 +289,18 @@ class Settings:
             for f in fields(self)
             if f.metadata["layer"] in layers and getattr(self, f.name) != getattr(other, f.name)
         }
+
+
+def _described(kind: type[Settings]) -> str:
+    """The docstring of the settings with each of them, from where it is declared."""
+    head, examples, rest = inspect.cleandoc(kind.__doc__ or "").partition("Examples\n")
+    entries = [
+        f"{item.name} : {item.type}, default {item.default!r}\n    {item.metadata['comment']}" for item in fields(kind)
+    ]
+    return "\n".join([f"{head}Parameters\n----------", *entries, "", examples + rest])
+
+
+Settings.__doc__ = _described(Settings)
 
 
 def _is_cron(text: str) -> bool:

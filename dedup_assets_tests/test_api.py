@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,40 @@ def test_three_lines_give_the_tables_and_the_ratios(result: Curation) -> None:
     assert result.failures == {} and result.summary["threshold"] == 0.9
 
 
+def test_matches_show_ids_and_no_numbers_of_our_own(result: Curation) -> None:
+    assert result.pairs.columns == ["id_a", "id_b", "similarity"]
+    assert result.pairs[0].keys() == {"id_a", "id_b", "similarity"} and len(list(result.pairs)) == 2
+    assert [row["id"] for row in result.removed[::-1]] == ["b2", "b0", "a1"]
+    assert result.kept["id"].to_pylist() == [row["id"] for row in result.kept]
+
+
+def test_a_result_is_shown_in_ten_lines(result: Curation) -> None:
+    shown = repr(result)
+    assert shown.splitlines()[0] == "Curation of 5 shards at threshold 0.9" and len(shown.splitlines()) <= 10
+    for line in (
+        r"rows in +10$",
+        r"kept +5 +50\.0%  \.kept$",
+        r"removed +3 +30\.0%  \.removed: 1 exact, 2 by similarity; matches in \.pairs$",
+        r"quarantined +2 +20\.0%  \.quarantined: 1 .+, 1 .+$",
+        rf"output +{re.escape(str(result.output))}$",
+    ):
+        assert re.search(rf"^  {line}", shown, re.MULTILINE), (line, shown)
+    page = result._repr_html_()
+    assert "<td>5</td>" in page and str(result.output) in page
+    troubled = Curation(
+        result.workspace,
+        Path("/tmp/<b>\x1b[2J"),
+        {**result.summary, "reference": 4, "rows_in": 0},
+        {f"shard {n}": "a\nreason" for n in range(99)},
+        {"asset: check\x1b": "found"},
+    )
+    assert len(repr(troubled).splitlines()) <= 10
+    assert "shard 0, shard 1, shard 2" in repr(troubled) and "failed checks" in repr(troubled)
+    for look in (repr(troubled), troubled._repr_html_()):
+        assert "\x1b" not in look
+    assert "<b>\x1b" not in troubled._repr_html_() and "&lt;b&gt;" in troubled._repr_html_()
+
+
 def test_what_was_curated_can_be_opened_again(result: Curation) -> None:
     again = open_curation(result.workspace)
     assert again.removed.to_arrow() == result.removed.to_arrow()
@@ -60,7 +95,7 @@ def test_what_was_curated_can_be_opened_again(result: Curation) -> None:
 
 def test_a_table_is_read_by_pandas_polars_and_anything_that_speaks_arrow(result: Curation) -> None:
     kept = result.kept
-    assert len(kept) == 5 and repr(kept) == "LazyTable(5 rows: id, text, v, n, year)"
+    assert len(kept) == 5 and repr(kept).splitlines()[0] == "LazyTable(5 rows: id, text, v, n, year)"
     expected = kept.to_arrow().to_pylist()
     assert kept.head(2).to_pylist() == expected[:2] and kept.head(0).num_rows == 0
     assert kept.to_arrow(["id"]).column_names == list(kept.to_pandas(["id"])) == ["id"]
@@ -136,7 +171,7 @@ def test_an_empty_corpus_is_empty_tables_with_their_columns(tmp_path: Path) -> N
         for table in (result.kept, result.removed, result.quarantined, result.pairs):
             assert len(table) == len(table.to_pandas()) == table.to_polars().collect().height == 0
         assert result.removed.schema.names[:3] == ["id", "shard", "keeper_id"]
-        assert result.pairs.schema.names[:3] == ["id_a", "id_b", "similarity"]
+        assert result.pairs.columns == ["id_a", "id_b", "similarity"]
         assert result.duplicate_ratio == result.exact_ratio == 0.0
 
 

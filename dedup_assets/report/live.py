@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TextIO
 
 from rich.console import Console, ConsoleDimensions
 from rich.progress import (
@@ -22,6 +23,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from dedup_assets.report.notebook import NotebookBars, in_notebook
 from dedup_assets.report.progress import Listener
 from dedup_assets.report.words import visible
 
@@ -104,9 +106,10 @@ class _Terminal(Console):
         if "COLUMNS" in os.environ:
             return super().size
         try:
-            return ConsoleDimensions(*os.get_terminal_size(self.file.fileno()))
+            size = os.get_terminal_size(self.file.fileno())
         except OSError:
             return super().size
+        return ConsoleDimensions(*size) if size.columns else super().size  # some say 0: they do not know
 
 
 @contextmanager
@@ -120,16 +123,58 @@ def live_progress() -> Iterator[Listener | None]:
     """
     sys.stdout.flush()
     with ExitStack() as stack:
-        if os.isatty(2) and os.environ.get("TERM") not in ("dumb", "unknown"):
-            # Through a copy of the descriptor, the bars reach the terminal also where Dagster captures a step.
-            terminal = stack.enter_context(os.fdopen(os.dup(2), "w", encoding="utf-8"))
-            bars = stack.enter_context(ProgressBars(_Terminal(file=terminal)))
-            stack.enter_context(_lines_above(bars))
-            stack.enter_context(_redirected(1, 2))
+        bars = stack.enter_context(_bars_on_terminal()) if _can_draw() else None
+        stack.enter_context(_redirected(1, 2))
+        yield bars
+
+
+@contextmanager
+def caller_progress() -> Iterator[Listener | None]:
+    """Progress for a caller of the Python functions: in a notebook below the cell, on a terminal as bars on standard
+    error, elsewhere none.
+
+    Standard output is the caller's own: only where it is a terminal too do lines written to it go above the bars.
+    """
+    with ExitStack() as stack:
+        if in_notebook():
+            yield stack.enter_context(NotebookBars())
+        elif _is_own_terminal(sys.stderr, 2) and _can_draw() and _drawing.acquire(blocking=False):
+            stack.callback(_drawing.release)
+            both = _is_own_terminal(sys.stdout, 1)
+            if both:
+                sys.stdout.flush()
+            bars = stack.enter_context(_bars_on_terminal())
+            if both:
+                stack.enter_context(_redirected(1, 2))
             yield bars
         else:
-            stack.enter_context(_redirected(1, 2))
             yield None
+
+
+_drawing = threading.Lock()
+"""Held by the one call of a process whose bars are shown: the descriptors cannot be led two ways at once."""
+
+
+def _can_draw() -> bool:
+    return os.isatty(2) and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def _is_own_terminal(stream: TextIO | None, descriptor: int) -> bool:
+    """Whether Python's stream is the terminal that the process has: nobody captures it."""
+    try:
+        return stream is not None and stream.fileno() == descriptor and os.isatty(descriptor)
+    except (OSError, ValueError, AttributeError):  # a stand-in without a descriptor, or closed
+        return False
+
+
+@contextmanager
+def _bars_on_terminal() -> Iterator[ProgressBars]:
+    with ExitStack() as stack:
+        # Through a copy of the descriptor, the bars reach the terminal also where Dagster captures a step.
+        terminal = stack.enter_context(os.fdopen(os.dup(2), "w", encoding="utf-8"))
+        bars = stack.enter_context(ProgressBars(_Terminal(file=terminal)))
+        stack.enter_context(_lines_above(bars))
+        yield bars
 
 
 @contextmanager
@@ -141,7 +186,8 @@ def _redirected(descriptor: int, target: int) -> Iterator[None]:
         yield
     finally:
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            if stream is not None:
+                stream.flush()
         os.dup2(saved, descriptor)
         os.close(saved)
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dedup_assets.errors import WorkspaceError
+from dedup_assets.errors import SettingsError, WorkspaceError
 from dedup_assets.storage.ledger import TAKEDOWN, VANISHED, Admission
 from dedup_assets.storage.living import Living
 from dedup_assets.storage.shards import AdmittedShard, read_ids
@@ -216,3 +216,37 @@ def _living_pairs(stored: pq.ParquetFile, living: Living) -> Iterator[pa.Table]:
         lives = living.texts(a) & living.texts(b)
         a, b = a[lives], b[lives]
         yield pairs_table(a, b, living.names(a), living.names(b), table["similarity"].to_numpy()[lives])
+
+
+def shards_and_ids(space: Workspace, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Which of some names are of shards and which of records; a name that could be both is refused."""
+    if not names or not all(names):
+        raise SettingsError("Name at least one shard or record id to retract; an empty name is neither.")
+    known = {shard.key for shard in space.ledger.shards()}
+    prefixed = {name: name.partition(":")[::2] for name in names if name.startswith(("shard:", "id:"))}
+    unclear = [name for name in names if name in known] + [
+        each for name, (_, rest) in prefixed.items() for each in (name, rest) if each
+    ]
+    records = find_records(space, Living(space), unclear) if unclear else {}
+    shards, ids = [], []
+    for name in names:
+        kind, rest = prefixed.get(name, ("", ""))
+        if name in known and name in records:
+            raise SettingsError(
+                f"{name!r} is a shard and the id of a record in {records[name].admission.shard}: write shard:{name} or "
+                f"id:{name}."
+            )
+        meant = rest in known if kind == "shard" else rest in records or rest in space.ledger.tombstones()
+        if kind and meant and name in records:
+            # What is taken down never returns, so nobody guesses.
+            raise SettingsError(
+                f"{name!r} is itself the id of a record in {records[name].admission.shard}: write id:{name} for "
+                f"that one. The other is named {'' if kind == 'shard' else 'as SHARD:ROW or '}without {kind}:."
+            )
+        if name in known:
+            shards.append(name)
+        elif kind == "shard" and meant:
+            shards.append(rest)
+        else:
+            ids.append(rest if kind == "id" and rest and name not in records else name)
+    return shards, ids

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
+import re
+import select
 import signal
+import struct
 import sys
+import termios
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,3 +99,20 @@ def published(workspace: Path) -> dict[str, bytes]:
 def heed_interrupts() -> None:
     """For a child that is to be interrupted: a shell starts what runs in its background deaf to Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def on_a_terminal(code: str, columns: int) -> str:
+    """What a terminal of some width receives from a Python program."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
+        os.execve(sys.executable, [sys.executable, "-c", code], {**environment, "TERM": "xterm"})
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    received = b""
+    while select.select([terminal], [], [], 60)[0]:
+        try:
+            received += os.read(terminal, 65536)
+        except OSError:  # the other end is closed
+            break
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    return re.sub(r"\x1b\[[0-9;]*m", "", received.decode())

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
 import re
-import select
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import time
 from pathlib import Path
 
@@ -22,7 +17,15 @@ from dedup_assets import api
 from dedup_assets.assets.stage import STAGES
 from dedup_assets.cli import main
 from dedup_assets.settings import Settings
-from dedup_assets_tests.cli.commands import SCRIPT, Call, heed_interrupts, published, write_corpus, write_jsonl
+from dedup_assets_tests.cli.commands import (
+    SCRIPT,
+    Call,
+    heed_interrupts,
+    on_a_terminal,
+    published,
+    write_corpus,
+    write_jsonl,
+)
 
 KEYS = {
     *("shards", "rows_in", "kept", "removed_exact", "removed_semantic", "quarantined", "texts_over_window"),
@@ -174,23 +177,6 @@ with live_progress() as bars:
     bars.stage_finished("raw_shards")
 print("the result")
 """
-
-
-def on_a_terminal(code: str, columns: int) -> str:
-    """What a terminal of some width receives from a Python program."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
-        os.execve(sys.executable, [sys.executable, "-c", code], {**environment, "TERM": "xterm"})
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    received = b""
-    while select.select([terminal], [], [], 60)[0]:
-        try:
-            received += os.read(terminal, 65536)
-        except OSError:  # the other end is closed
-            break
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    return re.sub(r"\x1b\[[0-9;]*m", "", received.decode())
 
 
 @pytest.mark.parametrize("columns", [40, 100])

@@ -21,10 +21,11 @@ CALLS = [
     "import dedup_assets as da",
     "result = da.curate('shards', workspace='ws', embedding_column='v')",
     "result",
-    "da.rethreshold(0.96, workspace='ws')",
+    "da.rethreshold(0.96, workspace='ws', progress=False)",
     "da.retract('b', workspace='ws')",
     "da.recurate(workspace='ws')",
     "[check.name for check in da.audit(workspace='ws') if not check.passed]",
+    "result.kept, result.removed[0], result.pairs['id_a'], result.quarantined.head()",
     # What is forgotten shows when it is collected.
     "import gc; _ = gc.collect()",
 ]
@@ -47,6 +48,12 @@ def test_the_main_calls_run_in_a_notebook_without_a_warning(tmp_path: Path) -> N
     outputs = run_notebook(tmp_path, CALLS)
     assert streams(outputs) == ""
     assert outputs[7][0].data["text/plain"] == "[]"
+    (progress,) = outputs[2]
+    assert "deduplicated_dataset  6/6 records" in progress.data["text/plain"]
+    assert progress.data["text/html"].count("<progress value=") == 7
+    (shown,) = outputs[3]
+    assert len(shown.data["text/plain"].splitlines()) <= 10 and "<td>3</td>" in shown.data["text/html"]
+    assert [output.output_type for output in outputs[4]] == ["execute_result"], "progress=False shows none"
 
 
 def test_an_async_program_may_call_too(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
