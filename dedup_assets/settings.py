@@ -178,8 +178,9 @@ class Settings:
     memory_limit: str = _setting(
         "",
         "cost",
-        "Memory for data held at once, such as 2GB or 500MB, beside about 1 GB of libraries; matches beyond it "
-        "spill to disk. Empty: half of what is free.",
+        "Memory for data held at once in the join, such as 2GB or 500MB; matches beyond it spill to disk. It hardly "
+        "lowers the peak of the process: about 1 GB of libraries, the shards while they are read and the matches "
+        "while they are decided come on top. Empty: half of what is free.",
     )
     device: str = _setting("auto", "cost", "Where to compute.", ("auto", "cpu", "cuda"))
     scheduler: str = _setting("", "cost", "Address of a running Dask scheduler; empty: a local cluster.")

@@ -29,6 +29,7 @@ from dedup_assets.errors import VERBOSE, DedupError, FailedShardsError, Unexpect
 from dedup_assets.forks import require_own_threads
 from dedup_assets.resources.sqlite_log import steady_sqlite
 from dedup_assets.storage.changes import changed_content_error, has_changed, unfinished_shards
+from dedup_assets.storage.freed_ids import readmit_freed
 from dedup_assets.storage.generations import decidable, decisions_due
 from dedup_assets.storage.publish import publish_text, storage_errors
 from dedup_assets.storage.workspace import Workspace
@@ -145,10 +146,18 @@ class EmbeddedDagster:
         self.register(keys)
         changed, refused = changed_shards(self._workspace, named)
         outcome = Outcome(failures=refused)
+        readmit_freed(self._workspace)
         for span in spans(keys, [*changed, *unfinished_shards(self._workspace)]):
             self._run(curate_new_shards.name, keys, span, outcome)
+        self._admit_freed(keys, outcome)
         self._redecide(keys, outcome)
         return outcome
+
+    def _admit_freed(self, keys: Sequence[str], outcome: Outcome) -> None:
+        """Bring the shards in again that hold records whose ids are free now."""
+        while freed := set(readmit_freed(self._workspace)).difference(outcome.failures):
+            for span in spans(keys, freed):
+                self._run(curate_new_shards.name, keys, span, outcome)
 
     def redecide(self, retracted: Sequence[str]) -> Outcome:
         """Decide and publish anew after some shards, or records of theirs, were retracted."""
@@ -156,6 +165,7 @@ class EmbeddedDagster:
             keys = [shard.key for shard in self._workspace.ledger.shards()]
             self.register(keys)
             outcome = Outcome()
+            self._admit_freed(keys, outcome)  # first: what is decided without them would be published
             for span in spans(keys, decidable(self._workspace.ledger, retracted)):
                 self._run(redecide.name, keys, span, outcome)
             self._redecide(keys, outcome)

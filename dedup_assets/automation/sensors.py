@@ -16,6 +16,7 @@ from dedup_assets.automation.jobs import curate_new_shards, redecide
 from dedup_assets.automation.partitions import SHARDS, partitions_of, range_tags, shard_partitions, spans
 from dedup_assets.errors import DedupError
 from dedup_assets.resources.workspace import WorkspaceResource
+from dedup_assets.storage.freed_ids import readmit_freed
 from dedup_assets.storage.ledger import VANISHED
 from dedup_assets.storage.liveness import forget_run, has_died
 from dedup_assets.storage.registration import register_files
@@ -72,6 +73,8 @@ def _tick(context: dg.SensorEvaluationContext, space: Workspace) -> dg.SensorRes
     found = survey(space, memory, in_flight, idle=not under_way)
     if found.vanished:
         retract_shards(space, found.vanished, VANISHED)
+    if not under_way:
+        readmit_freed(space)  # those are unfinished then, and due at the next look
     _register(space, found)
     if not under_way:
         ask_for_decisions(space, memory, found)

@@ -132,7 +132,10 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help=f"How long to wait for lost workers.  [default: {d.worker_timeout}]",
         ),
         click.option(
-            "--memory-limit", metavar="SIZE", help="Memory for data, such as 2GB.  [default: half of what is free]"
+            "--memory-limit",
+            metavar="SIZE",
+            help="Memory for the data of the join, such as 2GB; it hardly lowers the peak of the process.  "
+            "[default: half of what is free]",
         ),
         click.option(
             "--dense-limit",

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from dedup_assets.compute.similarity import canonical_similarity
 from dedup_assets.errors import SettingsError, WorkspaceError
 from dedup_assets.report.corpus import Corpus
+from dedup_assets.report.steady import steady
 from dedup_assets.storage.cells import ShardCells, read_centroids
 from dedup_assets.storage.formats.batches import rendered_value
 from dedup_assets.storage.ledger import STAGES, TAKEDOWN, Admission
@@ -25,6 +26,7 @@ from dedup_assets.storage.shards import AdmittedShard, admission_of, read_ids, r
 from dedup_assets.storage.workspace import Workspace
 
 
+@steady
 def explain(workspace: Workspace, record_id: str) -> dict[str, Any]:
     """Why a record was kept or removed, with the evidence. Raises WorkspaceError for an unknown id."""
     require_unicode("ID", record_id)

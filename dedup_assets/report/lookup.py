@@ -16,12 +16,14 @@ from dedup_assets.compute.similarity import canonical_similarity
 from dedup_assets.errors import SettingsError
 from dedup_assets.report.corpus import Corpus
 from dedup_assets.report.explain import require_unicode
+from dedup_assets.report.steady import steady
 from dedup_assets.resources.worker_tasks import encode_texts
 from dedup_assets.storage.encoding import open_table, settle_encoder
 from dedup_assets.storage.tables import PAIRS
 from dedup_assets.storage.workspace import Workspace
 
 
+@steady
 def pairs_around(workspace: Workspace, similarity: float, count: int) -> list[dict[str, Any]]:
     """The stored matches nearest a similarity, from high to low, with both texts."""
     if not 0.0 < similarity <= 1.0:
@@ -55,6 +57,7 @@ def _nearest(table: pa.Table, count: int) -> pa.Table:
     return table.sort_by(order).slice(0, count)
 
 
+@steady
 def search(workspace: Workspace, text: str, count: int) -> list[dict[str, Any]]:
     """The corpus texts most like a text, from the LanceDB table, with what was decided on each."""
     settings = workspace.settings

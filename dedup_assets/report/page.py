@@ -19,6 +19,7 @@ from dedup_assets.report.corpus import Corpus
 from dedup_assets.report.explain import settings_in_force
 from dedup_assets.report.html import facts, figure, figures, keeper_and_removed, page, shown, side_by_side, table
 from dedup_assets.report.lookup import pairs_around
+from dedup_assets.report.steady import steady
 from dedup_assets.report.words import counted
 from dedup_assets.storage.ledger import REFERENCE, STAGES
 from dedup_assets.storage.output import read_manifest
@@ -40,6 +41,7 @@ CHANGES = 50
 """Changed records listed; `output/changes` holds them all."""
 
 
+@steady
 def report_page(workspace: Workspace, checks: Sequence[Checked] = ()) -> str:
     """The page. A workspace where nothing is published yet has one too: it says what is missing.
 

@@ -24,7 +24,7 @@ OWN_RETRACTION = {
     CHANGED: "its shard changed",
     VANISHED: "its file vanished",
     TAKEDOWN: "taken down",
-    WITHDRAWN: "its shard failed",
+    WITHDRAWN: "its shard was admitted anew",
 }
 
 _DECISION = ("id", "shard", "decision", "keeper_id", "keeper_shard", "similarity")

@@ -24,8 +24,8 @@ CORPUS, REFERENCE = "corpus", "reference"
 """Roles of a shard. Records of a reference are never written out; corpus records that match them go."""
 
 CHANGED, VANISHED, TAKEDOWN, WITHDRAWN = "changed", "vanished", "takedown", "withdrawn"
-"""Why an admission was retracted: its file has other content, its file is gone, someone asked for it, or a stage
-failed for it before anything of it was published. What was withdrawn is admitted anew by the next run."""
+"""Why an admission was retracted: its file has other content, its file is gone, someone asked for it, or it is
+to be admitted anew: a stage failed for it before anything of it was published, or an id that it waited for is free."""
 
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);

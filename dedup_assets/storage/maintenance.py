@@ -103,6 +103,9 @@ def prune(workspace: Workspace, keep: int = 0) -> Freed:
     """
     freed = Freed()
     with alone(workspace), storage_errors(workspace.output):
+        swept = workspace.sweep()
+        if swept:
+            freed.add("temporary leftovers", swept, 0)
         current = {published_generation(workspace)}
         last = workspace.ledger.generation()
         current.add(None if last is None else last.number)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import threading
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +21,7 @@ from dedup_assets.storage import maintenance
 from dedup_assets.storage.encoding import open_table
 from dedup_assets.storage.ledger import VANISHED
 from dedup_assets.storage.maintenance import maintain, prune
+from dedup_assets.storage.publish import temporary_beside
 from dedup_assets.storage.retraction import retract_shards
 from dedup_assets.storage.workspace import MAINTENANCE, Workspace
 from dedup_assets_tests.assets.corpora import (
@@ -279,3 +282,17 @@ def test_the_job_in_the_ui_does_the_same(paths: list[Path], tmp_path: Path) -> N
 def test_a_folder_that_is_no_workspace_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match="is not a workspace"):
         maintain(Workspace.open(tmp_path))
+
+
+def test_what_a_killed_prune_left_goes_with_the_next(paths: list[Path], tmp_path: Path) -> None:
+    space = Workspace.open(curate(paths, tmp_path / "ws", threshold=0.9).workspace)
+    # As a process that was killed after it had renamed the folder, and while it removed it.
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    left = [temporary_beside(folder) for folder in (space.generation(9), space.output_generation(9))]
+    dead = [path.with_name(path.name.replace(f"-{os.getpid()}-", f"-{gone.pid}-")) for path in left]
+    for path in dead:
+        (path / "records").mkdir(parents=True)
+    assert dead != left
+    freed = prune(space)
+    assert freed.counts == {"temporary leftovers": 2} and not any(path.exists() for path in dead)
