@@ -1,0 +1,84 @@
+"""A virtual environment that holds what an install command would bring, and nothing else, made in a second.
+
+pip needs minutes and the network for it. Here the distributions that the command's requirements ask for, and those
+that these ask for, are read from the metadata of this interpreter's own, and only their files are linked. So an
+import, a look at the metadata and a command find what they would find after the real install; what only the tests
+bring is not there.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import shlex
+import sysconfig
+import venv
+from collections import defaultdict
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+PROJECT = "dedup-assets"
+
+
+def requirements_of(command: str) -> list[Requirement]:
+    """What a `pip install` in a shell command asks for; `-e .` is this project."""
+    words = shlex.split(command)
+    words = words[words.index("install") + 1 :]
+    words = words[: words.index("&&")] if "&&" in words else words
+    return [Requirement(re.sub(r"^\.(?=\[|$)", PROJECT, word)) for word in words if not word.startswith("-")]
+
+
+def distributions_for(requirements: list[Requirement]) -> dict[str, metadata.Distribution]:
+    """The installed distributions that requirements lead to, by their names."""
+    found: dict[str, metadata.Distribution] = {}
+    followed: set[tuple[str, str]] = set()
+    waiting = list(requirements)
+    while waiting:
+        wanted = waiting.pop()
+        distribution = metadata.distribution(wanted.name)
+        assert wanted.specifier.contains(distribution.version, prereleases=True), (wanted, distribution.version)
+        name = canonicalize_name(wanted.name)
+        found[name] = distribution
+        for extra in {"", *wanted.extras} - {extra for known, extra in followed if known == name}:
+            followed.add((name, extra))
+            needs = map(Requirement, distribution.requires or ())
+            waiting += [need for need in needs if need.marker is None or need.marker.evaluate({"extra": extra})]
+    return found
+
+
+def recorded(distribution: metadata.Distribution) -> list[str]:
+    """A distribution's files in the folder of packages; not its programs and data elsewhere."""
+    rows = csv.reader((distribution.read_text("RECORD") or "").splitlines())
+    return [row[0] for row in rows if row and not row[0].startswith(("..", "/"))]
+
+
+def make_environment(folder: Path, command: str) -> Path:
+    """Make the environment of an install command at `folder`; returns its folder of programs."""
+    wanted = distributions_for(requirements_of(command))
+    venv.create(folder, with_pip=False, symlinks=True)
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+    programs = Path(sysconfig.get_path("scripts", vars={"base": str(folder)}))
+    files = {canonicalize_name(each.name): recorded(each) for each in metadata.distributions()}
+    owners: dict[str, set[str]] = defaultdict(set)
+    for name, paths in files.items():
+        for path in paths:
+            owners[path.partition("/")[0]].add(name)
+    for name, distribution in wanted.items():
+        # A folder that is all the distribution's own is linked whole; of a shared one, its files.
+        first = {path: path.partition("/")[0] for path in files[name]}
+        for part in {path if len(owners[first[path]]) > 1 else first[path] for path in files[name]}:
+            source = Path(str(distribution.locate_file(part)))
+            if source.exists():
+                (site / part).parent.mkdir(parents=True, exist_ok=True)
+                (site / part).symlink_to(source)
+        for entry in distribution.entry_points.select(group="console_scripts"):
+            module, _, function = entry.value.partition(":")
+            program = programs / entry.name
+            program.write_text(
+                f"#!{programs}/python\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n"
+            )
+            program.chmod(0o755)
+    return programs
