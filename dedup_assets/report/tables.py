@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from dedup_assets.errors import MissingPackageError, WorkspaceError, reason
 from dedup_assets.report.glance import ROWS, as_html, as_text
 from dedup_assets.report.words import visible
+from dedup_assets.storage.raw_table import empty_table
 
 
 class LazyTable:
@@ -147,7 +148,7 @@ class LazyTable:
         if self._rows is None:
             return self.dataset.to_table(columns=columns)
         schema = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
-        return pa.concat_tables([schema.empty_table(), *self._parts(self._range, columns)])
+        return pa.concat_tables([empty_table(schema), *self._parts(self._range, columns)])
 
     def to_pandas(self, columns: list[str] | None = None, **options: Any) -> Any:
         """Read as a pandas data frame, with options of `pyarrow.Table.to_pandas`. Raises MissingPackageError without

@@ -261,8 +261,10 @@ def reason_kind(reason: str) -> str:
 
 def _as_lists(column: pa.ChunkedArray) -> pa.Array:
     kind = column.type
+    if isinstance(kind, pa.FixedShapeTensorType) and kind.permutation not in (None, sorted(kind.permutation or ())):
+        raise TypeError(f"{kind}: in which order its numbers make a vector depends on the permutation")
     if isinstance(kind, pa.BaseExtensionType):
-        column = column.cast(kind.storage_type)
+        column = decoded(column)
         kind = column.type
     if pa.types.is_null(kind):
         return pa.nulls(len(column), pa.large_list(pa.float64()))

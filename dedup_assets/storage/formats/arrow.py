@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 
 from dedup_assets.storage.formats.batches import BLOCK_BYTES, ShardContent, empty_content, refuse_repeated_names
+from dedup_assets.storage.formats.pandas_index import with_range_index
 from dedup_assets.storage.formats.typed import batches_of, storable_schema
 from dedup_assets.storage.source_files import SourceFile, is_empty, open_raw, reading
 
@@ -27,7 +28,7 @@ def read(source: SourceFile) -> ShardContent:
             has_rows = any(part.num_rows for part in parts)
     refuse_repeated_names(source, schema.names)
     schema = storable_schema(source, schema)
-    return ShardContent(schema, frozenset(), has_rows, batches_of(_parts(source), schema))
+    return with_range_index(ShardContent(schema, frozenset(), has_rows, batches_of(_parts(source), schema)))
 
 
 def _parts(source: SourceFile) -> Iterator[pa.RecordBatch]:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dedup_assets.storage.formats.batches import BLOCK_BYTES, ShardContent, empty_content, refuse_repeated_names
+from dedup_assets.storage.formats.pandas_index import with_range_index
 from dedup_assets.storage.formats.typed import batches_of, storable_schema
 from dedup_assets.storage.source_files import SourceFile, is_empty, open_raw, reading
 
@@ -27,7 +28,7 @@ def read(source: SourceFile) -> ShardContent:
     refuse_repeated_names(source, schema.names)
     schema = storable_schema(source, schema)
     batch_rows = min(max(BLOCK_BYTES * rows // max(size, 1), _FEWEST_ROWS), _MOST_ROWS)
-    return ShardContent(schema, frozenset(), rows > 0, batches_of(_parts(source, batch_rows), schema))
+    return with_range_index(ShardContent(schema, frozenset(), rows > 0, batches_of(_parts(source, batch_rows), schema)))
 
 
 def _parts(source: SourceFile, batch_rows: int) -> Iterator[pa.RecordBatch]:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from dedup_assets.errors import ShardError, reason
 from dedup_assets.storage.formats.batches import Batch, Rejected, render_row
+from dedup_assets.storage.raw_table import empty_table
 from dedup_assets.storage.source_files import SourceFile
 
 _VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
@@ -31,9 +32,13 @@ def storable_schema(source: SourceFile, schema: pa.Schema) -> pa.Schema:
         try:
             if _holds(field.type, _is_empty_list):
                 raise pa.ArrowNotImplementedError("lists of a fixed size of 0 cannot be read back")
+            inner = [column.type.field(index).type for index in range(column.type.num_fields)]
+            if any(_holds(part, lambda kind: _is_list_view(kind) and _plain(kind) != kind) for part in inner):
+                raise pa.ArrowNotImplementedError("Arrow does not convert list views that lie deeper")
             sink = pa.BufferOutputStream()
-            pq.write_table(pa.schema([field]).empty_table(), sink)
-            pa.schema([field]).empty_table().take(pa.array([], pa.int64()))  # rows are selected later
+            rows = empty_table(pa.schema([field]))
+            pq.write_table(rows, sink)
+            rows.take(pa.array([], pa.int64()))  # rows are selected later
         except (pa.ArrowException, NotImplementedError) as problem:
             raise ShardError(
                 f"{source.uri!r} (shard {source.key}): column {column.name!r} holds {column.type}, which Parquet "
@@ -96,6 +101,14 @@ def _as_plain(column: pa.Array, kind: pa.DataType) -> pa.Array:
     if pa.types.is_dictionary(column.type):
         # The values are made plain first: Arrow cannot take views, which decoding does.
         return _as_plain(column.dictionary, kind).take(column.indices)
+    if _is_list_view(column.type):
+        # Arrow's own cast gives broken offsets (pyarrow 26).
+        lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
+        make = pa.LargeListArray if pa.types.is_large_list(kind) else pa.ListArray
+        if make is pa.ListArray:
+            offsets = offsets.cast(pa.int32())
+        return make.from_arrays(offsets, _as_plain(column.flatten(), kind.value_type), type=kind, mask=column.is_null())
     return column.cast(kind)
 
 
@@ -105,6 +118,10 @@ def _holds(kind: pa.DataType, is_such: Callable[[pa.DataType], bool]) -> bool:
         kind = kind.storage_type
     inner = [kind.field(index).type for index in range(kind.num_fields)]
     return is_such(kind) or any(_holds(part, is_such) for part in inner)
+
+
+def _is_list_view(kind: pa.DataType) -> bool:
+    return pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind)
 
 
 def _is_empty_list(kind: pa.DataType) -> bool:
