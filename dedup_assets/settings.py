@@ -13,11 +13,12 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from dedup_assets.errors import SettingsError
+from dedup_assets.other_names import meant_by
 
 KEEP_CHOICES = ("first", "longest", "hard", "easy", "random")
 _KEEP_COLUMN = re.compile(r"column:(?P<name>.+?)(?::(?P<direction>asc|desc))?", re.DOTALL)
@@ -335,7 +336,9 @@ def _checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     checked: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
-            raise SettingsError(f"{where}: unknown setting {name!r}. Known: {', '.join(sorted(known))}.")
+            raise SettingsError(
+                f"{where}: unknown setting {name!r}{_instead_of(name, known)}. Known: {', '.join(sorted(known))}."
+            )
         default = known[name].default
         if isinstance(default, tuple) and isinstance(value, list | tuple):
             if not all(isinstance(part, str) for part in value):
@@ -357,6 +360,14 @@ def _checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
                 raise SettingsError(f"{where}: {name} = {value!r}: expected valid Unicode, found bytes that are not.")
         checked[name] = value
     return checked
+
+
+def _instead_of(name: str, known: Iterable[str]) -> str:
+    """What is said beside an unknown name: the setting that it means here."""
+    meant = meant_by(name, [*known, "eps", "workspace"])
+    if meant == "eps":  # not kept: in `curation.toml` the threshold stands
+        return " (here: threshold = 1 - eps)"
+    return f" (here: {meant})" if meant else ""
 
 
 def _has_surrogates(text: str) -> bool:

@@ -11,6 +11,7 @@ import click
 
 from dedup_assets.cli import curate, look, operate, upkeep
 from dedup_assets.errors import VERBOSE, DedupError, first_line
+from dedup_assets.other_names import meant_by
 
 # Libraries that draw bars or warn on standard error would run into ours.
 _QUIET = {
@@ -68,6 +69,14 @@ for _command in (
     main.add_command(_command)
 
 
+def _naming_what_is_meant(problem: click.NoSuchOption) -> click.NoSuchOption:
+    """The error of an unknown option, with the one that other tools call so."""
+    options = {} if problem.ctx is None else {each.name: each.opts[0] for each in problem.ctx.command.params}
+    meant = meant_by(problem.option_name, [name for name in options if name])
+    possible = [options[meant]] if meant else problem.possibilities
+    return click.NoSuchOption(problem.option_name, possibilities=possible, ctx=problem.ctx)
+
+
 def run() -> None:
     """Entry point: errors a person can act on are printed without a traceback."""
     for name, value in _QUIET.items():
@@ -84,6 +93,8 @@ def run() -> None:
         main(arguments, standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as problem:
+        if isinstance(problem, click.NoSuchOption):
+            problem = _naming_what_is_meant(problem)
         problem.show()
         sys.exit(problem.exit_code)
     except (click.Abort, KeyboardInterrupt):
