@@ -414,9 +414,9 @@ def _run_and_report(
 ) -> Curation:
     clock = StageClock()
     with shown as listener:
-        from dedup_assets.automation.runs import EmbeddedDagster  # takes seconds, in which progress is shown
+        from dedup_assets.automation.runs import EmbeddedDagster, one_run_at_a_time  # takes seconds: progress is shown
 
-        with listening(listener, clock), EmbeddedDagster(space) as dagster:
+        with one_run_at_a_time(), listening(listener, clock), EmbeddedDagster(space) as dagster:
             outcome = work(dagster)
     curation = Curation(
         space.root,

@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -61,6 +62,18 @@ NO_CAPTURE: Any = {
 }
 """Runs in this process write no compute logs: Dagster would redirect the terminal to capture them and start four
 helper processes, which answer Ctrl-C with tracebacks. Runs from the UI keep theirs."""
+
+
+_running = threading.RLock()
+
+
+@contextmanager
+def one_run_at_a_time() -> Iterator[None]:
+    """Let no other thread of this process run a job while the block lasts: a run of Dagster's begins by configuring
+    the process's logging anew, which does not go together with what another one logs, and each uses every core."""
+    require_own_threads()
+    with _running:
+        yield
 
 
 @dataclass(frozen=True)
@@ -173,7 +186,7 @@ class EmbeddedDagster:
 
     def audit(self, sample: int) -> Outcome:
         """Evaluate all checks on the whole corpus, with samples of a size, or the usual one where it is 0."""
-        with instance_errors(self._instance.root_directory):
+        with one_run_at_a_time(), instance_errors(self._instance.root_directory):
             config = {**self._run_config(), "ops": {STEP: {"config": {"sample": sample}}}}
             result = _resolved(audit_recall.name).execute_in_process(instance=self._instance, run_config=config)
             return Outcome(
@@ -213,11 +226,12 @@ class EmbeddedDagster:
     def _run(self, job_name: str, keys: Sequence[str], span: list[str], outcome: Outcome) -> None:
         """Run a job over neighbouring partitions; without the failed ones again if some failed."""
         try:
-            result = _resolved(job_name).execute_in_process(
-                instance=self._instance,
-                tags=range_tags(span),
-                run_config=self._run_config(),
-            )
+            with one_run_at_a_time():
+                result = _resolved(job_name).execute_in_process(
+                    instance=self._instance,
+                    tags=range_tags(span),
+                    run_config=self._run_config(),
+                )
             outcome.run_ids.append(result.run_id)
             outcome.checks += map(Checked.of, result.get_asset_check_evaluations())
         except dg.DagsterExecutionInterruptedError as interrupt:

@@ -18,7 +18,7 @@ from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.pool import NullPool
 
-from dedup_assets.resources.sqlite_log import steady_sqlite
+from dedup_assets.resources.sqlite_log import MAKERS, steady_sqlite
 
 
 def add_rows(path: Path, rows: int) -> None:
@@ -109,3 +109,22 @@ def test_events_written_side_by_side_are_all_there(tmp_path: Path) -> None:
             list(pool.map(report, range(4)))
         told = {entry.dagster_event.message for entry in instance.all_logs(run.run_id) if entry.dagster_event}
     assert told >= {f"{thread}-{number}" for thread in range(4) for number in range(10)}
+
+
+def test_blocks_that_overlap_in_threads_leave_nothing_behind(tmp_path: Path) -> None:
+    before = [module.create_engine for module in MAKERS]
+
+    def work(number: int) -> int:
+        folder = tmp_path / str(number % 2)
+        folder.mkdir(exist_ok=True)
+        for _ in range(5):
+            with steady_sqlite(folder):
+                engine = sqlite_event_log.create_engine(f"sqlite:///{folder / f'{number}.db'}", poolclass=NullPool)
+                assert sqlite_event_log.create_engine(str(engine.url)) is engine
+                add_rows(folder / f"{number}.db", 4)
+        return count(folder / f"{number}.db")
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, range(4))) == [20] * 4
+    assert [module.create_engine for module in MAKERS] == before
+    assert not list(tmp_path.rglob("*-wal"))
