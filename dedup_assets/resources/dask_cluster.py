@@ -201,17 +201,26 @@ class DaskCluster(dg.ConfigurableResource):
             raise ClusterError(
                 f"No Dask scheduler that fits answers at {self._address}: {reason(problem)}. {remedy}"
             ) from problem
-        client = self._client
-        while not self._watch.watching(client.nthreads):
+        self._terms = None
+        if self._workspace is not None:
+            self._terms = self._joined.enter_context(terms_for(self._workspace))
+        while not self._fit(self._client):
             self._watch.look()
             time.sleep(0.1)
-        if self._workspace is not None:
-            terms = self._joined.enter_context(terms_for(self._workspace))
-            reports = self._watch.watching(lambda: client.get_versions(packages=COMPUTING))
-            require_versions(reports, terms)
-            arguments = (terms.folder, terms.content)
-            require_files(self._watch.watching(lambda: client.run(see_files, *arguments, on_error="return")), terms)
-            self._terms = terms
+
+    def _fit(self, client: Any) -> bool:
+        """Whether there are workers. Raises ClusterError if one of them does not fit."""
+        watching, terms = self._watch.watching, self._terms
+        if not watching(client.nthreads):
+            return False
+        if terms is None:
+            return True
+        require_versions(watching(lambda: client.get_versions(packages=COMPUTING)), terms)
+        answers = watching(lambda: client.run(see_files, terms.folder, terms.content, on_error="return"))
+        there = watching(client.nthreads)  # some may have gone instead of answering
+        answers = {worker: answer for worker, answer in answers.items() if worker in there}
+        require_files(answers, terms)
+        return bool(answers)
 
     def _connect(self, cluster: Any, **options: Any) -> None:
         from distributed import Client

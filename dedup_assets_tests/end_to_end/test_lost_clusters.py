@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,10 +23,12 @@ from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.settings import Settings
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import corpus, leftovers, write_shards
-from dedup_assets_tests.cli.commands import SCRIPT
+from dedup_assets_tests.cli.commands import Call, call
 from dedup_assets_tests.end_to_end.test_dask_workers import dask, free_port, wait_until
 
-TIMEOUT = 3
+__all__ = ["call"]  # a fixture
+
+TIMEOUT = 4
 """Seconds of `worker_timeout`. A worker tells of itself every half second."""
 
 OTHER_VERSION = """
@@ -153,26 +156,14 @@ def refused(cluster: Cluster, why: str, seconds: int = 20) -> None:
 
 def test_workers_that_do_not_fit_are_refused_before_they_work(cluster: Cluster) -> None:
     cluster.scheduler()
-    with (
-        pytest.raises(ClusterError, match=rf"Waited \d+ s for a Dask worker of {cluster.address}: none is there"),
-        joined(cluster) as resource,
-    ):
-        resource.client()
+    refused(cluster, rf"Waited \d+ s for a Dask worker of {cluster.address}: none is there", TIMEOUT)
     # Some come before the run, one after it has begun.
     strangers = [cluster.worker(OTHER_VERSION.format(name=name)) for name in ("dedup-assets", "pyarrow")]
-    with (
-        pytest.raises(ClusterError, match=r"other versions .*(dedup-assets|pyarrow) 0\.0\.1 \(here \d"),
-        joined(cluster, 20) as resource,
-    ):
-        resource.client()
+    refused(cluster, r"other versions .*(dedup-assets|pyarrow) 0\.0\.1 \(here \d")
     for stranger in strangers:
         stranger.kill()
     blind = cluster.worker(ELSEWHERE)
-    with (
-        pytest.raises(ClusterError, match=r"do not see the workspace's files: worker tcp.*No such file.*same path"),
-        joined(cluster, 20) as resource,
-    ):
-        resource.client()
+    refused(cluster, r"do not see the workspace's files: worker tcp.*No such file.*same path")
     blind.kill()
     fit = cluster.worker()
     with joined(cluster, 20) as resource:
@@ -203,7 +194,9 @@ def test_an_address_of_no_scheduler_is_one_error(address: str, tmp_path: Path) -
     resource.close()
 
 
-def test_a_command_whose_workers_are_killed_ends_with_one_line_and_keeps_what_is_finished(cluster: Cluster) -> None:
+def test_a_command_without_workers_left_ends_with_one_line_and_keeps_what_is_finished(
+    cluster: Cluster, call: Call
+) -> None:
     paths = write_shards(cluster.folder / "in", corpus("clustered", (20, 20), seed=62))
     cluster.scheduler()
     marker = cluster.folder / "working"
@@ -212,14 +205,27 @@ def test_a_command_whose_workers_are_killed_ends_with_one_line_and_keeps_what_is
         "from dedup_assets.resources import worker_tasks\n"
         f"worker_tasks.match_cells_of_shards = lambda *_: (pathlib.Path({str(marker)!r}).touch(), time.sleep(600))\n"
     )
-    options = ["--embedding-column", "vector", "--scheduler", cluster.address, "--worker-timeout", "3", "--json"]
-    command = [*SCRIPT, "curate", *map(str, paths), "--workspace", str(cluster.folder / "ws"), *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    options = [
+        "--embedding-column",
+        "vector",
+        "--scheduler",
+        cluster.address,
+        "--worker-timeout",
+        str(TIMEOUT),
+        "--json",
+    ]
+
+    def kill_while_it_works() -> None:
         wait_until(marker.exists, "work")
         worker.kill()
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 1 and out == ""
-    assert err.startswith(f"Error: Waited 3 s for a Dask worker of {cluster.address}") and err.count("\n") == 1
+
+    killer = threading.Thread(target=kill_while_it_works)
+    killer.start()
+    done = call("curate", *paths, "--workspace", cluster.folder / "ws", *options)
+    killer.join()
+    assert done.status == 1 and done.out == ""
+    assert done.err.startswith(f"Error: Waited {TIMEOUT} s for a Dask worker of {cluster.address}")
+    assert done.err.count("\n") == 1
     ledger = Workspace.open(cluster.folder / "ws").ledger
     assert set(ledger.completions("cluster_partitions")) == {"s00", "s01"}
     assert ledger.failures() == {}

@@ -104,7 +104,7 @@ def test_a_script_without_a_guard_curates_with_workers_in_threads_and_not_in_for
     assert all(text.startswith("This process was forked from process") for _, text in forked)
 
 
-@pytest.mark.parametrize("way", [("-c", WORKERS), ("-",), ()], ids=["-c", "-", "redirected"])
+@pytest.mark.parametrize("way", [("-c", WORKERS), ()], ids=["-c", "redirected"])
 def test_workers_are_started_from_programs_without_a_file(tmp_path: Path, way: tuple[str, ...]) -> None:
     done = run(*way, folder=tmp_path, given=WORKERS)
     assert (done.returncode, done.stdout, done.stderr) == (0, "the script runs\n", "")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -22,12 +23,21 @@ from dedup_assets.settings import Settings
 SCRIPT_OF_WORKER = "[vars(module).get('__file__') for module in [__import__('sys').modules['__main__']]][0]"
 
 
+@contextmanager
+def local(seconds: int) -> Iterator[DaskCluster]:
+    """Two worker processes."""
+    cluster = DaskCluster()
+    cluster.adopt(Settings(device="cpu", workers=2, worker_timeout=seconds))
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[DaskCluster]:
-    cluster = DaskCluster()
-    cluster.adopt(Settings(device="cpu", workers=2, worker_timeout=5))
-    yield cluster
-    cluster.close()
+    with local(60) as cluster:  # both workers may have to start anew on a busy machine
+        yield cluster
 
 
 def processes(cluster: DaskCluster) -> list[psutil.Process]:
@@ -57,12 +67,13 @@ def test_workers_do_not_have_the_callers_script_nor_have_those_that_replace_them
     assert {script for _, script in cluster.map(eval, [(SCRIPT_OF_WORKER,)] * 20)} == {None}
 
 
-def test_a_worker_that_hangs_counts_as_lost_and_its_work_is_done(cluster: DaskCluster) -> None:
-    started = time.monotonic()
-    (pid,) = results(cluster, os.getpid)
-    os.kill(int(str(pid)), signal.SIGSTOP)
-    assert sorted(result for _, result in cluster.map(pow, [(2, n) for n in range(12)])) == [2**n for n in range(12)]
-    assert time.monotonic() - started < 5 + 30
+def test_a_worker_that_hangs_counts_as_lost_and_its_work_is_done() -> None:
+    with local(5) as cluster:
+        (pid,) = results(cluster, os.getpid)
+        started = time.monotonic()
+        os.kill(int(str(pid)), signal.SIGSTOP)
+        found = sorted(result for _, result in cluster.map(pow, [(2, n) for n in range(12)]))
+        assert found == [2**n for n in range(12)] and time.monotonic() - started < 5 + 30
 
 
 def test_work_that_kills_every_worker_is_given_up(cluster: DaskCluster) -> None:
