@@ -337,7 +337,7 @@ def _checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     for name, value in values.items():
         if name not in known:
             raise SettingsError(
-                f"{where}: unknown setting {name!r}{_instead_of(name, known)}. Known: {', '.join(sorted(known))}."
+                f"{where}: unknown setting {name!r}. Known: {', '.join(sorted(known))}.{_instead_of(name, known)}"
             )
         default = known[name].default
         if isinstance(default, tuple) and isinstance(value, list | tuple):
@@ -366,8 +366,8 @@ def _instead_of(name: str, known: Iterable[str]) -> str:
     """What is said beside an unknown name: the setting that it means here."""
     meant = meant_by(name, [*known, "eps", "workspace"])
     if meant == "eps":  # not kept: in `curation.toml` the threshold stands
-        return " (here: threshold = 1 - eps)"
-    return f" (here: {meant})" if meant else ""
+        return " Write threshold = 1 - eps."
+    return f" Write {meant}." if meant else ""
 
 
 def _has_surrogates(text: str) -> bool:

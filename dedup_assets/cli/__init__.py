@@ -69,12 +69,14 @@ for _command in (
     main.add_command(_command)
 
 
-def _naming_what_is_meant(problem: click.NoSuchOption) -> click.NoSuchOption:
+def _naming_what_is_meant(problem: click.NoSuchOption) -> click.UsageError:
     """The error of an unknown option, with the one that other tools call so."""
     options = {} if problem.ctx is None else {each.name: each.opts[0] for each in problem.ctx.command.params}
     meant = meant_by(problem.option_name, [name for name in options if name])
-    possible = [options[meant]] if meant else problem.possibilities
-    return click.NoSuchOption(problem.option_name, possibilities=possible, ctx=problem.ctx)
+    if not meant:
+        return problem
+    # click itself names only options that are spelt alike.
+    return click.UsageError(f"{problem.message} Did you mean {options[meant]!r}?", ctx=problem.ctx)
 
 
 def run() -> None:
@@ -93,9 +95,8 @@ def run() -> None:
         main(arguments, standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as problem:
-        if isinstance(problem, click.NoSuchOption):
-            problem = _naming_what_is_meant(problem)
-        problem.show()
+        shown = _naming_what_is_meant(problem) if isinstance(problem, click.NoSuchOption) else problem
+        shown.show()
         sys.exit(problem.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted. What was finished is kept; run the same command to go on.", err=True)
