@@ -476,7 +476,10 @@ def _totals(space: Workspace) -> dict[str, Any]:
         "shards": len(manifest["shards"]),
         **{name: manifest["totals"].get(name, 0) for name in names},
         "quarantined_by_reason": _by_reason(manifest),
-        "texts_over_window": sum(done.facts.get("texts_over_window", 0) for done in embedded.values()),
+        **{
+            name: sum(done.facts.get(name, 0) for done in embedded.values())
+            for name in ("texts_over_window", "texts_not_understood")
+        },
         "threshold": space.settings.threshold,
         "output": str(space.output),
         "workspace": str(space.root),

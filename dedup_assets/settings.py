@@ -66,6 +66,12 @@ class Settings:
     max_length: int = _setting(
         0, "vectors", "Tokens read of each text; 0: the model's own window. Longer texts are counted."
     )
+    max_unknown: float = _setting(
+        0.5,
+        "vectors",
+        "Largest share of a text's tokens that the model may not know. A text above it, or without any token, is "
+        "compared by its own characters only: exact copies go, nothing else. 1: texts without a token alone.",
+    )
     vector_dtype: str = _setting(
         "float16",
         "vectors",
@@ -204,8 +210,9 @@ class Settings:
                 raise SettingsError(
                     f"{name} = {value!r}: expected a cosine similarity above 0 and at most 1, such as 0.95."
                 )
-        if not 0.0 <= self.max_quarantined <= 1.0:
-            raise SettingsError(f"max_quarantined = {self.max_quarantined}: expected a share from 0 to 1.")
+        for name in ("max_quarantined", "max_unknown"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise SettingsError(f"{name} = {getattr(self, name)}: expected a share from 0 to 1.")
         if self.floor > self.threshold:
             raise SettingsError(
                 f"floor = {self.floor} lies above threshold = {self.threshold}: matches between them would "

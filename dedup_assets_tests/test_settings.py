@@ -37,6 +37,7 @@ def setting_values(draw: st.DrawFn) -> dict[str, Any]:
     return values | {
         "text_columns": tuple(draw(st.lists(odd_name, min_size=1, max_size=3, unique=True))),
         "strict": draw(st.booleans()),
+        "max_unknown": draw(st.floats(0.0, 1.0)),
         "max_quarantined": draw(st.floats(0.0, 1.0)),
         "keep_empty": draw(st.booleans()),
         "floor": floor,

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -16,9 +17,8 @@ from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.memory import embedded_at_once
 from dedup_assets.resources.worker_tasks import encode_texts
 from dedup_assets.resources.workspace import WorkspaceResource
-from dedup_assets.settings import Settings
 from dedup_assets.storage.embeddings import ROWS_PER_BATCH, EmbeddingTable
-from dedup_assets.storage.encoding import open_table, settle_encoder, settled_dimension
+from dedup_assets.storage.encoding import open_table, settle_encoder, settled_dimension, settled_probe
 from dedup_assets.storage.ingest import read_texts
 from dedup_assets.storage.ingest_spec import ingest_spec
 from dedup_assets.storage.models import ModelLocation
@@ -103,9 +103,9 @@ def _embed_group(
     started = time.perf_counter()
     shards = _new_texts(group, known)
     hashes = np.concatenate([s.records.hashes[s.new] for s in shards])
-    encoded, truncated = None, np.zeros(len(hashes), dtype=bool)
+    encoded, truncated, unreadable = None, np.zeros(len(hashes), bool), np.zeros(len(hashes), bool)
     if encoder is not None:
-        encoded, truncated = _encode(run, dask, shards, bases, encoder, table.dimension)
+        encoded, truncated, unreadable = _encode(run, dask, shards, bases, encoder, table.dimension)
     # Nothing is taken away: texts of these shards may have their vectors from a run that was killed before
     # it could record them, or from one that runs beside this.
     with run.workspace.lock("embeddings"):
@@ -120,6 +120,7 @@ def _embed_group(
             "embedded": len(s.new),
             "reused": len(s.records) - len(s.new),
             "texts_over_window": int(truncated[start:stop].sum()),
+            "texts_not_understood": int(unreadable[start:stop].sum()),
             "dimension": table.dimension,
             "dtype": str(table.dtype),
             "model": run.workspace.settings.model if encoder else "given with the data",
@@ -154,18 +155,20 @@ def _encode(
     bases: dict[str, str],
     encoder: ModelLocation,
     dimension: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors (n, d) of the new texts in order, and whether each was over the window."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Vectors (n, d) of the new texts in order, whether each was over the window, and whether the model knows too
+    little of it."""
     settings = run.workspace.settings
     spec = ingest_spec(settings)
     device = dask.resolved_device()
     step = GPU_BATCH_TEXTS if device == "cuda" else BATCH_TEXTS
     count = sum(len(s.new) for s in shards)
     vectors = np.empty((count, dimension), dtype=settings.vector_dtype)
-    truncated = np.zeros(count, dtype=bool)
+    truncated, unreadable = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
+    probe = settled_probe(run.workspace)
     batches: list[np.ndarray] = []
 
-    def arguments() -> Iterator[tuple[list[str], Settings, str, str]]:
+    def arguments() -> Iterator[tuple[Any, ...]]:
         first = 0
         for part in _at_once(shards, embedded_at_once(settings)):
             texts: list[str] = []
@@ -177,14 +180,17 @@ def _encode(
             for start in range(0, len(order), step):
                 batch = order[start : start + step]
                 batches.append(first + batch)
-                yield [texts[i] for i in batch], settings, encoder.fingerprint, device
+                yield [texts[i] for i in batch], settings, encoder.fingerprint, device, probe
             first += len(texts)
 
-    for index, (batch_vectors, batch_truncated) in dask.map(encode_texts, arguments()) if count else ():
+    for index, (batch_vectors, batch_truncated, batch_unreadable) in (
+        dask.map(encode_texts, arguments()) if count else ()
+    ):
         vectors[batches[index]] = batch_vectors
         truncated[batches[index]] = batch_truncated
+        unreadable[batches[index]] = batch_unreadable
         run.progress.advance(len(batches[index]))
-    return vectors, truncated
+    return vectors, truncated, unreadable
 
 
 def _at_once(shards: list[_ShardTexts], most: int) -> Iterator[list[_ShardTexts]]:

@@ -56,6 +56,13 @@ CHECKS = (
         dg.AssetCheckSeverity.WARN,
     ),
     Check(
+        "embeddings",
+        "texts_are_understood",
+        "The model knows the tokens of nearly all texts; those it does not know are compared with their copies alone.",
+        lambda scope, _: health.texts_are_understood(scope),
+        dg.AssetCheckSeverity.WARN,
+    ),
+    Check(
         "kmeans_centroids",
         "codebook_fits",
         "The centroids still suit the corpus: ghosts per text are as when they were fitted, and cells are even. If "

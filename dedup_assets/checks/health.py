@@ -26,6 +26,9 @@ templates, which no refit can spread: 7.1. Few texts say nothing, see `SKEW_TEXT
 SKEW_TEXTS = 100
 """Texts per cell from which their spread means something: with fewer, chance alone makes cells uneven."""
 
+UNKNOWN_SHARE = 0.01
+"""Share of texts that the model cannot read from which another model is worth a thought: near-copies among them stay."""
+
 CUT_SHARE = 0.1
 """Share of texts longer than the model's window from which it is worth a thought: texts that differ only beyond the
 window have one vector, and go as duplicates."""
@@ -119,6 +122,21 @@ def texts_fit_the_window(scope: Scope) -> Finding:
         [f"{cut} of {embedded} texts were cut"] if share > CUT_SHARE else [],
         "The model reads only the beginning of these: texts that differ later count as one. Curate into a new "
         "workspace with a model of a longer window (--model, --max-length), or with texts split into passages.",
+    )
+
+
+def texts_are_understood(scope: Scope) -> Finding:
+    """How many texts have hardly a token that the model knows, and are compared with their copies alone."""
+    done = [entry.facts for shard, entry in scope.workspace.ledger.completions("embeddings").items() if shard in scope]
+    embedded = sum(int(facts["embedded"]) for facts in done)
+    odd = sum(int(facts.get("texts_not_understood", 0)) for facts in done)
+    share = odd / embedded if embedded else 0.0
+    return judged(
+        f"{odd} of {embedded} embedded texts have hardly a token that the model knows ({share:.1%}).",
+        {"embedded": embedded, "texts_not_understood": odd, "share": round(share, 4), "limit": UNKNOWN_SHARE},
+        [f"{odd} of {embedded} texts are compared by their characters only"] if share > UNKNOWN_SHARE else [],
+        "The vocabulary of the model lacks their script: exact copies of them go and nothing else. Curate into a new "
+        "workspace with a multilingual model (--model), or with vectors of your own (--embedding-column).",
     )
 
 

@@ -63,6 +63,13 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--model", help=f"Local folder or hub id of the encoder.  [default: {d.model}]"),
         click.option("--pooling", type=click.Choice(["auto", "mean", "cls", "last"]), help="[default: the model's]"),
         click.option("--max-length", type=click.IntRange(min=1), help="Tokens read of a text.  [default: the model's]"),
+        click.option(
+            "--max-unknown",
+            type=click.FloatRange(0, 1),
+            metavar="SHARE",
+            help="Share of unknown tokens above which a text is compared by its characters only.  "
+            f"[default: {d.max_unknown}]",
+        ),
         click.option("--batch-size", type=click.IntRange(min=1), help="Texts per batch.  [default: by token count]"),
         click.option(
             "--keep",

@@ -81,11 +81,14 @@ class EncodedTexts:
         True where the text has more tokens than the model's window; the rest of it was not read.
     tokens : int32 array (n,)
         Tokens that were read, special tokens included.
+    unknown : float32 array (n,)
+        Share of the tokens that the model does not know; 1 for a text without any.
     """
 
     vectors: npt.NDArray[np.float32]
     truncated: npt.NDArray[np.bool_]
     tokens: npt.NDArray[np.int32]
+    unknown: npt.NDArray[np.float32]
 
 
 def native_bfloat16(device: str) -> bool:
@@ -230,11 +233,13 @@ class Encoder:
         vectors = np.zeros((n, self.dimension), dtype=np.float32)
         truncated = np.zeros(n, dtype=np.bool_)
         tokens = np.zeros(n, dtype=np.int32)
+        unknown = np.zeros(n, dtype=np.float32)
         if n == 0:
-            return EncodedTexts(vectors, truncated, tokens)
+            return EncodedTexts(vectors, truncated, tokens, unknown)
         if self.device != "cpu":
-            return self._encode_on_device(texts, EncodedTexts(vectors, truncated, tokens))
+            return self._encode_on_device(texts, EncodedTexts(vectors, truncated, tokens, unknown))
         ids, truncated = self._window.read(texts)
+        unknown = self._window.unknown_shares(ids)
         tokens[:] = [len(row) for row in ids]
         pool = self._workers.pool()
         if self._packed is not None:
@@ -245,7 +250,7 @@ class Encoder:
             results = pool.map(lambda b: (b[0], self._unit_vectors([ids[i] for i in b[0]], b[1], b[2])), padded)
         for rows, result in results:
             vectors[rows] = result.numpy()
-        return EncodedTexts(vectors, truncated, tokens)
+        return EncodedTexts(vectors, truncated, tokens, unknown)
 
     def _encode_on_device(self, texts: Sequence[str], result: EncodedTexts) -> EncodedTexts:
         """`encode` on a GPU: one thread tokenises ahead, full batches start as soon as there is one, and vectors
@@ -273,6 +278,7 @@ class Encoder:
                 counts = np.array([len(row) for row in ids], dtype=np.int32)
                 result.tokens[start : start + len(ids)] = counts
                 result.truncated[start : start + len(ids)] = cut
+                result.unknown[start : start + len(ids)] = self._window.unknown_shares(ids)
                 for row, step in enumerate(ladder_steps(counts, self._ladder).tolist()):
                     waiting.setdefault(step, []).append((start + row, ids[row]))
                 for step in waiting:

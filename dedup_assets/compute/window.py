@@ -45,6 +45,8 @@ class WindowTokenizer:
             raise ModelError("the model's tokenizer has no fast version (tokenizer.json); expected one")
         self.max_length = max_length
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        self._special = special
+        self._unknown = getattr(tokenizer, "unk_token_id", None)
         self._tokenizer = tokenizer
         self._lock = threading.Lock()  # padding and truncation are state of the fast tokenizer
 
@@ -68,6 +70,16 @@ class WindowTokenizer:
                     ids.append(row)
                     truncated[start + k] = rest > 0
         return ids, truncated
+
+    def unknown_shares(self, ids: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.float32]:
+        """Of each text that was read, the share (n,) of tokens that the model does not know; 1 where it has no token.
+
+        Special tokens that frame every text do not count.
+        """
+        unknown = self._unknown
+        own = np.array([len(row) for row in ids], dtype=np.int64) - self._special
+        found = np.array([0 if unknown is None else int((row == unknown).sum()) for row in ids], dtype=np.int64)
+        return np.where(own > 0, found / np.maximum(own, 1), 1.0).astype(np.float32)
 
     def _read(self, texts: list[str]) -> list[tuple[npt.NDArray[np.int32], int]]:
         """Per text: the ids in the window, and how many tokens lie behind it."""

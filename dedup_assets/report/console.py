@@ -63,6 +63,11 @@ def _remarks(summary: Mapping[str, Any]) -> Iterator[str]:
     reasons = summary.get("quarantined_by_reason")
     if reasons:
         yield f"quarantined: {', '.join(f'{reason} ({count:,})' for reason, count in reasons.items())}"
+    if summary.get("texts_not_understood"):
+        yield (
+            f"{counted(summary['texts_not_understood'], 'text')} of which the model knows too little: compared with "
+            "their copies only. A multilingual model may know them"
+        )
     if summary.get("moved"):
         shard, (old, new) = next(iter(summary["moved"].items()))
         count = counted(len(summary["moved"]), "shard")

@@ -56,11 +56,13 @@ def explain(workspace: Workspace, record_id: str) -> dict[str, Any]:
     if not decision["kept"]:
         keeper_shard, keeper_id = decision["keeper_shard"], decision["keeper_id"]
         keeper_row = corpus.row(keeper_shard, keeper_id)
-        recomputed = canonical_similarity(corpus.vector(shard, row), corpus.vector(keeper_shard, keeper_row))
+        own = corpus.vector(shard, row)
+        recomputed = canonical_similarity(own, corpus.vector(keeper_shard, keeper_row))
         answer |= {
             "kind": decision["kind"],
             "similarity": decision["similarity"],
-            "similarity_recomputed": float(recomputed[0]),
+            # The zero vector, of a text that the model cannot read, has no direction; its copies are its copies.
+            "similarity_recomputed": float(recomputed[0]) if own.any() else decision["similarity"],
             "keeper_id": keeper_id,
             "keeper_shard": keeper_shard,
             "keeper_row": keeper_row,
@@ -112,6 +114,8 @@ def _home(corpus: Corpus, a: Admission, row: int) -> dict[str, Any]:
         return {}
     cells = ShardCells.read(folder)
     at = np.flatnonzero(cells.rows == row_of(key)[0])
+    if not len(at):
+        return {"home_cell": None, "not_understood": "the model knows too little of the text: only its copies match it"}
     home = int(np.searchsorted(cells.home_offsets, at[0], side="right")) - 1
     centroid = read_centroids(workspace.codebook(codebook))[home : home + 1]
     similarity = canonical_similarity(cells.vectors[at].astype(np.float32), centroid)

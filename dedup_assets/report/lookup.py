@@ -18,7 +18,7 @@ from dedup_assets.report.corpus import Corpus
 from dedup_assets.report.explain import require_unicode
 from dedup_assets.report.steady import steady
 from dedup_assets.resources.worker_tasks import encode_texts
-from dedup_assets.storage.encoding import open_table, settle_encoder
+from dedup_assets.storage.encoding import open_table, settle_encoder, settled_probe
 from dedup_assets.storage.tables import PAIRS
 from dedup_assets.storage.workspace import Workspace
 
@@ -71,7 +71,9 @@ def search(workspace: Workspace, text: str, count: int) -> list[dict[str, Any]]:
         raise SettingsError("TEXT is empty: give the text to look for.")
     corpus = Corpus(workspace)
     encoder = settle_encoder(workspace)
-    query, _ = encode_texts([text], settings, encoder.fingerprint, "cpu")
+    query, _, unreadable = encode_texts([text], settings, encoder.fingerprint, "cpu", settled_probe(workspace))
+    if unreadable[0]:
+        raise SettingsError(f"TEXT {text!r} has hardly a token that {settings.model} knows: nothing is near it.")
     table = open_table(workspace)
     places: list[tuple[str, int]] = []
     asked = count

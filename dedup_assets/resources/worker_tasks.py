@@ -11,16 +11,19 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakSet
 
 import numpy as np
 
 from dedup_assets.compute.blocks import ShardPiece
 from dedup_assets.compute.cells import assign
+from dedup_assets.compute.encoder import Encoder
 from dedup_assets.compute.join import MAX_MATCHES, DenseCells, Matches, match_pieces
 from dedup_assets.errors import ModelError
 from dedup_assets.settings import Settings
 from dedup_assets.storage.cells import ShardCells, read_centroids
 from dedup_assets.storage.embeddings import EmbeddingTable
+from dedup_assets.storage.model_probe import hold_to_probe
 from dedup_assets.storage.models import encoder_for, locate_model
 from dedup_assets.storage.shards import admission_of, text_keys
 from dedup_assets.storage.spill import MatchRuns
@@ -35,16 +38,32 @@ def worker_device(device: str) -> str:
     return "cuda" if cuda_available() else "cpu"
 
 
-def encode_texts(texts: list[str], settings: Settings, fingerprint: str, device: str) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors (n, d) in the stored dtype, and whether each text was longer than the window (n,) bool."""
+_held: WeakSet[Encoder] = WeakSet()  # encoders that gave the probe's vectors in this process
+
+
+def encode_texts(
+    texts: list[str], settings: Settings, fingerprint: str, device: str, probe: list[list[float]] | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Vectors (n, d) in the stored dtype, whether each text was longer than the window (n,) bool, and whether the model
+    knows too little of it (n,) bool.
+
+    A text of the last kind has the zero vector, whose similarity to every vector is 0: it matches nothing but its
+    copies. `probe` are the vectors that the model gave when the workspace was begun.
+    """
     location = locate_model(settings.model)
     if location.fingerprint != fingerprint:
         raise ModelError(
             f"Model {settings.model} on this worker ({location.folder}) has fingerprint "
             f"{location.fingerprint}, the workspace was made with {fingerprint}: install the same model files."
         )
-    encoded = encoder_for(settings, location, worker_device(device)).encode(texts)
-    return encoded.vectors.astype(settings.vector_dtype), encoded.truncated
+    encoder = encoder_for(settings, location, worker_device(device))
+    if probe is not None and encoder not in _held:
+        hold_to_probe(encoder, probe, settings.model)
+        _held.add(encoder)
+    encoded = encoder.encode(texts)
+    unreadable = (encoded.unknown > settings.max_unknown) | (encoded.unknown == 1.0)
+    encoded.vectors[unreadable] = 0.0
+    return encoded.vectors.astype(settings.vector_dtype), encoded.truncated, unreadable
 
 
 def assign_shard(
@@ -68,6 +87,9 @@ def assign_shard(
         vectors = np.empty((0, book.shape[1]), dtype)
     else:
         vectors = EmbeddingTable(Path(folder), dimension, dtype).vectors(shard, hashes)
+        # A text that the model cannot read matches nothing: the join need not meet it.
+        comparable = vectors.any(axis=1)
+        vectors, rows = vectors[comparable], rows[comparable]
     cells = lay_out(vectors, rows, book, floor, worker_device(device))
     cells.write(Path(target))
     return {"texts": len(rows), "ghosts": len(cells.ghost_rows)}

@@ -5,10 +5,15 @@ Finds the model and opens the table; embeds nothing itself.
 
 from __future__ import annotations
 
+import json
+
 from dedup_assets.errors import ModelError, WorkspaceError
 from dedup_assets.storage.embeddings import EmbeddingTable
+from dedup_assets.storage.model_probe import probe_of
 from dedup_assets.storage.models import ModelLocation, encoder_for, locate_model
 from dedup_assets.storage.workspace import Workspace
+
+_PROBE = "probe_vectors"
 
 
 def settle_encoder(workspace: Workspace) -> ModelLocation:
@@ -23,8 +28,15 @@ def settle_encoder(workspace: Workspace) -> ModelLocation:
         )
     if workspace.ledger.meta("dimension") is None:
         encoder = encoder_for(workspace.settings, location, "cpu")
+        workspace.ledger.settle_meta(_PROBE, json.dumps(probe_of(encoder)))
         workspace.ledger.settle_meta("dimension", str(encoder.dimension))
     return location
+
+
+def settled_probe(workspace: Workspace) -> list[list[float]] | None:
+    """The vectors that the model gave to the probe when the workspace was begun; None in one of an earlier version."""
+    probe = workspace.ledger.meta(_PROBE)
+    return None if probe is None else json.loads(probe)
 
 
 def settled_dimension(workspace: Workspace) -> int | None:

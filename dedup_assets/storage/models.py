@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dedup_assets.errors import ModelError, reason
+from dedup_assets.errors import ModelError, first_line
 from dedup_assets.forks import require_own_threads
+from dedup_assets.storage.model_folder import PROMPTS, FolderSettings, read_folder
+from dedup_assets.storage.model_probe import try_out
+from dedup_assets.storage.model_weights import require_weights
 
 if TYPE_CHECKING:
     from dedup_assets.compute.encoder import Encoder
@@ -39,11 +41,6 @@ _TEXT_FILES = (
 )
 _SAFETENSORS = ("*.safetensors", "model.safetensors.index.json")
 _TORCH_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
-
-# tokenizers without a limit of their own report about 1e30 as their maximal length.
-_NO_LIMIT = 1_000_000
-# Window where neither the model nor the tokenizer states one; the commonest one of encoders.
-_FALLBACK_MAX_LENGTH = 512
 
 
 @dataclass(frozen=True)
@@ -125,9 +122,9 @@ def _hub_folder(repository: str) -> Path:
     """Snapshot of `repository` from the local cache or the network, as HF_HUB_OFFLINE allows."""
     from huggingface_hub import snapshot_download
 
-    folder = Path(snapshot_download(repository, allow_patterns=[*_TEXT_FILES, *_SAFETENSORS]))
+    folder = Path(snapshot_download(repository, allow_patterns=[*_TEXT_FILES, PROMPTS, *_SAFETENSORS]))
     if not _weights(folder):  # older repositories have pickled weights only
-        folder = Path(snapshot_download(repository, allow_patterns=[*_TEXT_FILES, *_TORCH_WEIGHTS]))
+        folder = Path(snapshot_download(repository, allow_patterns=[*_TEXT_FILES, PROMPTS, *_TORCH_WEIGHTS]))
     return folder
 
 
@@ -162,13 +159,6 @@ def _fingerprint(folder: Path) -> str:
     return total.hexdigest()
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path} is not valid JSON: {error}. Expected the file as published") from error
-
-
 def read_pooling(folder: str) -> tuple[str, int]:
     """Pooling and window that the model was made for.
 
@@ -186,58 +176,9 @@ def read_pooling(folder: str) -> tuple[str, int]:
         The model pools in a way that is not offered (maximum, weighted mean, several at once).
     """
     root = Path(folder)
-    return _read_pooling_mode(root), _read_max_length(root)
+    found = read_folder(root)
+    return found.pooling, found.window
 
-
-def _modules(root: Path) -> list[dict[str, Any]]:
-    path = root / "modules.json"
-    return _read_json(path) if path.is_file() else []
-
-
-def _read_pooling_mode(root: Path) -> str:
-    folders = [m.get("path", "") for m in _modules(root) if str(m.get("type", "")).endswith("Pooling")]
-    path = root / (folders[0] if folders else "1_Pooling") / "config.json"
-    if not path.is_file():
-        return "mean"
-    config = _read_json(path)
-    names = {
-        "pooling_mode_mean_tokens": "mean",
-        "pooling_mode_cls_token": "cls",
-        "pooling_mode_lasttoken": "last",
-    }
-    if "pooling_mode" in config:  # newer files name it directly
-        mode = config["pooling_mode"]
-        modes = [mode] if isinstance(mode, str) else list(mode)
-        modes = [{"lasttoken": "last"}.get(m, m) for m in modes]
-    else:
-        modes = [names.get(k, k) for k, on in config.items() if k.startswith("pooling_mode_") and on]
-    if len(modes) != 1 or modes[0] not in names.values():
-        raise ModelError(
-            f"{path} asks for pooling {', '.join(map(str, modes)) or 'nothing'}; "
-            "mean, cls and last are offered: name one of them in the settings"
-        )
-    return modes[0]
-
-
-def _read_max_length(root: Path) -> int:
-    transformer = [m.get("path", "") for m in _modules(root) if str(m.get("type", "")).endswith("Transformer")]
-    limits = []
-    path = root / (transformer[0] if transformer else "") / "sentence_bert_config.json"
-    if path.is_file() and _read_json(path).get("max_seq_length"):
-        limits = [int(_read_json(path)["max_seq_length"])]
-    elif (root / "tokenizer_config.json").is_file():
-        limit = _read_json(root / "tokenizer_config.json").get("model_max_length")
-        limits = [int(limit)] if limit and limit < _NO_LIMIT else []
-    config = _read_json(root / "config.json")
-    positions = config.get("max_position_embeddings")
-    if positions:
-        # RoBERTa and its kin start counting positions behind the padding id.
-        offset = config.get("pad_token_id", 1) + 1 if config.get("model_type") in _SHIFTED_POSITIONS else 0
-        limits.append(int(positions) - offset)
-    return min(limits) if limits else _FALLBACK_MAX_LENGTH
-
-
-_SHIFTED_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer")
 
 _encoders: dict[tuple[Any, ...], Encoder] = {}
 _encoders_lock = threading.Lock()
@@ -267,10 +208,12 @@ def load_encoder(
     ModelError
         The model cannot be loaded or does not fit the arguments.
     """
+    # Whatever is loaded already: what is refused is not part of the fingerprint.
+    found = read_folder(Path(location.folder), pooling)
     key = (location.fingerprint, pooling, max_length, batch_size, device, precision)
     with _encoders_lock:
         if key not in _encoders:
-            _encoders[key] = _load(location, pooling, max_length, batch_size, device, precision)
+            _encoders[key] = _load(location, found, max_length, batch_size, device, precision)
         return _encoders[key]
 
 
@@ -288,7 +231,7 @@ def encoder_for(settings: Settings, location: ModelLocation, device: str) -> Enc
 
 def _load(
     location: ModelLocation,
-    pooling: str | None,
+    found: FolderSettings,
     max_length: int | None,
     batch_size: int | None,
     device: str,
@@ -296,19 +239,23 @@ def _load(
 ) -> Encoder:
     from dedup_assets.compute.encoder import Encoder
 
-    root = Path(location.folder)
-    if max_length is None:
-        max_length = _read_max_length(root)
     model, tokenizer = load_parts(location.folder)
-    return Encoder(
+    encoder = Encoder(
         model,
         tokenizer,
-        pooling=pooling if pooling is not None else _read_pooling_mode(root),
-        max_length=max_length,
+        pooling=found.pooling,
+        max_length=max_length or found.window,
         batch_size=batch_size,
         device=device,
         precision=precision,
     )
+    if found.dimension is not None and found.dimension != encoder.dimension:
+        raise ModelError(
+            f"{location.folder} says that its vectors have {found.dimension} numbers, and its transformer gives "
+            f"{encoder.dimension}. Expected the folder as published"
+        )
+    try_out(location.folder, encoder)
+    return encoder
 
 
 def load_parts(folder: str) -> tuple[Any, Any]:
@@ -319,7 +266,7 @@ def load_parts(folder: str) -> tuple[Any, Any]:
     Raises
     ------
     ModelError
-        transformers cannot load the folder.
+        transformers cannot load the folder, or its weights are not those of its configuration.
     """
     import torch
     from transformers import AutoModel, AutoTokenizer
@@ -329,13 +276,26 @@ def load_parts(folder: str) -> tuple[Any, Any]:
     logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model = AutoModel.from_pretrained(folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32)
+        model, told = AutoModel.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+        )
     except Exception as error:  # each weight format and model family raises types of its own
         raise ModelError(
-            f"the model in {folder} cannot be loaded: {type(error).__name__}: {reason(error)}. "
+            f"the model in {folder} cannot be loaded: {type(error).__name__}: {first_line(error)}. "
             "Expected a model that transformers knows, without code of its own"
         ) from error
     finally:
         if bar:
             logging.enable_progress_bar()
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ModelError(f"the model in {folder} is an encoder with a decoder. Expected one that encodes alone")
+    if not hasattr(model.config, "hidden_size"):
+        raise ModelError(f"the model in {folder} ({type(model).__name__}) is none of texts. Expected a text encoder")
+    require_weights(folder, model, told)
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"the tokenizer in {folder} knows {len(tokenizer)} tokens, and the model has vectors for {rows}. Expected "
+            "the files of one model"
+        )
     return model, tokenizer

@@ -1,0 +1,59 @@
+"""A model tried out on a few texts: that it runs at all, and that it gives the same vectors in every process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dedup_assets.errors import ModelError, first_line
+
+if TYPE_CHECKING:
+    from dedup_assets.compute.encoder import Encoder
+
+PROBE_TEXTS = ("The quick brown fox jumps over the lazy dog.", "1 + 1 = 2; naïve café, Straße 5", "words " * 40)
+"""Texts whose vectors say which model it is, computed by which library on which processor."""
+
+LEAST_AGREEMENT = 0.999
+"""Least cosine of a probe's vectors, computed twice, at which a workspace goes on: bfloat16 and float32 agree to 0.9998
+on all-MiniLM-L6-v2, and random weights do not agree at all."""
+
+
+def try_out(folder: str, encoder: Encoder) -> None:
+    """Run a model on the shortest, the longest and an odd text. Raises ModelError where it fails or gives no vectors:
+    here it is one line, and not the end of a worker in the middle of a corpus."""
+    texts = ["", "a", *PROBE_TEXTS, "word " * 2 * encoder.max_length]
+    try:
+        vectors = encoder.encode(texts).vectors
+    except Exception as error:
+        raise ModelError(
+            f"the model in {folder} fails on a text of {encoder.max_length} tokens or less: {type(error).__name__}: "
+            f"{first_line(error)}. Expected that its configuration, its tokenizer and its weights fit together: fewer "
+            "tokens (--max-length) help where it has fewer positions than it says"
+        ) from error
+    norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    if not np.isfinite(vectors).all() or (np.abs(norms - 1) > 1e-3).any():
+        raise ModelError(
+            f"the model in {folder} gives vectors that are no directions (norms from {norms.min():g} to "
+            f"{norms.max():g}). Expected weights as published, and a precision in which they stay finite"
+        )
+
+
+def probe_of(encoder: Encoder) -> list[list[float]]:
+    """The vectors (3, d) of the probe, as they are kept with the fingerprint of a workspace's model."""
+    return [[round(float(x), 6) for x in row] for row in encoder.encode(PROBE_TEXTS).vectors]
+
+
+def hold_to_probe(encoder: Encoder, kept: list[list[float]], model: str) -> None:
+    """Raise ModelError where an encoder gives other vectors than those that a workspace was begun with."""
+    before, now = np.array(kept, np.float64), encoder.encode(PROBE_TEXTS).vectors.astype(np.float64)
+    agreement = 0.0
+    if before.shape == now.shape:
+        agreement = float(((before * now).sum(1) / np.linalg.norm(before, axis=1)).min())
+    if agreement < LEAST_AGREEMENT:
+        raise ModelError(
+            f"model {model} gives other vectors here than where the workspace was begun: the same texts have a cosine "
+            f"of {agreement:.4f}, expected at least {LEAST_AGREEMENT}. Its files are the same, so the libraries differ "
+            "(torch, transformers), or the processor. Use the environment that the workspace was begun in, or curate "
+            "into a new workspace"
+        )
