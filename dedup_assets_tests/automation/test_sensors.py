@@ -19,7 +19,7 @@ from dedup_assets.automation.partitions import SHARDS
 from dedup_assets.automation.schedules import weekly_recuration_schedule
 from dedup_assets.automation.sensors import arriving_shards_sensor
 from dedup_assets.definitions import defs
-from dedup_assets.resources.workspace import WorkspaceResource
+from dedup_assets.resources.workspace import WorkspaceResource, serving
 from dedup_assets.storage.ledger import VANISHED
 from dedup_assets.storage.liveness import holding_run
 from dedup_assets.storage.workspace import Workspace
@@ -52,12 +52,13 @@ class Daemon:
 
     def run(self, request: dg.RunRequest, raise_on_error: bool = True) -> dg.ExecuteInProcessResult:
         """Run a request in this process, on the workspace of the test."""
-        return defs.resolve_job_def(request.job_name).execute_in_process(
-            instance=self.instance,
-            tags={**request.tags, "dagster/run_key": request.run_key},
-            run_config={"resources": {"workspace": {"config": {"path": str(self.watched.space.root)}}}},
-            raise_on_error=raise_on_error,
-        )
+        with serving(self.watched.space.root):
+            return defs.resolve_job_def(request.job_name).execute_in_process(
+                instance=self.instance,
+                tags={**request.tags, "dagster/run_key": request.run_key},
+                run_config={"resources": {"workspace": {"config": {"path": str(self.watched.space.root)}}}},
+                raise_on_error=raise_on_error,
+            )
 
 
 def spans(result: dg.SensorResult) -> list[tuple[str | None, str, str]]:

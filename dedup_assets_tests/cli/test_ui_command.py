@@ -17,7 +17,9 @@ import pytest
 
 import dedup_assets as da
 from dedup_assets.assets.stage import STAGES
-from dedup_assets_tests.cli.commands import SCRIPT, Call, heed_interrupts, write_corpus
+from dedup_assets.automation.serve import serve
+from dedup_assets.storage.workspace import Workspace
+from dedup_assets_tests.cli.commands import SCRIPT, Call, heed_interrupts, write_corpus, write_jsonl
 
 QUERY = """{ assetNodes { assetKey { path } partitionKeys assetMaterializations { partition } } }"""
 
@@ -99,3 +101,22 @@ def test_the_ui_shows_the_workspace_until_it_is_interrupted(tmp_path: Path, call
     assert processes_with(str(ws)) == []
     with pytest.raises(OSError), socket.create_connection(("127.0.0.1", port), timeout=2):
         pass
+
+
+@pytest.mark.parametrize(
+    ("host", "warned"), [("0.0.0.0", True), ("::", True), ("127.0.0.1", False), ("localhost", False)]
+)
+def test_an_address_that_others_reach_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, warned: bool
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt  # before any server starts
+
+    write_jsonl(tmp_path / "s.jsonl", [])
+    da.register(tmp_path / "s.jsonl", workspace=tmp_path / "ws")
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    said: list[object] = []
+    serve(Workspace.open(tmp_path / "ws"), host, free_port(), said.append)
+    assert [str(line).startswith("Warning: the UI has no login.") for line in said] == (
+        [True, False] if warned else [False]
+    )

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -103,18 +104,27 @@ class Served:
 
 
 @contextmanager
-def served_ui(workspace: Path, folder: Path, *arguments: str) -> Iterator[Served]:
-    """Run `dedup-assets ui` on a free port; its log goes into `folder`."""
+def served_ui(workspace: Path, folder: Path, *arguments: str, cwd: Path | None = None) -> Iterator[Served]:
+    """Run `dedup-assets ui` on a free port, where `cwd` says by its installed program; its log goes into `folder`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = folder / "ui.log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [*SCRIPT, "ui", "--workspace", str(workspace), "--port", str(port), *arguments],
+            [
+                *(SCRIPT if cwd is None else [str(Path(sys.executable).with_name("dedup-assets"))]),
+                "ui",
+                "--workspace",
+                str(workspace),
+                "--port",
+                str(port),
+                *arguments,
+            ],
             stdout=stream,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            cwd=cwd,
         )
         ui = Served(f"http://127.0.0.1:{port}", workspace, process, log)
         try:
