@@ -126,7 +126,7 @@ class EmbeddedDagster:
         # Dagster makes the tables of a new instance without a look at who else does: one process at a time.
         with self._workspace.lock("instance"):
             home = prepare_home(self._workspace)
-            with ExitStack() as opening, storage_errors(home), instance_errors(home):
+            with ExitStack() as opening, storage_errors(home), instance_errors(home), unusable_home(home):
                 opening.enter_context(no_running_loop())
                 opening.enter_context(serving(self._workspace.root))
                 opening.enter_context(steady_sqlite(home))
@@ -314,6 +314,21 @@ def instance_errors(home: Path | str) -> Iterator[None]:
         ) from problem
 
 
+@contextmanager
+def unusable_home(home: Path | str) -> Iterator[None]:
+    """Turn a dagster.yaml that Dagster cannot read, or a storage that it cannot reach, into one line."""
+    try:
+        yield
+    except (DedupError, OSError, OperationalError, sqlite3.OperationalError):
+        raise
+    except Exception as problem:
+        said = " ".join(str(problem).split())[:300] or type(problem).__name__
+        raise WorkspaceError(
+            f"Dagster cannot be opened in {home}: {said}. Correct {Path(home) / 'dagster.yaml'}, or unset DAGSTER_HOME "
+            "to use the instance of the workspace."
+        ) from problem
+
+
 def _causes(problem: BaseException) -> Iterator[BaseException]:
     """An exception and those that led to it. Such chains can run in circles."""
     seen: list[BaseException] = []
@@ -328,6 +343,12 @@ def prepare_home(workspace: Workspace) -> Path:
     """The folder of the instance; the workspace's own is made ready on first use."""
     named = os.environ.get("DAGSTER_HOME")
     if named:
+        if not Path(named).is_dir():
+            what = "a file" if Path(named).exists() else "not there"
+            raise WorkspaceError(
+                f"DAGSTER_HOME names {named}, which is {what}. Make that folder, or unset DAGSTER_HOME: the runs are "
+                f"then recorded in {workspace.dagster_home}."
+            )
         return Path(named)
     home = workspace.dagster_home
     if not (home / "dagster.yaml").is_file():

@@ -27,7 +27,8 @@ SKEW_TEXTS = 100
 """Texts per cell from which their spread means something: with fewer, chance alone makes cells uneven."""
 
 UNKNOWN_SHARE = 0.01
-"""Share of texts that the model cannot read from which another model is worth a thought: near-copies among them stay."""
+"""Share of texts that the model cannot read from which another model is worth a thought: near-copies
+among them stay."""
 
 CUT_SHARE = 0.1
 """Share of texts longer than the model's window from which it is worth a thought: texts that differ only beyond the

@@ -3,14 +3,13 @@ slice of each. Ghosts are entries (row, cell), never copies of vectors."""
 
 from __future__ import annotations
 
-import resource
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from dedup_assets.storage.mapped_arrays import map_array
 from dedup_assets.storage.publish import identity, publish_file, publish_folder
 
 _ARRAYS = ("vectors", "rows", "home_offsets", "ghost_rows", "ghost_offsets")
@@ -48,14 +47,13 @@ class ShardCells:
     def read(cls, folder: Path) -> ShardCells:
         """Map what `write` published; nothing is read until it is touched.
 
-        A folder is mapped once per process: published folders never change, and every map holds a file open.
+        A folder is mapped once per process: published folders never change.
         """
         return _mapped(folder, identity(folder))
 
     @classmethod
     def _map(cls, folder: Path) -> ShardCells:
-        _allow_many_files()
-        return cls(**{name: _map(folder / f"{name}.npy") for name in _ARRAYS})
+        return cls(**{name: map_array(folder / f"{name}.npy") for name in _ARRAYS})
 
     @property
     def home_counts(self) -> np.ndarray:
@@ -71,21 +69,6 @@ class ShardCells:
 @lru_cache(maxsize=4096)
 def _mapped(folder: Path, _: tuple[int, int, int]) -> ShardCells:
     return ShardCells._map(folder)
-
-
-@cache
-def _allow_many_files() -> None:
-    """Raise this process's limit of open files as far as it may: 1,024, the usual one, ends at 200 shards."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):  # a system may refuse its own hard limit; then the soft one stays
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _map(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode="r")
-    except ValueError:  # an array without elements cannot be mapped
-        return np.load(path)
 
 
 def write_centroids(path: Path, centroids: np.ndarray) -> None:

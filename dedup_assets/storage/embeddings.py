@@ -19,6 +19,7 @@ from dedup_assets.compute.hashes import HashIndex, empty_hashes
 from dedup_assets.compute.text import hash_to_hex
 from dedup_assets.errors import WorkspaceError
 from dedup_assets.forks import require_own_threads
+from dedup_assets.storage.publish import storage_errors
 from dedup_assets.storage.sources import validate_shard_key
 
 TABLE = "embeddings"
@@ -57,9 +58,11 @@ class EmbeddingTable:
             ]
         )
         require_own_threads()
+        self._folder = folder
         database = lancedb.connect(folder)
         try:
-            self._table = database.create_table(TABLE, schema=self._schema, exist_ok=True)
+            with storage_errors(folder):
+                self._table = database.create_table(TABLE, schema=self._schema, exist_ok=True)
         except ValueError:  # a table of another schema is there; what differs is said below
             self._table = database.open_table(TABLE)
         found = self._table.schema.field("vector").type
@@ -104,11 +107,12 @@ class EmbeddingTable:
         batches = (batch for part in itertools.chain([first], parts) for batch in part.to_batches())
         rows = pa.RecordBatchReader.from_batches(self._schema, batches)
         self._table.checkout_latest()
-        if unknown and self._table.version == self._known:
-            self._table.add(rows)
-            self._known = self._table.version
-        else:
-            self._table.merge_insert("text_hash").when_not_matched_insert_all().execute(rows)
+        with storage_errors(self._folder):
+            if unknown and self._table.version == self._known:
+                self._table.add(rows)
+                self._known = self._table.version
+            else:
+                self._table.merge_insert("text_hash").when_not_matched_insert_all().execute(rows)
 
     def rows(self, ids: Sequence[str], shards: Sequence[str], hashes: np.ndarray, vectors: np.ndarray) -> pa.Table:
         """Arrange columns as a part for `add`: hashes (n, 2) uint64, vectors (n, dimension)."""

@@ -33,7 +33,11 @@ def storage_errors(where: Path | str) -> Iterator[None]:
     """Turn the operating system's refusals (full disk, no permission) into errors that say what to do."""
     try:
         yield
-    except OSError as problem:
+    except WorkspaceError:
+        raise
+    except Exception as problem:  # LanceDB speaks of a full disk in errors of several types
+        if not isinstance(problem, OSError) and _reason(problem) != errno.ENOSPC:
+            raise
         advice = {
             errno.ENOSPC: "the disk is full: free space or choose another workspace or output, and run "
             "the same command again; nothing half-written was published",
@@ -46,14 +50,15 @@ def storage_errors(where: Path | str) -> Iterator[None]:
         }.get(_reason(problem))
         if advice is None:
             raise
-        raise WorkspaceError(f"Cannot write {problem.filename or where}: {advice}.") from problem
+        raise WorkspaceError(f"Cannot write {getattr(problem, 'filename', None) or where}: {advice}.") from problem
 
 
-def _reason(problem: OSError) -> int:
-    """The error number; numpy reports a write cut short by a full disk without one."""
-    if problem.errno is None and _SHORT_WRITE.match(str(problem)):
+def _reason(problem: Exception) -> int:
+    """The error number; numpy and LanceDB report a full disk without one."""
+    number = getattr(problem, "errno", None)
+    if number is None and (_SHORT_WRITE.match(str(problem)) or "No space left on device" in str(problem)):
         return errno.ENOSPC
-    return problem.errno or 0
+    return number or 0
 
 
 def temporary_beside(target: Path) -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from dedup_assets.compute.join import Matches, unique_matches
+from dedup_assets.storage.mapped_arrays import map_array
 from dedup_assets.storage.publish import storage_errors
 from dedup_assets.storage.shards import ROW_BITS, admission_of
 
@@ -74,7 +75,7 @@ class MatchRuns:
         """All runs, those on disk as memory maps. Call once everything was taken in."""
         runs = [] if not self._held else [self._sorted()]
         for path in self.files:
-            i, j, similarity = np.load(path, mmap_mode="r")
+            i, j, similarity = map_array(path)
             runs.append(Matches(i, j, similarity.view(np.float64)))
         return runs
 

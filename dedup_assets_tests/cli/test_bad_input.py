@@ -199,3 +199,24 @@ def test_after_a_full_disk_the_same_command_finishes(tmp_path: Path, call: Call,
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     assert "read-only: choose another folder" in call(*arguments).err
     assert call("explain", "r0", "-w", ws).status == 0, "looking things up needs no write permission"
+
+
+def test_a_dagster_home_that_cannot_be_used_is_one_line(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = write_corpus(tmp_path / "shards")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "dagster.yaml").write_text("storage: [1, 2")
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "dagster.yaml").write_text("no_such_section: true")
+    for name, says in (
+        ("nowhere", "which is not there"),
+        ("file", "which is a file"),
+        ("broken", "cannot be opened"),
+        ("odd", "cannot be opened"),
+    ):
+        monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / name))
+        failed = call("curate", shards, "-w", tmp_path / "ws", "--embedding-column", "v")
+        assert failed.status == 1 and says in failed.err and str(tmp_path / name) in failed.err
+        assert failed.err.count("\n") == 1 and "unset DAGSTER_HOME" in failed.err

@@ -15,6 +15,7 @@ import pytest
 
 from dedup_assets.errors import WorkspaceError
 from dedup_assets.storage import publish
+from dedup_assets.storage.embeddings import EmbeddingTable
 from dedup_assets.storage.publish import (
     exclusive_lock,
     publish_file,
@@ -141,3 +142,20 @@ def test_an_error_without_a_known_remedy_keeps_its_traceback(tmp_path: Path) -> 
 
 
 # -- locks -------------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_is_full_inside_the_table_of_embeddings_is_said_in_the_same_words(tmp_path: Path) -> None:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        table = EmbeddingTable(folder / "lancedb", 64, "float32")
+        hashes = np.arange(40_000, dtype=np.uint64).reshape(-1, 2)
+        rows = table.rows([str(i) for i in range(20_000)], ["s"] * 20_000, hashes, np.ones((20_000, 64), np.float32))
+        table.known()
+        for unknown in (True, False):
+            with pytest.raises(WorkspaceError, match=r"disk is full: free space .* run the same command again"):
+                table.add([rows], unknown=unknown)
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
