@@ -20,6 +20,7 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.instance.ref import InstanceRef
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from sqlalchemy.exc import OperationalError
 
 from dedup_assets.assets.stage import STAGES
@@ -214,10 +215,12 @@ class EmbeddedDagster:
 
     def latest_checks(self) -> list[Checked]:
         """The last result of each check, in the order of their declaration; without those never evaluated."""
-        keys = [check.key for check in CHECKS]
+        ended = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
+        storage = self._instance.event_log_storage
         with instance_errors(self._instance.root_directory):
-            found = self._instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
-        evaluations = [found[key].evaluation for key in keys if key in found]
+            # Of a run that failed before its checks, only their plan is on record.
+            found = [storage.get_asset_check_execution_history(check.key, limit=1, status=ended) for check in CHECKS]
+        evaluations = [record.evaluation for records in found for record in records]
         return [Checked.of(evaluation) for evaluation in evaluations if evaluation is not None]
 
     def _redecide(self, keys: Sequence[str], outcome: Outcome) -> None:
