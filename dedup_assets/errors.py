@@ -8,12 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from dedup_assets.unseen import visible
+
 VERBOSE = "DEDUP_ASSETS_VERBOSE"
 """Environment variable by which the tracebacks of failures are shown on the terminal too."""
 
 
 class DedupError(Exception):
-    """Base class; the command line prints the message without a traceback and exits with 1."""
+    """Base class; the command line prints the message without a traceback and exits with 1.
+
+    Names and texts of a corpus stand in messages, which end on terminals: what is not seen in them is written out.
+    """
+
+    def __str__(self) -> str:
+        return visible(super().__str__())
 
 
 class SourceError(DedupError):
@@ -60,7 +68,7 @@ class UnexpectedError(DedupError):
 def first_line(problem: BaseException) -> str:
     """The first line of what an exception says, without its full stop; libraries add pages."""
     lines = str(problem).strip().splitlines()
-    return lines[0].rstrip(". ")[:500] if lines else "no message"
+    return visible(lines[0].rstrip(". ")[:500]) if lines else "no message"
 
 
 def reason(problem: BaseException) -> str:

@@ -18,6 +18,7 @@ from dedup_assets.cli.options import (
     workspace_option,
 )
 from dedup_assets.storage.ledger_schema import CORPUS, REFERENCE
+from dedup_assets.unseen import visible
 
 
 @click.command(short_help="Deduplicate shard files, or finish what is unfinished.")
@@ -74,7 +75,7 @@ def curate(
     else:
         report.print_summary(Console(), curation.summary, len(failures))
     for shard, message in failures.items():
-        click.echo(f"Failed: {shard}: {message}", err=True)
+        click.echo(visible(f"Failed: {shard}: {message}"), err=True)
     if failures:
         click.echo(
             f"Error: {len(failures)} {'shard' if len(failures) == 1 else 'shards'} failed, all others are finished. "
@@ -82,7 +83,7 @@ def curate(
             err=True,
         )
     if curation.failed_checks:
-        click.echo(f"Error: {api.failed_checks_message(curation.failed_checks)}", err=True)
+        click.echo(visible(f"Error: {api.failed_checks_message(curation.failed_checks)}"), err=True)
     if failures or curation.failed_checks:
         sys.exit(1)
 

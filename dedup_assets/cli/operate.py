@@ -15,6 +15,7 @@ from dedup_assets.cli.options import (
     settings_options,
     workspace_option,
 )
+from dedup_assets.unseen import visible
 
 
 @click.command(short_help="Take shards or records back, and decide anew what is left.")
@@ -112,7 +113,7 @@ def watch(sources: tuple[str, ...], workspace: str, reference: bool, as_json: bo
         print_json({"watched": watched})
         return
     for source, files in watched.items():
-        click.echo(f"{source}: {files} shard {'file' if files == 1 else 'files'}")
+        click.echo(visible(f"{source}: {files} shard {'file' if files == 1 else 'files'}"))
     click.echo("`dedup-assets ui` brings in what is there and what comes." if watched else "No source is watched.")
 
 

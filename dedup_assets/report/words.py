@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
+from dedup_assets.unseen import visible
+
+__all__ = ["LONG_TEXT", "counted", "shorten", "visible"]
 
 LONG_TEXT = 500
 """Characters of a text shown in a table."""
-
-_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters other than tab and line feed, those that reverse the direction of writing, and halves of
-surrogate pairs, which no file can hold."""
 
 
 def shorten(text: str, full: bool = False) -> str:
@@ -17,11 +15,6 @@ def shorten(text: str, full: bool = False) -> str:
     if full or len(text) <= LONG_TEXT:
         return visible(text)
     return visible(text[:LONG_TEXT]) + f" … ({len(text):,} characters)"
-
-
-def visible(text: str) -> str:
-    """A text with control characters written out: one from a corpus must not steer what shows it."""
-    return _UNSEEN.sub(lambda found: ascii(found.group())[1:-1], text.replace("\r\n", "\n"))
 
 
 def counted(number: int, noun: str) -> str:
