@@ -29,6 +29,7 @@ from dedup_assets_tests.cli.commands import (
 
 KEYS = {
     *("shards", "rows_in", "kept", "removed_exact", "removed_semantic", "quarantined", "texts_over_window"),
+    "texts_not_understood",
     "reference",
     *(
         "threshold",
