@@ -9,23 +9,19 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dedup_assets.arguments import record_names, source_names, workspace_path
+from dedup_assets.arguments import record_names, resolve_options, source_names, workspace_path
 from dedup_assets.errors import DedupError, SettingsError, SourceError, WorkspaceError
+from dedup_assets.named_sources import brought_in, unread_summary
 from dedup_assets.report.curation import Curation
 from dedup_assets.report.progress import Listener, StageClock, StageTime, listening
 from dedup_assets.storage.ledger import CORPUS, REFERENCE, TAKEDOWN
-from dedup_assets.storage.listing import Unread, absolute_source, list_source, unread_in_words
+from dedup_assets.storage.listing import absolute_source, list_source
 from dedup_assets.storage.output import read_manifest
-from dedup_assets.storage.registration import Registered, register_files
 from dedup_assets.storage.retraction import retract_ids, retract_shards, shards_and_ids
-from dedup_assets.storage.source_files import SourceFile
-from dedup_assets.storage.sources import Found, find_sources
 from dedup_assets.storage.workspace import Workspace
 
 if TYPE_CHECKING:
     from dedup_assets.automation.runs import Checked, EmbeddedDagster, Outcome
-
-_EXAMPLES = 10
 
 
 def curate(
@@ -78,11 +74,11 @@ def curate(
     started = time.perf_counter()
     if not sources:
         Workspace.open(workspace_path(workspace))  # there is nothing to finish in a workspace that is yet to be made
-    space, found, registered = _brought_in(sources, workspace, role, options)
+    space, found, registered = brought_in(sources, workspace, role, options)
     if not space.ledger.shards():
         raise WorkspaceError(f"No shard is registered in {space.root}: name at least one source.")
     named = [file.key for file in found.files]
-    arrival = {"unread": _unread_summary(found.unread), "moved": registered.moved}
+    arrival = {"unread": unread_summary(found.unread), "moved": registered.moved}
     return _run_and_report(
         space, lambda dagster: dagster.curate(named), _shown(listener, progress), started, check, arrival
     )
@@ -117,7 +113,7 @@ def register(*sources: str | Path, workspace: str | Path, role: str = CORPUS, **
 
     if not sources:
         raise SourceError("no source was named. Name at least one file, folder, glob or fsspec URL.")
-    space, _, registered = _brought_in(sources, workspace, role, options)
+    space, _, registered = brought_in(sources, workspace, role, options)
     with EmbeddedDagster(space) as dagster:
         dagster.register([shard.key for shard in space.ledger.shards()])
     return registered.due
@@ -245,52 +241,6 @@ def retract(
     )
 
 
-def _brought_in(
-    sources: Sequence[str | Path], workspace: str | Path, role: str, options: Mapping[str, Any]
-) -> tuple[Workspace, Found, Registered]:
-    """The workspace with the shards of some sources registered, and what the sources hold."""
-    wanted = resolve_options(options)
-    found = find_sources(source_names(sources)) if sources else Found([], [])
-    _refuse_unread(found, bool(wanted.get("strict")))  # before a workspace is made for nothing
-    space = Workspace.create_or_open(workspace_path(workspace), wanted)
-    _refuse_unread(found, space.settings.strict)
-    space.sweep()
-    return space, found, _register(space, found.files, role)
-
-
-def _refuse_unread(found: Found, strict: bool) -> None:
-    if strict and found.unread:
-        raise SourceError(
-            f"{unread_in_words(found.unread)}. strict asks for sources of which everything is read: take these files "
-            "out, name the others, or leave --strict out."
-        )
-
-
-def _unread_summary(unread: Sequence[Unread]) -> dict[str, Any]:
-    """What of the sources is not read: how many files, how many for each reason, and examples."""
-    return {
-        "files": len(unread),
-        "by_reason": dict(Counter(item.reason for item in unread)),
-        "examples": [item.name for item in unread[:_EXAMPLES]],
-        "words": unread_in_words(unread) if unread else "",
-    }
-
-
-def _register(space: Workspace, files: Sequence[SourceFile], role: str) -> Registered:
-    """Register files as shards. Raises WorkspaceError if all of them were taken down before."""
-    if role not in (CORPUS, REFERENCE):
-        raise SettingsError(f"role = {role!r}: expected {CORPUS} or {REFERENCE}.")
-    registered = register_files(space.ledger, files, role)
-    down = {shard.key for shard in space.ledger.shards() if shard.retracted == TAKEDOWN}
-    named = [file.key for file in files]
-    if named and down.issuperset(named):
-        raise WorkspaceError(
-            f"{', '.join(named)}: taken down from {space.root}, and what was taken down does not return. Curate into "
-            "a new workspace if it should."
-        )
-    return registered
-
-
 def rethreshold(
     threshold: float, *, workspace: str | Path, listener: Listener | None = None, progress: bool = True
 ) -> Curation:
@@ -378,21 +328,6 @@ def open_curation(workspace: str | Path) -> Curation:
     """
     space = Workspace.open(workspace_path(workspace))
     return Curation(space.root, space.output, _totals(space))
-
-
-def resolve_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings from a caller's options: `eps` becomes a threshold, None means not given."""
-    given = {name: value for name, value in options.items() if value is not None}
-    if "eps" in given:
-        if "threshold" in given:
-            raise SettingsError("threshold and eps say the same thing (threshold = 1 - eps): give one of them.")
-        eps = given.pop("eps")
-        if not isinstance(eps, int | float) or isinstance(eps, bool) or not 0.0 <= eps < 1.0:
-            raise SettingsError(f"eps = {eps!r}: expected a number from 0 to below 1, such as 0.05.")
-        given["threshold"] = round(1.0 - eps, 12)
-    if isinstance(given.get("text_columns"), str):
-        given["text_columns"] = (given["text_columns"],)
-    return given
 
 
 def _shown(listener: Listener | None, progress: bool) -> AbstractContextManager[Listener | None]:

@@ -56,6 +56,21 @@ def workspace_path(workspace: Any) -> Path:
     raise SettingsError(f"workspace = {_short(workspace)}: expected the path of a folder, not {_kind(workspace)}.")
 
 
+def resolve_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings from a caller's options: `eps` becomes a threshold, None means not given."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if "eps" in given:
+        if "threshold" in given:
+            raise SettingsError("threshold and eps say the same thing (threshold = 1 - eps): give one of them.")
+        eps = given.pop("eps")
+        if not isinstance(eps, int | float) or isinstance(eps, bool) or not 0.0 <= eps < 1.0:
+            raise SettingsError(f"eps = {eps!r}: expected a number from 0 to below 1, such as 0.05.")
+        given["threshold"] = round(1.0 - eps, 12)
+    if isinstance(given.get("text_columns"), str):
+        given["text_columns"] = (given["text_columns"],)
+    return given
+
+
 def _not_a_source(value: Any) -> str:
     return f"sources are paths or URLs of files, and this is {_kind(value)}{_shown(value)}. {_instead(value)}"
 
