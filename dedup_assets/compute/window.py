@@ -46,6 +46,7 @@ class WindowTokenizer:
         self.max_length = max_length
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self._special = special
+        self._nothing = np.array([self.pad], dtype=np.int32)  # stands, as this object, for a text without a token
         self._unknown = getattr(tokenizer, "unk_token_id", None)
         self._tokenizer = tokenizer
         self._lock = threading.Lock()  # padding and truncation are state of the fast tokenizer
@@ -77,7 +78,7 @@ class WindowTokenizer:
         Special tokens that frame every text do not count.
         """
         unknown = self._unknown
-        own = np.array([len(row) for row in ids], dtype=np.int64) - self._special
+        own = np.array([0 if row is self._nothing else len(row) - self._special for row in ids], dtype=np.int64)
         found = np.array([0 if unknown is None else int((row == unknown).sum()) for row in ids], dtype=np.int64)
         return np.where(own > 0, found / np.maximum(own, 1), 1.0).astype(np.float32)
 
@@ -93,5 +94,6 @@ class WindowTokenizer:
             return_token_type_ids=False,
         ).encodings
         return [
-            (np.asarray(e.ids or [self.pad], dtype=np.int32), sum(len(o.ids) for o in e.overflowing)) for e in encodings
+            (np.asarray(e.ids, dtype=np.int32) if e.ids else self._nothing, sum(len(o.ids) for o in e.overflowing))
+            for e in encodings
         ]

@@ -15,6 +15,7 @@ from typing import Any
 from dedup_assets.errors import ModelError, first_line
 
 MODULES, TRANSFORMER_FILE, PROMPTS = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
+ADAPTER = "adapter_config.json"
 
 # tokenizers without a limit of their own report about 1e30 as their maximal length.
 _NO_LIMIT = 1_000_000
@@ -101,6 +102,7 @@ def check_folder(root: Path) -> None:
 
     A folder without `modules.json` is a plain transformers model: its hidden states are pooled as the settings say.
     """
+    _check_code_and_files(root)
     modules = _modules(root)
     for module in modules:
         if module.get("kwargs"):
@@ -120,7 +122,7 @@ def check_folder(root: Path) -> None:
     _check_keys(root / TRANSFORMER_FILE, TRANSFORMER_FILE)
     _check_keys(root / PROMPTS, PROMPTS, "default_prompt_name")
     if modules:
-        _check_keys(_pooling_file(root), "pooling")
+        _check_keys(pooling_file(root), "pooling")
     tokenizer = root / "tokenizer_config.json"
     side = read_json(tokenizer).get("truncation_side", "right") if tokenizer.is_file() else "right"
     if side != "right":
@@ -133,6 +135,35 @@ _EXPECTED = (
     "Expected a model of a transformer, a pooling and at most a normalisation. Bring its vectors with the data "
     "(--embedding-column), or take another model"
 )
+
+
+def _check_code_and_files(root: Path) -> None:
+    """Raise ModelError for a model with code of its own, with an adapter, or without the files of its tokenizer.
+
+    transformers would run a known model under the same name, leave the adapter out, or make up a tokenizer.
+    """
+    tokenizer = root / "tokenizer_config.json"
+    own = [
+        name for name in ("AutoConfig", "AutoModel") if name in (read_json(root / "config.json").get("auto_map") or ())
+    ]
+    if tokenizer.is_file() and read_json(tokenizer).get("auto_map"):
+        own.append("AutoTokenizer")
+    if own:
+        raise ModelError(
+            f"the model in {root} brings code of its own ({', '.join(own)} in auto_map), which is never run. "
+            f"{_EXPECTED}"
+        )
+    if (root / ADAPTER).is_file():
+        raise ModelError(
+            f"{root / ADAPTER} adds an adapter to the model, which is not applied here. Merge it into the weights "
+            "first (peft: merge_and_unload), or bring the vectors with the data (--embedding-column)"
+        )
+    whole = (root / "tokenizer.json").is_file() or (root / "vocab.txt").is_file() or any(root.glob("*.model"))
+    if not whole and not ((root / "vocab.json").is_file() and (root / "merges.txt").is_file()):
+        raise ModelError(
+            f"{root} has no tokenizer. Expected tokenizer.json, vocab.txt, vocab.json with merges.txt, or a *.model "
+            "file"
+        )
 
 
 def _check_keys(path: Path, what: str, prompt: str = "") -> None:
@@ -159,6 +190,9 @@ def _modules(root: Path) -> list[dict[str, Any]]:
     modules = read_json(path) if path.is_file() else []
     if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
         raise ModelError(f"{path} is no list of modules. Expected the file as published")
+    for place in (module.get("path", "") for module in modules):
+        if not isinstance(place, str) or Path(place).is_absolute() or ".." in Path(place).parts:
+            raise ModelError(f"{path} names the path {place!r}. Expected a folder inside {root}")
     return modules
 
 
@@ -169,7 +203,8 @@ def _kind(module: dict[str, Any]) -> str:
     return kind if library.split(".")[0] == "sentence_transformers" else name or "without a type"
 
 
-def _pooling_file(root: Path) -> Path:
+def pooling_file(root: Path) -> Path:
+    """Where a folder says how its model pools; it need not be there. Raises ModelError for odd modules."""
     folders = [m.get("path", "") for m in _modules(root) if _kind(m) == "Pooling"]
     return root / (folders[0] if folders else "1_Pooling") / "config.json"
 
@@ -179,7 +214,7 @@ def pooling_of(root: Path) -> str:
 
     Raises ModelError for another one, and for several at once.
     """
-    path = _pooling_file(root)
+    path = pooling_file(root)
     if not path.is_file():
         if _modules(root):
             raise ModelError(f"{path} is missing, which says how the model pools. Expected the folder as published")
@@ -201,7 +236,7 @@ def pooling_of(root: Path) -> str:
 
 def pooled_dimension(root: Path) -> int | None:
     """How many numbers the folder says that a vector has; None where it does not say."""
-    path = _pooling_file(root)
+    path = pooling_file(root)
     config = read_json(path) if path.is_file() else {}
     return config.get("word_embedding_dimension") or config.get("embedding_dimension")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dedup_assets.errors import ModelError, first_line
 from dedup_assets.forks import require_own_threads
-from dedup_assets.storage.model_folder import PROMPTS, FolderSettings, read_folder
+from dedup_assets.storage.model_folder import ADAPTER, PROMPTS, FolderSettings, pooling_file, read_folder
 from dedup_assets.storage.model_probe import try_out
 from dedup_assets.storage.model_weights import require_weights
 
@@ -127,9 +127,9 @@ def _hub_folder(repository: str) -> Path:
     """Snapshot of `repository` from the local cache or the network, as HF_HUB_OFFLINE allows."""
     from huggingface_hub import snapshot_download
 
-    folder = Path(snapshot_download(repository, allow_patterns=[*_TEXT_FILES, PROMPTS, *_SAFETENSORS]))
+    folder = Path(snapshot_download(repository, allow_patterns=[*_TEXT_FILES, PROMPTS, ADAPTER, *_SAFETENSORS]))
     if not _weights(folder):  # older repositories have pickled weights only
-        folder = Path(snapshot_download(repository, allow_patterns=[*_TEXT_FILES, PROMPTS, *_TORCH_WEIGHTS]))
+        folder = Path(snapshot_download(repository, allow_patterns=[*_TEXT_FILES, PROMPTS, ADAPTER, *_TORCH_WEIGHTS]))
     return folder
 
 
@@ -157,6 +157,7 @@ def _digest(path: Path) -> bytes:
 
 def _fingerprint(folder: Path) -> str:
     files = {p for pattern in _TEXT_FILES for p in folder.glob(pattern)} | set(_weights(folder))
+    files |= {path for path in [pooling_file(folder)] if path.is_file()}  # its folder may have any name
     total = hashlib.blake2b(digest_size=16)
     for name, path in sorted((p.relative_to(folder).as_posix(), p) for p in files):
         # Lengths before names: no two different sets of files give the same stream of bytes.
@@ -215,7 +216,7 @@ def load_encoder(
     """
     # Whatever is loaded already: what is refused is not part of the fingerprint.
     found = read_folder(Path(location.folder), pooling)
-    key = (location.fingerprint, pooling, max_length, batch_size, device, precision)
+    key = (location.fingerprint, found.pooling, max_length, batch_size, device, precision)
     with _encoders_lock:
         if key not in _encoders:
             _encoders[key] = _load(location, found, max_length, batch_size, device, precision)
@@ -296,8 +297,13 @@ def load_parts(folder: str) -> tuple[Any, Any]:
         raise ModelError(f"the model in {folder} is an encoder with a decoder. Expected one that encodes alone")
     if not hasattr(model.config, "hidden_size"):
         raise ModelError(f"the model in {folder} ({type(model).__name__}) is none of texts. Expected a text encoder")
+    try:
+        rows = model.get_input_embeddings().weight.shape[0]
+    except (AttributeError, NotImplementedError, TypeError):
+        raise ModelError(
+            f"the model in {folder} ({type(model).__name__}) has no vectors of tokens. Expected a text encoder"
+        ) from None
     require_weights(folder, model, told)
-    rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise ModelError(
             f"the tokenizer in {folder} knows {len(tokenizer)} tokens, and the model has vectors for {rows}. Expected "

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertConfig, BertModel, GPT2Config, GPT2Model, RobertaConfig, RobertaModel
 
 import dedup_assets as da
+from dedup_assets.compute.window import WindowTokenizer
 from dedup_assets.errors import DedupError, ModelError
 from dedup_assets.storage.model_probe import PROBE_TEXTS, hold_to_probe, probe_of
 from dedup_assets.storage.models import load_encoder, locate_model
@@ -213,6 +214,43 @@ def test_an_encoder_with_a_decoder_is_refused(tmp_path: Path, tokenizer: Any) ->
     assert "encoder with a decoder" in refused(tmp_path)
 
 
+def test_code_adapters_and_missing_tokenizers_are_refused_by_name(folder: Path) -> None:
+    change(folder / "config.json", auto_map={"AutoModel": "modeling.Mine"})
+    assert "AutoModel in auto_map" in refused(folder)
+    change(folder / "config.json", auto_map={"AutoModelForCausalLM": "modeling.Mine"})
+    vectors(folder)
+    put(folder / "adapter_config.json", {"peft_type": "LORA"})
+    assert "adds an adapter" in refused(folder)
+    (folder / "adapter_config.json").unlink()
+    for name in ("tokenizer.json", "vocab.txt"):
+        (folder / name).unlink(missing_ok=True)
+    assert "has no tokenizer" in refused(folder)
+
+
+def test_a_model_of_images_with_a_tokenizer_beside_it_is_refused(tmp_path: Path, tokenizer: Any) -> None:
+    from transformers import ViTConfig, ViTModel
+
+    config = ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32)
+    ViTModel(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert "no vectors of tokens" in refused(tmp_path)
+
+
+def test_pooling_in_a_folder_of_any_name_belongs_to_the_model(folder: Path) -> None:
+    (folder / "1_Pooling").rename(folder / "pool")
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1]["path"] = "pool"
+    put(folder / "modules.json", modules)
+    mean, before = vectors(folder), locate_model(str(folder)).fingerprint
+    change(folder / "pool" / "config.json", pooling_mode_mean_tokens=False, pooling_mode_cls_token=True)
+    assert locate_model(str(folder)).fingerprint != before
+    assert not np.allclose(vectors(folder), mean)
+    for place in ("../pool", 7, "/pool"):
+        modules[1]["path"] = place
+        put(folder / "modules.json", modules)
+        assert "Expected a folder inside" in refused(folder)
+
+
 # -- the same model in every process -----------------------------------------------------------------
 
 
@@ -270,3 +308,15 @@ def test_texts_that_the_model_cannot_tell_apart_are_compared_by_their_characters
     # The share is a setting, and what comes later is compared with what was embedded before.
     (tmp_path / "b.jsonl").write_text(json.dumps({"id": "b", "text": "ሰላም hello world and more"}))
     assert da.curate(tmp_path / "b.jsonl", workspace=tmp_path / "ws").summary["texts_not_understood"] == len(UNREADABLE)
+
+
+def test_a_text_without_tokens_is_unknown_also_where_no_special_tokens_frame_it() -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    plain = Tokenizer(models.WordLevel({"pad": 0, "here": 1, "[UNK]": 2}, unk_token="[UNK]"))
+    plain.pre_tokenizer = pre_tokenizers.Whitespace()
+    window = WindowTokenizer(PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="[UNK]"), 8)
+    ids, _ = window.read(["", " ", "pad", "here", "odd here", "odd"])
+    assert [row.tolist() for row in ids] == [[0], [0], [0], [1], [2, 1], [2]]
+    assert window.unknown_shares(ids).tolist() == [1, 1, 0, 0, 0.5, 1]
