@@ -1,10 +1,12 @@
 """The deployment files parse, agree with each other and with the package, and are accepted by Dagster."""
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 import yaml
 from dagster import DagsterInstance, DagsterRunStatus, job, op
@@ -13,6 +15,7 @@ from dagster._core.instance.config import dagster_instance_config, dagster_insta
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.run_coordinator import QueuedRunCoordinator
 from dagster._core.workspace.load import location_origins_from_yaml_paths
+from distributed.security import Security
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
@@ -129,10 +132,10 @@ def test_compose_services_share_the_workspace_and_answer_for_their_health(compos
     for name in OURS:
         environment = services[name]["environment"]
         assert environment["DEDUP_ASSETS_WORKSPACE"] == "/workspace"
-        assert environment["DEDUP_ASSETS_SCHEDULER"] == "tcp://dask-scheduler:8786"
+        assert environment["DEDUP_ASSETS_SCHEDULER"] == "tls://dask-scheduler:8786"
         assert "workspace:/workspace" in services[name]["volumes"]
     assert "8786" in services["dask-scheduler"]["command"]
-    assert "tcp://dask-scheduler:8786" in services["dask-worker"]["command"]
+    assert "tls://dask-scheduler:8786" in services["dask-worker"]["command"]
 
 
 def test_compose_reads_its_secrets_from_the_environment(compose: dict[str, Any]) -> None:
@@ -186,8 +189,10 @@ def test_the_chart_values_agree_with_the_other_files(values: dict[str, Any], com
     environment = {entry["name"]: entry["value"] for entry in deployment["env"]}
     for name, value in environment.items():
         assert compose["services"]["daemon"]["environment"][name] == value
-    (volume,), (mount,) = deployment["volumes"], deployment["volumeMounts"]
+    (volume, keys), (mount, keys_mount) = deployment["volumes"], deployment["volumeMounts"]
     assert mount == {"name": volume["name"], "mountPath": environment["DEDUP_ASSETS_WORKSPACE"]}
+    assert keys_mount == {"name": keys["name"], "mountPath": "/tls", "readOnly": True}
+    assert keys["secret"]["secretName"] in (DEPLOY / "README.md").read_text(encoding="utf-8")
     assert f"--uid {deployment['podSecurityContext']['runAsUser']} " in DOCKERFILE
     assert values["telemetry"] == {"enabled": False}
     assert values["dagsterWebserver"]["service"]["type"] == "ClusterIP"
@@ -205,6 +210,31 @@ def test_the_chart_values_agree_with_the_other_files(values: dict[str, Any], com
     assert monitoring == containers["run_monitoring"]
     queue = daemon["runCoordinator"]["config"]["queuedRunCoordinator"]
     assert queue == {"maxConcurrentRuns": containers["concurrency"]["runs"]["max_concurrent_runs"]}
+
+
+def test_dask_processes_of_the_deployment_know_each_other_by_a_key(compose: dict[str, Any], tmp_path: Path) -> None:
+    readme = (DEPLOY / "README.md").read_text(encoding="utf-8")
+    (commands,) = re.findall(r"^```bash\n(mkdir -m 700 deploy/tls\n.*?)^```$", readme, flags=re.MULTILINE | re.DOTALL)
+    assert "tls/" in (DEPLOY / ".gitignore").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "deploy").mkdir()
+    script = "\n".join(line for line in commands.splitlines() if not line.startswith("sudo "))
+    subprocess.run(["sh", "-ec", script], cwd=tmp_path, check=True, capture_output=True)
+    assert "tls" in compose["services"]["dask-scheduler"]["command"]
+    made = f"{tmp_path}/deploy/tls/"
+    for service in OURS:
+        environment = compose["services"][service]["environment"]
+        assert any(volume.endswith(":/tls:ro") for volume in compose["services"][service]["volumes"])
+        settings = {
+            name.removeprefix("DASK_").lower().replace("__", "."): yaml.safe_load(value.replace("/tls/", made))
+            for name, value in environment.items()
+            if name.startswith("DASK_DISTRIBUTED__")
+        }
+        with dask.config.set(settings):
+            security = Security()
+            assert security.require_encryption is True
+            for role in ("scheduler", "worker", "client"):
+                assert security.get_connection_args(role)["ssl_context"] is not None
+                assert security.get_listen_args(role)["ssl_context"] is not None
 
 
 @op(pool="decisions")

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +35,8 @@ from dedup_assets.resources.worker_fit import (
     see_files,
     terms_for,
 )
-from dedup_assets.resources.worker_processes import WorkerProcesses
-from dedup_assets.resources.worker_watch import Patience, WorkerWatch, meanwhile
+from dedup_assets.resources.worker_processes import NO_PAGES, WorkerProcesses
+from dedup_assets.resources.worker_watch import Patience, WorkerWatch, meanwhile, say
 from dedup_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -149,14 +150,15 @@ class DaskCluster(dg.ConfigurableResource):
             )
         else:
             torch.set_num_threads(1)
-            self._cluster = LocalCluster(
-                processes=False,
-                n_workers=1,
-                threads_per_worker=cores,
-                dashboard_address=None,
-                scheduler_kwargs=LOOPBACK_HTTP,
-                worker_dashboard_address=LOOPBACK_HTTP["dashboard_address"],
-            )
+            with dask.config.set(NO_PAGES):
+                self._cluster = LocalCluster(
+                    processes=False,  # and so no sockets but for HTTP
+                    n_workers=1,
+                    threads_per_worker=cores,
+                    dashboard_address=None,
+                    scheduler_kwargs=LOOPBACK_HTTP,
+                    worker_dashboard_address=LOOPBACK_HTTP["dashboard_address"],
+                )
             self._connect(self._cluster)
 
     def _start_cuda(self) -> None:
@@ -182,7 +184,7 @@ class DaskCluster(dg.ConfigurableResource):
             },
             waits=lambda: patience.wait("the local Dask workers to start", "The machine is too busy or out of memory."),
         )
-        self._connect(self._cluster.address)
+        self._connect(self._cluster.address, security=self._cluster.security)
 
     def _join(self) -> None:
         """Connect to the scheduler that the settings name, once it has workers and all of them fit."""
@@ -191,6 +193,16 @@ class DaskCluster(dg.ConfigurableResource):
             "Start one with `dask scheduler` and `dask worker ADDRESS`, or compute on this machine with --scheduler '' "
             "(the first call's address stays in curation.toml)."
         )
+        if is_open(self._address):
+            say(
+                f"Warning: the Dask scheduler at {self._address} asks for no key, and nothing is encrypted: whoever "
+                "reaches it can run code there. Use tls://, as deploy/README.md says."
+            )
+        if self._address.startswith("tls://"):
+            remedy = (
+                "For tls:// Dask's own settings name the files of its keys: DASK_DISTRIBUTED__COMM__TLS__CA_FILE, "
+                f"..TLS__CLIENT__CERT and ..TLS__CLIENT__KEY. {remedy}"
+            )
         patience = Patience(seconds)
         try:
             meanwhile(
@@ -349,6 +361,18 @@ class DaskCluster(dg.ConfigurableResource):
                 yield index, result
         finally:
             finished.clear()
+
+
+def is_open(address: str) -> bool:
+    """Whether an address leads to other machines without encryption."""
+    protocol, _, host = address.rpartition("://")
+    host = host.rpartition(":")[0].strip("[]") or host
+    if protocol not in ("", "tcp", "ws"):
+        return False
+    try:
+        return not ip_address(host).is_loopback
+    except ValueError:
+        return host != "localhost"
 
 
 _cuda: bool | None = None

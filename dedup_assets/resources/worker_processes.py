@@ -20,18 +20,27 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing.spawn import get_executable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dedup_assets.errors import ClusterError, reason
 
 END_SECONDS = 10
 """What a cluster is given to end by itself; workers without work need less than one."""
 
+if TYPE_CHECKING:
+    from distributed.security import Security
+
+NO_PAGES: dict[str, Any] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
+"""Dask serves HTTP on a port of its own, without a key; some of its pages change the cluster."""
+
 _HELPER = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {module} import serve; serve()"
 
 
 class WorkerProcesses:
     """Scheduler and workers as processes of this machine. `address` is the scheduler's.
+
+    They listen on the loopback interface, where every user of the machine may knock, and run what they are sent: so
+    they speak TLS, with keys of this run alone, which `security` has for the client.
 
     Parameters
     ----------
@@ -52,6 +61,7 @@ class WorkerProcesses:
         self._folder = tempfile.TemporaryDirectory(prefix="dedup-assets-", ignore_cleanup_errors=True)
         self._log = Path(self._folder.name, "workers.log")
         self.address = ""
+        self.security = _new_keys()
         paths = json.dumps([os.path.abspath(path) for path in sys.path])  # noqa: PTH100  # "" is the current folder
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -62,10 +72,19 @@ class WorkerProcesses:
                 start_new_session=True,
             )
         try:
-            self.address = self._started({"kind": kind, "options": options, "folder": self._folder.name}, waits)
+            order = {"kind": kind, "options": options, "folder": self._folder.name, "tls": self._write_keys()}
+            self.address = self._started(order, waits)
         except BaseException:
             self.close()
             raise
+
+    def _write_keys(self) -> dict[str, str]:
+        """Put the keys where nobody else can read them; the arguments of `Security` that name the files."""
+        keys = {name: getattr(self.security, name) for name in self.security.__slots__ if _is_key(name)}
+        for name, content in keys.items():
+            Path(self._folder.name, name).touch(0o600)
+            Path(self._folder.name, name).write_text(content)
+        return {name: str(Path(self._folder.name, name)) for name in keys}
 
     def _started(self, order: Mapping[str, Any], waits: Callable[[], None]) -> str:
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -109,6 +128,16 @@ class WorkerProcesses:
             self._folder.cleanup()
 
 
+def _new_keys() -> Security:
+    from distributed.security import Security  # here, because the import takes half a second
+
+    return Security.temporary()
+
+
+def _is_key(name: str) -> bool:
+    return name == "tls_ca_file" or name.endswith(("_cert", "_key"))
+
+
 def serve() -> None:
     """In the helper: start what standard input asks for, tell its address, and end it when standard input ends."""
     parent = os.getppid()
@@ -116,7 +145,7 @@ def serve() -> None:
     answers = os.dup(1)
     os.dup2(2, 1)  # what libraries print is no answer
     try:
-        cluster = _cluster(order["kind"], order["options"], Path(order["folder"]))
+        cluster = _cluster(order["kind"], order["options"], order["tls"], order["folder"])
     except Exception as problem:
         os.write(answers, json.dumps({"problem": f"{reason(problem)} ({type(problem).__name__})"}).encode() + b"\n")
         return
@@ -132,12 +161,13 @@ def serve() -> None:
             os.killpg(0, signal.SIGKILL)
 
 
-def _cluster(kind: str, options: Mapping[str, Any], folder: Path) -> Any:
+def _cluster(kind: str, options: Mapping[str, Any], tls: Mapping[str, str], folder: str) -> Any:
     import dask
+    from distributed.security import Security
 
-    dask.config.set({"temporary-directory": str(folder)})
+    dask.config.set({"temporary-directory": folder, **NO_PAGES})
     if kind == "LocalCUDACluster":
         from dask_cuda import LocalCUDACluster as Cluster
     else:
         from distributed import LocalCluster as Cluster
-    return Cluster(**options)
+    return Cluster(**options, security=Security(require_encryption=True, **tls))

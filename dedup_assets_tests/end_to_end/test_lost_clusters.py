@@ -15,11 +15,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import dask as dask_module
 import pytest
+from distributed.security import Security
 
 from dedup_assets.errors import ClusterError
 from dedup_assets.resources import worker_watch
-from dedup_assets.resources.dask_cluster import DaskCluster
+from dedup_assets.resources.dask_cluster import DaskCluster, is_open
 from dedup_assets.settings import Settings
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import corpus, leftovers, write_shards
@@ -62,7 +64,9 @@ class Cluster:
 
     def scheduler(self) -> subprocess.Popen[bytes]:
         port = self.address.rpartition(":")[2]
-        return self.process("scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard")
+        protocol = self.address.partition("://")[0]
+        options = ("--host", "127.0.0.1", "--port", port, "--protocol", protocol, "--no-dashboard")
+        return self.process("scheduler", *options)
 
     def worker(self, preload: str = "") -> subprocess.Popen[bytes]:
         options = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1")
@@ -192,6 +196,59 @@ def test_an_address_of_no_scheduler_is_one_error(address: str, tmp_path: Path) -
     with pytest.raises(ClusterError, match=r"Dask scheduler.*`dask scheduler`.*--scheduler ''"):
         resource.client()
     resource.close()
+
+
+@pytest.fixture
+def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """Keys of a cluster, named to Dask in the environment as the deployment does; the client's of this process."""
+    made = Security.temporary()
+    config, paths = {"distributed.comm.require-encryption": True}, {}
+    for name in (
+        "ca_file",
+        "scheduler_cert",
+        "scheduler_key",
+        "worker_cert",
+        "worker_key",
+        "client_cert",
+        "client_key",
+    ):
+        (tmp_path / name).write_text(getattr(made, f"tls_{name}"))
+        setting = name.replace("_", "-") if name == "ca_file" else name.replace("_", ".")
+        paths[f"distributed.comm.tls.{setting}"] = str(tmp_path / name)
+    for name, value in {**paths, "distributed.comm.require-encryption": "true"}.items():
+        monkeypatch.setenv("DASK_" + name.replace(".", "__").replace("-", "_").upper(), value)
+    with dask_module.config.set({**config, **paths}):
+        yield paths
+
+
+def test_a_scheduler_with_keys_is_joined_by_who_has_them(cluster: Cluster, keys: dict[str, str]) -> None:
+    cluster.address = cluster.address.replace("tcp://", "tls://")
+    cluster.scheduler()
+    cluster.worker()
+    with joined(cluster, 20) as resource:
+        assert [result for _, result in resource.map(pow, [(2, 5)])] == [32]
+    none = dict.fromkeys((*keys, "distributed.comm.require-encryption"), None)
+    with dask_module.config.set(none):
+        refused(cluster, r"(?s)TLS.*TLS__CA_FILE.*CLIENT__CERT.*CLIENT__KEY", TIMEOUT)
+        cluster.address = cluster.address.replace("tls://", "tcp://")
+        refused(cluster, "the Dask scheduler at tcp|No Dask scheduler that fits answers at tcp", TIMEOUT)
+
+
+@pytest.mark.parametrize(
+    ("address", "warned"),
+    [
+        ("tcp://10.0.0.1:8786", True),
+        ("scheduler:8786", True),
+        ("ws://scheduler:8786", True),
+        ("tcp://[2001:db8::1]:8786", True),
+        ("tls://10.0.0.1:8786", False),
+        ("tcp://127.0.0.1:8786", False),
+        ("tcp://[::1]:8786", False),
+        ("localhost:8786", False),
+    ],
+)
+def test_a_scheduler_elsewhere_without_keys_is_warned_of(address: str, warned: bool) -> None:
+    assert is_open(address) is warned
 
 
 def test_a_command_without_workers_left_ends_with_one_line_and_keeps_what_is_finished(

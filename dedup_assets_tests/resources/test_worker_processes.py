@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
+from distributed.comm import connect
+from distributed.security import Security
 
 from dedup_assets.errors import ClusterError, DedupError
 from dedup_assets.resources import dask_cluster, worker_processes
@@ -74,6 +79,44 @@ def test_a_worker_that_hangs_counts_as_lost_and_its_work_is_done() -> None:
         os.kill(int(str(pid)), signal.SIGSTOP)
         found = sorted(result for _, result in cluster.map(pow, [(2, n) for n in range(12)]))
         assert found == [2**n for n in range(12)] and time.monotonic() - started < 5 + 30
+
+
+def page(port: int, path: str) -> int:
+    """Status of a page that somebody without keys asks for; 0 where nobody answers in HTTP."""
+    try:
+        return urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5).status
+    except urllib.error.HTTPError as answer:
+        return answer.code
+    except OSError:
+        return 0
+
+
+async def ask(port: int, protocol: str, security: Security) -> object:
+    """Ask a Dask process, without the keys of its cluster, who it is."""
+    arguments = security.get_connection_args("client")
+    comm = await connect(f"{protocol}://127.0.0.1:{port}", timeout=2, **arguments)
+    try:
+        await comm.write({"op": "identity", "reply": True})
+        return await comm.read()
+    finally:
+        comm.abort()
+
+
+def test_who_has_no_keys_of_the_run_is_not_listened_to(cluster: DaskCluster) -> None:
+    results(cluster, pow, 2, 5)
+    opened = [found for process in processes(cluster) for found in process.net_connections("tcp")]
+    ports = {found.laddr.port for found in opened if found.status == psutil.CONN_LISTEN}
+    served = {port for port in ports if page(port, "/")}
+    pages = ("/", "/health", "/metrics", "/json/identity.json", "/info/main/workers.html")
+    assert {page(port, path) for port in served for path in pages} == {404}
+    assert len(ports - served) >= 5  # scheduler, two workers, and the two that watch them
+    for port in ports - served:
+        for protocol, security in (("tcp", Security()), ("tls", Security.temporary())):
+            with pytest.raises(OSError):
+                asyncio.run(asyncio.wait_for(ask(port, protocol, security), 5))
+    private = Path(cluster._cluster._folder.name)
+    keys = list(private.glob("tls_*"))
+    assert len(keys) == 7 and all(path.stat().st_mode & 0o077 == 0 for path in (private, *keys))
 
 
 def test_work_that_kills_every_worker_is_given_up(cluster: DaskCluster) -> None:
