@@ -6,6 +6,7 @@ Knows paths and fsspec URLs. Opens no file but the small ones in which saved dat
 from __future__ import annotations
 
 import glob as globbing
+import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ import fsspec
 from dedup_assets.errors import SourceError, reason
 from dedup_assets.storage.formats.endings import EXPECTED, ending_of
 from dedup_assets.storage.hive import Partition, typed_partitions
-from dedup_assets.storage.own_folders import OwnFolders, own_roots
+from dedup_assets.storage.own_folders import OwnFolders, lies_in_own, own_roots
 from dedup_assets.storage.table_folders import HUDI, left_out_of_tables
 
 UNKNOWN_ENDING = "unknown ending"
@@ -27,6 +28,8 @@ SEEN_LINK = "a link to what is read already"
 DEAD_LINK = "a link that leads nowhere"
 OWN = "inside a workspace or an output of dedup-assets"
 CHAINED = "its name holds '::', which a URL cannot say"
+
+_COPY = "Copy it to a folder outside if it is to be curated."
 
 _SILENT = re.compile(r"_[^/]*|[^/]*\.crc|Thumbs\.db|desktop\.ini", re.IGNORECASE)
 """Names without a known ending by which other programs leave notes for themselves; hidden files are not even listed."""
@@ -147,7 +150,13 @@ def _list_local(source: str) -> Listing:
         raise SourceError(f"{source!r} does not exist, or is neither a file nor a folder. Check the path.")
     base = _glob_base(path)
     matches = [file for file in globbing.glob(path, recursive=True) if os.path.isfile(file)]  # noqa: PTH113, PTH207
-    return Listing(base, [Listed(os.path.relpath(file, base), file) for file in matches])
+    # `**` follows links, round loops too. Of the names of one file that with the fewest folders is read.
+    named: dict[str, str] = {}
+    for file in sorted(matches, key=lambda file: (file.count(os.sep), os.path.islink(file), natural(file))):  # noqa: PTH114
+        named.setdefault(os.path.realpath(file), file)
+    files = [Listed(os.path.relpath(file, base), file) for file in named.values()]
+    again = sorted(set(matches).difference(named.values()))
+    return Listing(base, files, [Unread(os.path.relpath(file, base), SEEN_LINK) for file in again])
 
 
 class _Walk:
@@ -217,9 +226,12 @@ def _glob_base(pattern: str) -> str:
 
 def _list_remote(source: str) -> Listing:
     """Root and files of an fsspec URL; local files keep their plain path as uri."""
+    _refuse_blockcache(source)
     filesystem, path = fsspec.core.url_to_fs(source)
     if "file" in _protocols(filesystem):
         return _list_local(path)
+    if _lies_in_own(source, filesystem, path):
+        raise SourceError(f"{source!r} lies {OWN}, whose files are never a source. {_COPY}")
     if filesystem.isfile(path):
         uri = source if "::" in source else filesystem.unstrip_protocol(path)
         return Listing("", [Listed(PurePosixPath(path).name, uri)])
@@ -237,7 +249,10 @@ def _list_remote(source: str) -> Listing:
         for name, info in found.items()
         if info.get("type") == "file"
     ]
-    own = own_roots([file.name for file in files])
+    # The marker is hidden, so that a glob does not match it.
+    depth = None if "**" in path else path.count("/") - base.count("/")
+    names = filesystem.find(base, maxdepth=depth, withdirs=True) if hidden else list(found)
+    own = own_roots([_relative(name, base) for name in names])
     unread = [Unread(file.name, CHAINED) for file in files if "::" in file.name]
     files = [file for file in files if "::" not in file.name]
     if own:
@@ -246,6 +261,29 @@ def _list_remote(source: str) -> Listing:
     if not hidden:
         files = [file for file in files if HUDI in file.name or not _is_hidden(file.name)]
     return Listing(filesystem.unstrip_protocol(base), files, [item for item in unread if not _is_hidden(item.name)])
+
+
+def _lies_in_own(source: str, filesystem: Any, path: str) -> bool:
+    """Whether a URL names what lies in such a folder: of a chained one, also the archive that is unpacked."""
+    if lies_in_own(filesystem, path):
+        return True
+    _, chained, last = source.rpartition("::")
+    if not chained:
+        return False
+    outer, place = fsspec.core.url_to_fs(last)
+    return OwnFolders().hold(place) if "file" in _protocols(outer) else lies_in_own(outer, place)
+
+
+def _refuse_blockcache(source: str) -> None:
+    """Refuse what fsspec cannot open: blockcache reads ranges, which files on disk, in memory and in archives lack."""
+    parts = source.split("::")
+    for part, behind in itertools.pairwise(parts):
+        scheme = behind.partition("://")[0] if "://" in behind else "file"
+        if part.startswith("blockcache") and scheme in ("file", "local", "memory", "zip", "tar", "libarchive"):
+            raise SourceError(
+                f"{source!r}: blockcache:: stands before {scheme}://, whose files cannot be read in blocks. Write "
+                "filecache:: or simplecache::, or leave it out."
+            )
 
 
 def _is_hidden(name: str) -> bool:
@@ -292,10 +330,7 @@ def _without_own(found: Listing) -> Listing:
     left = {file.uri for file in files}
     unread = [Unread(file.name, OWN) for file in found.files if file.uri not in left]
     if unread and not found.root:
-        raise SourceError(
-            f"{found.files[0].uri!r} lies {OWN}, whose files are never a source. Copy it to a folder outside if it is "
-            "to be curated."
-        )
+        raise SourceError(f"{found.files[0].uri!r} lies {OWN}, whose files are never a source. {_COPY}")
     return replace(found, files=files, unread=[*found.unread, *unread])
 
 

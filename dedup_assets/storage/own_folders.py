@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 MARKER = ".dedup-assets"
 """A file in every workspace and every output that says what the folder is."""
@@ -43,6 +44,30 @@ def own_roots(names: Iterable[str]) -> set[str]:
         for depth, part in enumerate(parts):
             inside.setdefault("/".join(parts[:depth]), set()).add(part)
     return {folder for folder, found in inside.items() if any(found.issuperset(names) for names in _SIGNS)}
+
+
+def lies_in_own(filesystem: Any, path: str) -> bool:
+    """Whether a file or folder of an fsspec file system lies in such a folder, or is one.
+
+    Files are asked for by name and looked into: some servers answer to every name.
+    """
+
+    def begins(name: str, start: bytes) -> bool:
+        try:
+            return bytes(filesystem.cat_file(name, start=0, end=len(start))) == start
+        except Exception:  # each fsspec implementation has its own classes for what is not there
+            return False
+
+    def is_own(folder: str) -> bool:
+        return (
+            begins(f"{folder}/{MARKER}", MARKER_TEXT.encode())
+            or (begins(f"{folder}/ledger.sqlite", b"SQLite format 3") and filesystem.exists(f"{folder}/curation.toml"))
+            or (begins(f"{folder}/manifest.json", b"{") and filesystem.exists(f"{folder}/generations"))
+        )
+
+    parts = path.split("?")[0].rstrip("/").split("/")
+    folders = ["/".join(parts[:depth]) for depth in range(len(parts), -1, -1)]
+    return any(is_own(folder) for folder in folders if not folder.endswith((":", ":/")) and "*" not in folder)
 
 
 def _above(path: str) -> Iterator[str]:

@@ -23,6 +23,7 @@ from dedup_assets.errors import SourceError, WorkspaceError
 from dedup_assets.storage.hive import typed_partitions
 from dedup_assets.storage.listing import DEAD_LINK, OWN, SEEN_LINK, UNKNOWN_ENDING, list_source
 from dedup_assets.storage.output import read_manifest
+from dedup_assets.storage.own_folders import MARKER_TEXT
 from dedup_assets.storage.readers import read_shard
 from dedup_assets.storage.source_files import content_fingerprint, file_state
 from dedup_assets.storage.sources import discover, find_sources
@@ -96,6 +97,18 @@ def test_strict_makes_what_is_not_read_an_error_and_the_summary_names_it(tmp_pat
     told = result.summary["unread"]
     assert told["files"] == 2 and told["by_reason"] == {UNKNOWN_ENDING: 2}
     assert told["examples"] == ["more.txt", "notes.txt"]
+
+
+def test_a_glob_follows_no_link_round_a_loop_and_reads_each_file_once(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    touch(source, "a.csv", "d/b.csv")
+    touch(tmp_path / "far", "c.csv")
+    (source / "d" / "loop").symlink_to(source)
+    (source / "d" / "out").symlink_to(tmp_path / "far")
+    (source / "0.csv").symlink_to(source / "a.csv")
+    glob = source / "**" / "*.csv"
+    assert files(glob) == ["a.csv", "d/b.csv", "d/out/c.csv"]
+    assert unread(glob)["0.csv"] == SEEN_LINK and set(unread(glob).values()) == {SEEN_LINK}
 
 
 # -- folders that speak for their files --------------------------------------------------------------
@@ -254,6 +267,15 @@ def test_a_file_in_an_archive_is_read_from_there(tmp_path: Path, kind: str) -> N
         assert len(content_fingerprint(file)) == 32 and file_state(file.uri).marks
 
 
+@pytest.mark.parametrize(
+    "url", ["blockcache::file://{}/a.csv", "blockcache::zip://a.csv::{}/p.zip", "zip://a.csv::blockcache::file://{}/p"]
+)
+def test_a_cache_of_blocks_before_files_without_blocks_is_refused_by_name(tmp_path: Path, url: str) -> None:
+    touch(tmp_path, "a.csv")
+    with pytest.raises(SourceError, match=r"cannot be read in blocks\. Write filecache:: or simplecache::"):
+        list_source(url.format(tmp_path))
+
+
 # -- workspaces and outputs --------------------------------------------------------------------------
 
 
@@ -328,6 +350,44 @@ def test_own_folders_are_known_on_a_remote_file_system_too() -> None:
         assert not find_sources(["memory://own/*.csv"]).unread
     finally:
         memory.rm("/own", recursive=True)
+
+
+SIGNS = {
+    "marked": {".dedup-assets": MARKER_TEXT.encode()},
+    "workspace before there was a marker": {"curation.toml": b"", "ledger.sqlite": b"SQLite format 3\0"},
+    "output before there was a marker": {"manifest.json": b"{}", "generations/1/m.json": b"{}"},
+}
+
+
+@pytest.mark.parametrize("signs", SIGNS.values(), ids=SIGNS)
+def test_a_url_that_leads_into_an_own_folder_is_refused(signs: dict[str, bytes]) -> None:
+    memory = fsspec.filesystem("memory")
+    for name, content in {**signs, "raw/x.csv": b"id,text\n1,a\n"}.items():
+        memory.pipe(f"/up/ws/{name}", content)
+    memory.pipe("/up/a.csv", b"id,text\n1,a\n")
+    memory.pipe("/up/.dedup-assets", b"<html>a server that answers to every name</html>")
+    try:
+        for url in ("ws", "ws/raw", "ws/raw/x.csv", "ws/raw/*.csv"):
+            with pytest.raises(SourceError, match="workspace or an output"):
+                list_source(f"memory://up/{url}")
+        memory.rm("/up/.dedup-assets")
+        for glob, names in (("**/*.csv", {"a.csv"}), ("*/raw/*.csv", set())):
+            listing = list_source(f"memory://up/{glob}")
+            assert {file.name for file in listing.files} == names
+            assert {item.name: item.reason for item in listing.unread} == {"ws/raw/x.csv": OWN}
+    finally:
+        memory.rm("/up", recursive=True)
+
+
+def test_an_archive_in_an_own_folder_and_an_own_folder_in_an_archive_are_refused(tmp_path: Path) -> None:
+    for archive, inside in ((tmp_path / "ws" / "p.zip", "a.csv"), (tmp_path / "p.zip", "ws/raw/a.csv")):
+        archive.parent.mkdir(exist_ok=True)
+        with zipfile.ZipFile(archive, "w") as packed:
+            packed.writestr(inside, "id,text\n1,a\n")
+            packed.writestr("ws/.dedup-assets", MARKER_TEXT)
+        (tmp_path / "ws" / ".dedup-assets").write_text(MARKER_TEXT)
+        with pytest.raises(SourceError, match="workspace or an output"):
+            list_source(f"zip://{inside}::{archive}")
 
 
 # -- moved corpora -----------------------------------------------------------------------------------
