@@ -85,6 +85,11 @@ class Ledger(LedgerFile):
                     )
                     due.append(key)
                     continue
+                if known["key"] == key and known["uri"] != uri and known["retracted"] == TAKEDOWN:
+                    raise WorkspaceError(
+                        f"Shard {key} was taken down when it was {known['uri']}, and stays out: {uri} cannot have its "
+                        "name. Rename the new file if it is another shard."
+                    )
                 if (known["key"], known["uri"]) != (key, uri):
                     raise WorkspaceError(
                         f"Shard key {key!r} for {uri} collides with shard {known['key']!r} registered for "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from dedup_assets.errors import DedupError
 from dedup_assets.report.explain import explain
 from dedup_assets.report.history import shard_history
 from dedup_assets.report.lookup import pairs_around
+from dedup_assets.storage.maintenance import prune
 from dedup_assets.storage.retraction import retract_ids, retract_shards
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import (
@@ -231,6 +234,45 @@ def test_a_shard_that_was_registered_and_retracted_never_comes_and_its_file_may_
         path.unlink()
     result = da.curate(workspace=tmp_path / "ws")
     assert result.summary["run_ids"] == [] and decisions(result) == decisions(whole)
+
+
+# -- for ever ----------------------------------------------------------------------------------------
+
+
+def test_for_ever_holds_for_ids_as_they_are_written_in_this_workspace_and_its_copies(tmp_path: Path) -> None:
+    """Not for another spelling, nor for the text under another id; a generation of the past goes with `prune`."""
+    axes = np.eye(6)
+    spelt = unicodedata.normalize("NFC", "caf\u00e9"), unicodedata.normalize("NFD", "caf\u00e9")
+    paths = write_shards(
+        tmp_path / "in",
+        [
+            make_table([spelt[0], "1", "k"], ["one", "two", "three"], axes[:3]),
+            make_table(
+                [spelt[0], spelt[1], "1", "1.0", "other"], ["four", "five", "two", "six", "one"], axes[[3, 4, 1, 5, 0]]
+            ),
+        ],
+    )
+    curate(paths[:1], tmp_path / "ws", threshold=0.9)
+    after = da.retract(spelt[0], "1", workspace=tmp_path / "ws")
+    shutil.copytree(tmp_path / "ws", tmp_path / "copy", symlinks=True)
+    for workspace in ("ws", "copy"):
+        assert kept_ids(curate(paths[1:], tmp_path / workspace)) == {"k", spelt[1], "1.0", "other"}
+
+    past = after.output / "generations" / "0001" / "deduplicated" / "s00.parquet"
+    assert spelt[0] in pq.read_table(past)["id"].to_pylist()
+    prune(Workspace.open(tmp_path / "ws"))
+    assert not past.exists()
+
+
+def test_the_name_of_a_shard_that_was_taken_down_is_not_given_to_a_file_elsewhere(tmp_path: Path) -> None:
+    tables = corpus("random", (10, 10), seed=35)
+    paths = write_shards(tmp_path / "in", tables)
+    curate(paths, tmp_path / "ws", threshold=0.9)
+    da.retract("s01", workspace=tmp_path / "ws")
+    (tmp_path / "new").mkdir()
+    moved = paths[1].rename(tmp_path / "new" / "s01.parquet")
+    with pytest.raises(DedupError, match=r"s01 was taken down when it was .*stays out"):
+        curate([moved], tmp_path / "ws")
 
 
 # -- changed content ---------------------------------------------------------------------------------
