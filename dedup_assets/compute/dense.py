@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from dedup_assets.compute.decisions import REMOVED, UNKNOWN, Walk
-from dedup_assets.compute.precision import bits_of
+from dedup_assets.compute.precision import bits_of, one_thread_each
 from dedup_assets.compute.scan import CHUNK, LOWEST_BOUND, bound_pattern, gather, order_narrow, order_wide, propose
 from dedup_assets.compute.similarity import canonical_between, squared_norms
 from dedup_assets.compute.sketch import SKETCH_ROWS, Projection
@@ -143,12 +143,14 @@ def walk_dense(
     if not len(members):
         walk.advance(walk.n)
         return 0
-    work = _DenseWork(walk, cells, everyone, vectors, decided, sketch)
-    start, size = 0, min(piece, FIRST_PIECE)
-    while start < len(members):
-        stop = min(start + size, len(members))
-        work.advance(members[start:stop], walk.n if stop == len(members) else int(members[stop]))
-        start, size = stop, min(2 * size, piece)
+    # Products of a millisecond: on all threads each of them ends in a barrier, which waits for a busy core.
+    with one_thread_each(2):
+        work = _DenseWork(walk, cells, everyone, vectors, decided, sketch)
+        start, size = 0, min(piece, FIRST_PIECE)
+        while start < len(members):
+            stop = min(start + size, len(members))
+            work.advance(members[start:stop], walk.n if stop == len(members) else int(members[stop]))
+            start, size = stop, min(2 * size, piece)
     return work.products
 
 
