@@ -233,11 +233,16 @@ def retract(
     if ids and reason != TAKEDOWN:
         raise SettingsError(f"reason = {reason!r} is for shards: records ({', '.join(ids)}) can only be taken down.")
     records = retract_ids(space, ids) if ids else []
-    if shards:
-        retract_shards(space, shards, reason)
+    ended = {a.shard for a in retract_shards(space, shards, reason)} if shards else set()
+    told = {"shards": shards, "records": len(records), "never_in": [key for key in shards if key not in ended]}
     touched = {*shards, *(record.admission.shard for record in records)}
     return _run_and_report(
-        space, lambda dagster: dagster.redecide(sorted(touched)), _shown(listener, progress), started, check=True
+        space,
+        lambda dagster: dagster.redecide(sorted(touched)),
+        _shown(listener, progress),
+        started,
+        check=True,
+        more={"retracted": told},
     )
 
 
@@ -345,7 +350,7 @@ def _run_and_report(
     shown: AbstractContextManager[Listener | None],
     started: float,
     check: bool,
-    arrival: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> Curation:
     clock = StageClock()
     with shown as listener:
@@ -356,7 +361,7 @@ def _run_and_report(
     curation = Curation(
         space.root,
         space.output,
-        {**_summary(space, clock, outcome.run_ids, started), **(arrival or {})},
+        {**_summary(space, clock, outcome.run_ids, started), **(more or {})},
         outcome.failures,
         {f"{c.asset}: {c.name}": c.summary for c in outcome.checks if not c.passed and not c.is_warning},
     )

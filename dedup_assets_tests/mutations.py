@@ -18,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 BOUNDS = "dedup_assets_tests/compute/test_bounds.py"
 CELLS = "dedup_assets_tests/compute/test_cells.py"
+DENSE = "dedup_assets_tests/compute/test_dense.py"
 JOIN = "dedup_assets_tests/compute/test_join.py"
 
 
@@ -121,6 +122,20 @@ MUTATIONS = (
         "device_join.py",
         "torch.tensor(floor - low.slack, dtype",
         "torch.tensor(floor - low.slack / 2, dtype",
+    ),
+    Mutation(
+        "dense cells: slack left out",
+        "dense.py",
+        "self.bound = walk.threshold - self.low.slack(self.residual)",
+        "self.bound = walk.threshold",
+        (DENSE,),
+    ),
+    Mutation(
+        "dense cells: slack halved",
+        "dense.py",
+        "self.bound = walk.threshold - self.low.slack(self.residual)",
+        "self.bound = walk.threshold - self.low.slack(self.residual) / 2",
+        (DENSE, BOUNDS),
     ),
     Mutation(
         "rows: measured residual left out",

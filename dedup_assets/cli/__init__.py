@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import sys
 import traceback
 
@@ -12,6 +13,10 @@ import click
 from dedup_assets.cli import curate, look, operate, upkeep
 from dedup_assets.errors import VERBOSE, DedupError, first_line
 from dedup_assets.other_names import meant_by
+
+LEAST_ADDRESS_SPACE = 4_000_000 * 1024
+"""Bytes of address space, most of them never touched, with which the libraries load and start their threads: measured
+on two cores, where 3 GB was too little."""
 
 # Libraries that draw bars or warn on standard error would run into ours.
 _QUIET = {
@@ -86,6 +91,7 @@ def run() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show ≥ is no reason to fail
+    _require_address_space()
     arguments = sys.argv[1:]
     verbose = "--verbose" in arguments
     if verbose:
@@ -114,6 +120,19 @@ def run() -> None:
         click.echo(
             f"Error: {type(problem).__name__}: {first_line(problem)}. This is a defect of dedup-assets or of a library "
             "it uses. What was finished is kept; the same command with --verbose shows where it failed.",
+            err=True,
+        )
+        sys.exit(1)
+
+
+def _require_address_space() -> None:
+    """Say in a line what the libraries would end in: below this some of them abort the process."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < LEAST_ADDRESS_SPACE:
+        click.echo(
+            f"Error: this process may use {limit // 2**20} MiB of address space (ulimit -v), and torch, Arrow and "
+            f"numba alone need {LEAST_ADDRESS_SPACE // 2**20}. Raise the limit; to bound the memory for data use "
+            "--memory-limit.",
             err=True,
         )
         sys.exit(1)

@@ -68,6 +68,13 @@ def _remarks(summary: Mapping[str, Any]) -> Iterator[str]:
             f"{counted(summary['texts_not_understood'], 'text')} of which the model knows too little: compared with "
             "their copies only. A multilingual model may know them"
         )
+    if summary.get("retracted"):
+        told = summary["retracted"]
+        parts = [counted(len(told["shards"]), "shard")] if told["shards"] else []
+        parts += [counted(told["records"], "record")] if told["records"] or not parts else []
+        yield f"{' and '.join(parts)} retracted"
+        if told["never_in"]:
+            yield f"nothing of {', '.join(told['never_in'])} was in the corpus"
     if summary.get("moved"):
         shard, (old, new) = next(iter(summary["moved"].items()))
         count = counted(len(summary["moved"]), "shard")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventL
 from sqlalchemy.exc import OperationalError
 
 from dedup_assets.storage.sources import SHARD_KEY_PATTERN
-from dedup_assets_tests.cli.commands import Call, published, write_corpus, write_jsonl
+from dedup_assets_tests.cli.commands import SCRIPT, Call, published, write_corpus, write_jsonl
 
 
 @pytest.mark.parametrize(
@@ -220,3 +221,10 @@ def test_a_dagster_home_that_cannot_be_used_is_one_line(
         failed = call("curate", shards, "-w", tmp_path / "ws", "--embedding-column", "v")
         assert failed.status == 1 and says in failed.err and str(tmp_path / name) in failed.err
         assert failed.err.count("\n") == 1 and "unset DAGSTER_HOME" in failed.err
+
+
+def test_too_little_address_space_is_one_line(tmp_path: Path) -> None:
+    shell = f"ulimit -v 2000000; exec {shlex.join(SCRIPT)} curate {tmp_path} -w {tmp_path / 'ws'}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "1953 MiB of address space" in done.stderr and "--memory-limit" in done.stderr

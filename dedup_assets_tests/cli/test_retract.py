@@ -74,3 +74,12 @@ def test_a_changed_file_is_read_again_unless_that_is_refused(tmp_path: Path, wor
     assert call("curate", shard, "-w", workspace).status == 1, "what was asked for once lasts"
     replaced = call("curate", shard, "-w", workspace, "--changed-shards", "replace", "--json").json()
     assert (replaced["rows_in"], replaced["failures"]) == (5, {})
+
+
+def test_a_retraction_says_what_went_and_of_what_nothing_was_there(tmp_path: Path, workspace: Path, call: Call) -> None:
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 and no more")
+    assert call("curate", tmp_path / "bad.parquet", "-w", workspace).status == 1
+    told = call("retract", "bad", "a", "a0", "-w", workspace, "--json").json()["retracted"]
+    assert told == {"shards": ["bad", "a"], "records": 1, "never_in": ["bad"]}
+    people = call("retract", "bad", "-w", workspace)
+    assert "1 shard retracted" in people.out and "nothing of bad was in the corpus" in people.out

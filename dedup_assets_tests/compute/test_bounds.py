@@ -57,6 +57,19 @@ def at_a_midpoint(bits: int) -> tuple[int, float]:
     return best[1], best[2]
 
 
+def below_a_midpoint(bits: int) -> int:
+    """A dimension d with 1/√d next below such a midpoint, far enough for float32: a row of such components has norm 1,
+    and all of them round down by nearly half a unit."""
+    found = (0.0, 0)
+    for d in range(64, 6_000):
+        value = d**-0.5
+        step = 2.0 ** np.floor(np.log2(value)) * 2.0 ** (1 - bits)
+        above = value / step - np.floor(value / step)
+        if above < 0.5 - 2.0 ** (bits - 21):
+            found = max(found, (above * step / value, d))
+    return found[1]
+
+
 # -- products ----------------------------------------------------------------------------------------
 
 
@@ -76,11 +89,12 @@ def test_a_product_loses_nearly_twice_the_input_error(low: str) -> None:
 
 def test_a_match_is_found_whose_product_loses_as_much_as_rounding_can(device_and_precision: tuple[str, str]) -> None:
     device, low = device_and_precision
-    value = np.float32(2.0**-4 * (1 + 2.0 ** -BITS.get(low, 24) - 2.0**-22))
-    rows = np.full((2, int(1 / float(value) ** 2)), value, np.float32)
-    similarity = canonical_similarity(rows[:1], rows[1:])[0]
-    # Given as they are, of norm next to 1: scaling would move the components off the midpoint.
-    found = exact_matches(rows, float(similarity), centroids=rows[:1], device=device)
+    d = below_a_midpoint(BITS[low]) if low in BITS else 256
+    rows = np.full((2, d), d**-0.5, np.float32)
+    if low in BITS:
+        rounded = torch.from_numpy(rows).to(PRECISIONS[low]).double()
+        assert 1 - float(rounded[0] @ rounded[1]) > 1.6 * input_error(low), "half of the slack would not do"
+    found = exact_matches(rows, 1.0, centroids=rows[:1], device=device)
     assert (found.i.tolist(), found.j.tolist()) == ([0], [1])
 
 
