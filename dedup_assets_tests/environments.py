@@ -14,6 +14,7 @@ import shlex
 import sysconfig
 import venv
 from collections import defaultdict
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -31,6 +32,11 @@ def requirements_of(command: str) -> list[Requirement]:
     return [Requirement(re.sub(r"^\.(?=\[|$)", PROJECT, word)) for word in words if not word.startswith("-")]
 
 
+def installed(**named: str) -> Iterator[metadata.Distribution]:
+    """What is installed in this interpreter: not the metadata that a build left in the working folder."""
+    return iter(metadata.distributions(path=[sysconfig.get_path("purelib"), sysconfig.get_path("platlib")], **named))
+
+
 def distributions_for(requirements: list[Requirement]) -> dict[str, metadata.Distribution]:
     """The installed distributions that requirements lead to, by their names."""
     found: dict[str, metadata.Distribution] = {}
@@ -38,7 +44,8 @@ def distributions_for(requirements: list[Requirement]) -> dict[str, metadata.Dis
     waiting = list(requirements)
     while waiting:
         wanted = waiting.pop()
-        distribution = metadata.distribution(wanted.name)
+        distribution = next(installed(name=wanted.name), None)
+        assert distribution is not None, f"{wanted.name} is not installed"
         assert wanted.specifier.contains(distribution.version, prereleases=True), (wanted, distribution.version)
         name = canonicalize_name(wanted.name)
         found[name] = distribution
@@ -61,7 +68,7 @@ def make_environment(folder: Path, command: str) -> Path:
     venv.create(folder, with_pip=False, symlinks=True)
     site = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
     programs = Path(sysconfig.get_path("scripts", vars={"base": str(folder)}))
-    files = {canonicalize_name(each.name): recorded(each) for each in metadata.distributions()}
+    files = {canonicalize_name(each.name): recorded(each) for each in installed()}
     owners: dict[str, set[str]] = defaultdict(set)
     for name, paths in files.items():
         for path in paths:

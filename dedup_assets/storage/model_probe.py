@@ -19,12 +19,16 @@ LEAST_AGREEMENT = 0.999
 on all-MiniLM-L6-v2, and random weights do not agree at all."""
 
 
+def texts_to_try(max_length: int) -> list[str]:
+    """The shortest, the longest and a few odd texts for a model that takes `max_length` tokens."""
+    return ["", "a", *PROBE_TEXTS, "word " * 2 * max_length]
+
+
 def try_out(folder: str, encoder: Encoder) -> None:
     """Run a model on the shortest, the longest and an odd text. Raises ModelError where it fails or gives no vectors:
     here it is one line, and not the end of a worker in the middle of a corpus."""
-    texts = ["", "a", *PROBE_TEXTS, "word " * 2 * encoder.max_length]
     try:
-        vectors = encoder.encode(texts).vectors
+        vectors = encoder.encode(texts_to_try(encoder.max_length)).vectors
     except Exception as error:
         raise ModelError(
             f"the model in {folder} fails on a text of {encoder.max_length} tokens or less: {type(error).__name__}: "

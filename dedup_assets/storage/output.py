@@ -199,12 +199,15 @@ def _publish_kept(
 
 
 def _write_rows(target: Path, table: Path, positions: np.ndarray) -> None:
-    """Write the rows at ascending positions of a shard's table; no more than a row group of them is in memory."""
+    """Write the rows at ascending positions of a shard's table; no more than a row group of them is in memory.
+
+    Without a row there is no row group: some readers fail at one of no rows.
+    """
     with (
         pq.ParquetFile(table) as file,
         pq.ParquetWriter(target, file.schema_arrow, compression="zstd") as writer,
     ):
-        for first in range(0, max(1, len(positions)), _GROUP_ROWS):
+        for first in range(0, len(positions), _GROUP_ROWS):
             writer.write_table(rows_at(file, positions[first : first + _GROUP_ROWS]), _GROUP_ROWS)
 
 

@@ -88,8 +88,14 @@ QUARANTINE = pa.schema([("row", pa.int64()), ("reason", pa.string()), ("record",
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:
-    """Publish a table as Parquet with zstd."""
-    publish_file(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+    """Publish a table as Parquet with zstd; without a row there is no row group, at which some readers fail."""
+
+    def write(temporary: Path) -> None:
+        with pq.ParquetWriter(temporary, table.schema, compression="zstd") as writer:
+            if table.num_rows:
+                writer.write_table(table)
+
+    publish_file(path, write)
 
 
 def pairs_table(
@@ -116,13 +122,12 @@ def write_pairs(path: Path, parts: Iterator[pa.Table], dense_cells: Sequence[int
     def write(temporary: Path) -> None:
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
             waiting = PAIRS.empty_table()
-            written = False
             for part in parts:
                 waiting = pa.concat_tables([waiting, part])
                 while waiting.num_rows >= PAIR_ROWS:
                     writer.write_table(_whole(waiting.slice(0, PAIR_ROWS), schema), PAIR_ROWS)
-                    waiting, written = waiting.slice(PAIR_ROWS), True
-            if waiting.num_rows or not written:
+                    waiting = waiting.slice(PAIR_ROWS)
+            if waiting.num_rows:
                 writer.write_table(_whole(waiting, schema), PAIR_ROWS)
 
     publish_file(path, write)

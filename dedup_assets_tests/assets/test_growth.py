@@ -16,6 +16,7 @@ import pytest
 import dedup_assets as da
 from dedup_assets.compute.encoder import EncodedTexts, Encoder
 from dedup_assets.errors import DedupError
+from dedup_assets.storage.model_probe import texts_to_try
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets import oracle
 from dedup_assets_tests.assets.corpora import (
@@ -146,12 +147,13 @@ def text_shards(folder: Path, texts: Sequence[str], sizes: Sequence[int]) -> lis
 
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every text that is given to an encoder."""
+    """Every text of a corpus that is given to an encoder: not those by which a model is tried out."""
     seen: list[str] = []
     encode = Encoder.encode
 
     def watched(encoder: Encoder, texts: Sequence[str]) -> EncodedTexts:
-        seen.extend(texts)
+        tried = set(texts_to_try(encoder.max_length))
+        seen.extend(text for text in texts if text not in tried)
         return encode(encoder, texts)
 
     monkeypatch.setattr(Encoder, "encode", watched)
