@@ -9,7 +9,7 @@ import bz2
 import gzip
 import io
 import lzma
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import pyarrow as pa
 
@@ -20,6 +20,10 @@ _LARGEST_ARROW_WINDOW = 2**27
 """What the zstd library takes without being told of more: 128 MiB, as `zstd --long=27` packs."""
 
 _LARGEST_WINDOW = 2**31  # `zstd --long=31`, the longest there is
+
+MOST_EXPANSION, LEAST_SWOLLEN = 250, 2**28
+"""What a file holds is refused once it is both so many times the size of the file, and so many bytes: text shrinks to a
+tenth, and a file that grows a thousandfold is made to fill a memory or a day."""
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x8b", "gzip"),
@@ -51,6 +55,8 @@ def decompressed(raw: pa.NativeFile, named: str | None) -> pa.NativeFile:
         The compression that the file's name speaks of. It counts where the content is of no known one: reading
         then fails with what the decoder says.
 
+    Raises `Swollen` while it is read, where it grows beyond all measure.
+
     Concatenated members are one stream, and zeros that pad a gzip file are no part of it, as for gzip itself. A
     truncated or corrupt file raises OSError or EOFError while it is read.
     """
@@ -59,22 +65,66 @@ def decompressed(raw: pa.NativeFile, named: str | None) -> pa.NativeFile:
     kind = compression_of(head) or (named if head else None)
     if kind is None:
         return raw
+    return pa.PythonFile(_Measured(_decoder(raw, kind, head), raw.size()), mode="r")
+
+
+def _decoder(raw: pa.NativeFile, kind: str, head: bytes) -> Any:
     if kind == "gzip":
-        return _stream(gzip.GzipFile(fileobj=io.BufferedReader(cast(io.RawIOBase, raw))))
+        return gzip.GzipFile(fileobj=io.BufferedReader(cast(io.RawIOBase, raw)))
     if kind == "bz2":  # Arrow's fails at a member without content
-        return _stream(bz2.BZ2File(cast(IO[bytes], raw)))
+        return bz2.BZ2File(cast(IO[bytes], raw))
     if kind == "xz":
-        return _stream(lzma.LZMAFile(cast(IO[bytes], raw)))
+        return lzma.LZMAFile(cast(IO[bytes], raw))
     if kind == "zstd" and (_zstd_window(head) or 0) > _LARGEST_ARROW_WINDOW:
         import zstandard
 
         unpacker = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW)
-        return _stream(unpacker.stream_reader(raw, read_across_frames=True))
+        return unpacker.stream_reader(raw, read_across_frames=True)
     return pa.CompressedInputStream(raw, kind)
 
 
-def _stream(file: object) -> pa.NativeFile:
-    return pa.PythonFile(file, mode="r")
+class Swollen(OSError):
+    """A compressed file grows beyond all measure."""
+
+
+def refuse_swollen(given: int, stored: int) -> None:
+    """Raise `Swollen` if `given` bytes are out of all proportion to the `stored` bytes that they come from."""
+    if given > max(LEAST_SWOLLEN, MOST_EXPANSION * stored):
+        raise Swollen(
+            f"grows to {given} bytes and more from {stored}: more than {MOST_EXPANSION} times its size. Expected text. "
+            f"Look at the file; if it is meant, split it into files that hold less than {LEAST_SWOLLEN} bytes"
+        )
+
+
+class _Measured:
+    """A stream for reading that counts what it gives, and stops where that is out of all proportion."""
+
+    def __init__(self, stream: Any, stored: int) -> None:
+        self._stream = stream
+        self._stored = stored
+        self._given = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(LEAST_SWOLLEN if size is None or size < 0 else size)
+        self._given += len(data)
+        refuse_swollen(self._given, self._stored)
+        return data
+
+    def close(self) -> None:
+        self._stream.close()
+
+    @property
+    def closed(self) -> bool:
+        return bool(self._stream.closed)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return False
+
+    def writable(self) -> bool:
+        return False
 
 
 def _zstd_window(head: bytes) -> int | None:

@@ -32,6 +32,7 @@ RECORDS, VECTORS, QUARANTINE = "records.parquet", "vectors.npy", "quarantine.par
 
 _COMPRESSION = "zstd"
 _EXAMPLE = 200  # characters of a row that an error shows
+_MANY_REJECTED = 200_000
 _QUARANTINE_ROWS = 4_096  # of at most some 10 kB a column: well inside 32-bit offsets
 _QUARANTINE_COLUMNS = pa.schema([("row", pa.int64()), ("reason", pa.string()), ("record", pa.string())])
 
@@ -89,6 +90,8 @@ def ingest_shard(source: SourceFile, destination: Path, spec: IngestSpec) -> Ing
             if batch.table.num_rows:
                 writer.write_table(batch.table, row_group_size=batch.table.num_rows)
             shard.add(batch)
+            if len(shard.quarantine) > _MANY_REJECTED:  # the end may be far, and they are in memory
+                shard.refuse_mostly_quarantined()
     shard.refuse_all_wrong_dimension()
     shard.quarantine_repeated_ids(destination / TABLE)
     shard.refuse_mostly_quarantined()

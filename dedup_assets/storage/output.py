@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from dedup_assets.errors import WorkspaceError
 from dedup_assets.storage.decisions import read_record_decisions
-from dedup_assets.storage.formats.batches import render_record, rendered_value
+from dedup_assets.storage.formats.batches import render_row, rendered_value
 from dedup_assets.storage.ledger import REFERENCE, Admission, Generation
 from dedup_assets.storage.living import Living
 from dedup_assets.storage.own_folders import MARKER, MARKER_TEXT
@@ -34,7 +34,7 @@ from dedup_assets.storage.publish import (
     publish_text,
     storage_errors,
 )
-from dedup_assets.storage.raw_table import TABLE, rows_at
+from dedup_assets.storage.raw_table import TABLE, take_rows
 from dedup_assets.storage.shards import REJECTED, RETRACTED_ID, AdmittedShard, read_records, read_rejected
 from dedup_assets.storage.tables import DUPLICATES, QUARANTINE, write_parquet
 from dedup_assets.storage.workspace import Workspace
@@ -47,7 +47,7 @@ PARTS = ("deduplicated", "duplicates", "quarantine")
 ID_TAKEN = "duplicate id in an earlier shard"
 ID_RETRACTED = "retracted id"
 
-_GROUP_ROWS = 1 << 16
+_GROUP_ROWS, _GROUP_BYTES = 1 << 16, 1 << 29
 """Rows of a row group of what is published. Arrow numbers the levels of a whole one at once: with 2^20 rows of 384
 numbers that takes 5.9 GB, with these 1.0."""
 
@@ -207,8 +207,25 @@ def _write_rows(target: Path, table: Path, positions: np.ndarray) -> None:
         pq.ParquetFile(table) as file,
         pq.ParquetWriter(target, file.schema_arrow, compression="zstd") as writer,
     ):
-        for first in range(0, len(positions), _GROUP_ROWS):
-            writer.write_table(rows_at(file, positions[first : first + _GROUP_ROWS]), _GROUP_ROWS)
+        for group in _row_groups(file, positions):
+            writer.write_table(group, _GROUP_ROWS)
+
+
+def _row_groups(file: pq.ParquetFile, positions: np.ndarray) -> Iterator[pa.Table]:
+    """The rows at ascending positions, so many at a time, or fewer where they are large."""
+    waiting: list[pa.Table] = []
+    rows = size = 0
+    for _, part in take_rows(file, positions):
+        while part.num_rows:
+            fitting = part.slice(0, _GROUP_ROWS - rows)
+            part = part.slice(fitting.num_rows)
+            waiting.append(fitting)
+            rows, size = rows + fitting.num_rows, size + fitting.nbytes
+            if rows == _GROUP_ROWS or size >= _GROUP_BYTES:
+                yield pa.concat_tables(waiting).combine_chunks()
+                waiting, rows, size = [], 0, 0
+    if waiting:
+        yield pa.concat_tables(waiting).combine_chunks()
 
 
 def _publish_table(target: Path, part: str, shard: str, table: pa.Table, before: _Before | None) -> str:
@@ -242,9 +259,12 @@ def _quarantine(workspace: Workspace, admission: Admission, living: Living) -> t
     if len(taken) or len(gone):
         records = read_records(raw)
         is_buried = pc.is_in(records.ids.take(pa.array(taken)), living.buried).to_numpy(zero_copy_only=False)
+        shown: list[str | None] = [None] * len(taken)
+        visible = np.flatnonzero(~is_buried)
         with pq.ParquetFile(raw / TABLE) as file:
-            rows = iter(rows_at(file, records.positions[taken[~is_buried]]).to_pylist())
-        shown = [None if hidden else render_record(next(rows)) for hidden in is_buried.tolist()]
+            for indices, rows in take_rows(file, records.positions[taken[visible]]):
+                for index, place in enumerate(visible[indices].tolist()):
+                    shown[place] = render_row(rows, index)
         contents = ((ID_TAKEN, taken, shown), (ID_RETRACTED, gone, [None] * len(gone)))
         for reason, at, rendered in contents:
             columns = [pa.array(records.rows[at]), pa.array([reason] * len(at)), pa.array(rendered, pa.string())]

@@ -48,8 +48,9 @@ def take_rows(
     if len(positions) and (positions.min() < 0 or positions.max() >= starts[-1]):
         raise IndexError(f"position {positions.max()} of a table of {starts[-1]} rows")
     groups = np.searchsorted(starts, positions, side="right") - 1
-    for group in np.unique(groups):
-        indices = np.flatnonzero(groups == group)
+    order = np.argsort(groups, kind="stable")
+    for indices in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1) if len(positions) else ():
+        group = groups[indices[0]]
         table = file.read_row_group(int(group), columns=names)
         yield indices, table.take(pa.array(positions[indices] - starts[group]))
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from dedup_assets.errors import ShardError, reason
-from dedup_assets.storage.compression import decompressed
+from dedup_assets.storage.compression import Swollen, decompressed
 
 FINGERPRINT_BYTES = 16
 _READ_BYTES = 4 * 2**20  # large enough that a request to an object store is worth its latency
@@ -89,8 +89,15 @@ def reading(source: SourceFile) -> Iterator[None]:
     """Turn whatever reading a file raises into a `ShardError` that names the file and the reason."""
     try:
         yield
-    except (ShardError, MemoryError):
+    except ShardError:
         raise
+    except MemoryError as error:
+        raise ShardError(
+            f"{source.uri!r} (shard {source.key}) takes more memory than this process may have: {reason(error)}. A "
+            f"batch of some {2**24} bytes should fit: give the process more, or write the file in smaller row groups."
+        ) from error
+    except Swollen as error:
+        raise ShardError(f"{source.uri!r} (shard {source.key}) {error}, and run again.") from error
     except ImportError as error:
         raise ShardError(f"{source.uri!r} needs a package that is not installed: {error}") from error
     except Exception as error:  # each fsspec implementation and each decoder has its own classes

@@ -10,7 +10,12 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.ipc as ipc
 
-from dedup_assets.storage.formats.batches import BLOCK_BYTES, ShardContent, empty_content, refuse_repeated_names
+from dedup_assets.storage.formats.batches import (
+    ShardContent,
+    empty_content,
+    refuse_many_columns,
+    refuse_repeated_names,
+)
 from dedup_assets.storage.formats.pandas_index import with_range_index
 from dedup_assets.storage.formats.typed import batches_of, storable_schema
 from dedup_assets.storage.source_files import SourceFile, is_empty, open_raw, reading
@@ -26,17 +31,15 @@ def read(source: SourceFile) -> ShardContent:
         with open_raw(source) as stream:
             schema, parts = _opened(stream)
             has_rows = any(part.num_rows for part in parts)
+    refuse_many_columns(source, len(schema))
     refuse_repeated_names(source, schema.names)
     schema = storable_schema(source, schema)
-    return with_range_index(ShardContent(schema, frozenset(), has_rows, batches_of(_parts(source), schema)))
+    return with_range_index(ShardContent(schema, frozenset(), has_rows, batches_of(source, _parts(source), schema)))
 
 
 def _parts(source: SourceFile) -> Iterator[pa.RecordBatch]:
     with reading(source), open_raw(source) as stream:
-        for part in _opened(stream)[1]:
-            # A writer may have put all rows into one batch.
-            rows = max(1, part.num_rows * BLOCK_BYTES // max(part.nbytes, 1))
-            yield from (part.slice(start, rows) for start in range(0, part.num_rows, rows))
+        yield from _opened(stream)[1]
 
 
 def _opened(stream: pa.NativeFile) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:

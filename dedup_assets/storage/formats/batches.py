@@ -17,6 +17,12 @@ from dedup_assets.storage.source_files import SourceFile
 BLOCK_BYTES = 16 * 2**20
 """Raw bytes parsed at a time: large enough for the parsers' full speed, small beside any worker's memory."""
 
+MOST_COLUMNS = 4_096
+"""Columns of a file at most: a file with more is a matrix, or an object used as a dictionary."""
+
+LONGEST_RECORD = 2**28
+"""Bytes of one record of JSON or CSV at most."""
+
 LONGEST_STRING = 10_000
 """Characters of a string that a quarantined record shows; the input itself still has the rest."""
 
@@ -76,6 +82,15 @@ def refuse_repeated_names(source: SourceFile, names: list[str]) -> None:
         raise ShardError(
             f"{source.uri!r} (shard {source.key}) has several columns named {repeated[0]!r}; its columns are "
             f"{', '.join(map(repr, names))}. Rename them so that every name occurs once."
+        )
+
+
+def refuse_many_columns(source: SourceFile, columns: int) -> None:
+    """Raise `ShardError` if a file has more columns than a table can sensibly have."""
+    if columns > MOST_COLUMNS:
+        raise ShardError(
+            f"{source.uri!r} (shard {source.key}) has {columns} columns or more, expected at most {MOST_COLUMNS}. Put "
+            "the values under one name, or leave columns out, and run again."
         )
 
 

@@ -26,11 +26,13 @@ import pyarrow.compute as pc
 from dedup_assets.errors import ShardError
 from dedup_assets.storage.formats.batches import (
     BLOCK_BYTES,
+    LONGEST_RECORD,
     LONGEST_STRING,
     Batch,
     Rejected,
     ShardContent,
     empty_content,
+    refuse_many_columns,
     refuse_repeated_names,
     render_record,
     render_unparsed,
@@ -38,7 +40,9 @@ from dedup_assets.storage.formats.batches import (
 from dedup_assets.storage.source_files import SourceFile, open_source, reading
 
 # The module's limit is global and 131,072 characters by default; a text may be longer than that.
-csv.field_size_limit(2**30)
+csv.field_size_limit(LONGEST_RECORD)
+
+_MOST_BLANK_LINES = 1_000_000  # one after another
 
 _MOST_RECORDS = 65_536
 _INTEGER = r"^-?(0|[1-9][0-9]{0,17})$"
@@ -59,6 +63,7 @@ def read(
         header = _header(source)
         if header is None:
             return empty_content()
+        refuse_many_columns(source, len(header))
         refuse_repeated_names(source, header)
         fixed = {*text_columns, id_column}
         candidates = {
@@ -122,6 +127,20 @@ class _Lines:
         self.beginning.clear()
 
 
+def _lines(source: SourceFile, text: io.TextIOWrapper) -> Iterator[str]:
+    """The lines of a file. Raises `ShardError` where one has no end, or where there is nothing but blank ones."""
+    blank = 0
+    while line := text.readline(LONGEST_RECORD):
+        blank = blank + 1 if line in ("\n", "\r\n", "\r") else 0
+        if blank > _MOST_BLANK_LINES or len(line) >= LONGEST_RECORD:
+            what = f"more than {_MOST_BLANK_LINES} blank lines on end" if blank else "a line without an end"
+            raise ShardError(
+                f"{source.uri!r} (shard {source.key}) has {what} and is no CSV. Expected a record a line. Look at the "
+                "file, and run again."
+            )
+        yield line
+
+
 def _open_text(source: SourceFile) -> io.TextIOWrapper:
     # Undecodable bytes become surrogates, which no valid UTF-8 gives: they are found again cell by cell.
     return io.TextIOWrapper(open_source(source), encoding="utf-8-sig", errors="surrogateescape", newline="")
@@ -130,7 +149,7 @@ def _open_text(source: SourceFile) -> io.TextIOWrapper:
 def _header(source: SourceFile) -> list[str] | None:
     with _open_text(source) as text:
         try:
-            header = next((record for record in csv.reader(text, strict=True) if record), None)
+            header = next((record for record in csv.reader(_lines(source, text), strict=True) if record), None)
         except csv.Error as error:
             raise ShardError(
                 f"{source.uri!r} (shard {source.key}): the header row is no CSV: {error}. "
@@ -146,7 +165,7 @@ def _header(source: SourceFile) -> list[str] | None:
 def _record_batches(source: SourceFile, header: list[str]) -> Iterator[_Records]:
     """The records behind the header, some 16 million characters at a time."""
     with _open_text(source) as text:
-        lines = _Lines(iter(text))
+        lines = _Lines(_lines(source, text))
         reader = csv.reader(lines, strict=True)
         header_seen = False
         records: list[list[str]] = []

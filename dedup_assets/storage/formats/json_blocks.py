@@ -8,13 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dedup_assets.errors import ShardError
-from dedup_assets.storage.formats.batches import BLOCK_BYTES
-from dedup_assets.storage.formats.json_documents import (
-    LONGEST_DOCUMENT,
-    BrokenDocuments,
-    begins_documents,
-    documents,
-)
+from dedup_assets.storage.formats.batches import BLOCK_BYTES, LONGEST_RECORD
+from dedup_assets.storage.formats.json_documents import BrokenDocuments, begins_documents, documents
 from dedup_assets.storage.source_files import SourceFile, open_source
 
 _BEGINNING = 2**20  # bytes from which lines are told from documents
@@ -33,6 +28,17 @@ class JsonBlock:
     ends: np.ndarray
     plain: bool  # every row begins with "{" and holds few enough brackets for Arrow
     over_lines: bool = False  # rows may hold line breaks
+
+    def part(self, first: int, most_bytes: int, most_rows: int) -> JsonBlock:
+        """The rows from the `first` of this block on: at most so many, and so many bytes unless one row takes more."""
+        start = int(self.starts[first])
+        last = max(first + 1, int(np.searchsorted(self.ends, start + most_bytes, side="right")))
+        last = min(last, first + most_rows, len(self.rows))
+        if last - first == len(self.rows):
+            return self
+        data = self.data[start : int(self.ends[last - 1])] + b"\n"
+        rows, starts, ends = self.rows[first:last], self.starts[first:last] - start, self.ends[first:last] - start
+        return JsonBlock(data, self.first_line, self.lines, rows, starts, ends, self.plain, self.over_lines)
 
 
 def json_blocks(source: SourceFile) -> Iterator[JsonBlock]:
@@ -77,9 +83,9 @@ def _lines(source: SourceFile) -> Iterator[JsonBlock]:
                 yield block
             pieces.append(piece[cut:])
             size += len(piece) - cut
-            if size > LONGEST_DOCUMENT:
+            if size > LONGEST_RECORD:
                 raise ShardError(
-                    f"{source.uri!r}, line {first_line}: longer than {LONGEST_DOCUMENT} bytes. "
+                    f"{source.uri!r}, line {first_line}: longer than {LONGEST_RECORD} bytes. "
                     "Expected one JSON object a line; is the file one large JSON array?"
                 )
     if rest := b"".join(pieces):
@@ -97,7 +103,7 @@ def _line_block(data: bytes, first_line: int) -> JsonBlock:
     objects = (ends > starts) & (characters[np.minimum(starts, len(data) - 1)] == ord("{"))
     row = objects.copy()
     plain = True
-    for index in np.flatnonzero(~objects):  # blank, indented or wrong: few in any real file
+    for index in np.flatnonzero(~objects & (ends > starts)):  # indented or wrong: few in any real file
         content = data[starts[index] : ends[index]].strip()
         row[index] = bool(content)
         plain &= not content or content.startswith(b"{")

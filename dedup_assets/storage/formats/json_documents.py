@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-LONGEST_DOCUMENT = 2**30
-"""Bytes of one object at most: Arrow counts the bytes of a block in 32 bits."""
+from dedup_assets.storage.formats.batches import LONGEST_RECORD
 
 _BLANK = b" \t\r\n"
 # Inside an object only strings and brackets matter. A lone quote is a string that goes on behind what was read.
@@ -63,6 +62,18 @@ def _is_json(text: bytes) -> bool:
     return True
 
 
+def depth(document: bytes) -> int:
+    """How deep the objects and arrays of a document nest."""
+    deepest = open_brackets = 0
+    for token in _INSIDE.finditer(document):
+        if token[0] in (b"{", b"["):
+            open_brackets += 1
+            deepest = max(deepest, open_brackets)
+        elif token[0] in (b"}", b"]"):
+            open_brackets -= 1
+    return deepest
+
+
 @dataclass(frozen=True)
 class Documents:
     """Some whole documents: `data` holds them with a line break behind each, from `starts` to `ends`."""
@@ -99,8 +110,8 @@ def documents(stream: pa.NativeFile, block_bytes: int) -> Iterator[Documents]:
             return
         # One that does not fit is scanned again from its beginning: in pieces of twice the size, that stays linear.
         wanted = max(block_bytes, len(scanner.data))
-        if len(scanner.data) > LONGEST_DOCUMENT:
-            raise BrokenDocuments(f"the object at byte {scanner.offset} is longer than {LONGEST_DOCUMENT} bytes")
+        if len(scanner.data) > LONGEST_RECORD:
+            raise BrokenDocuments(f"the object at byte {scanner.offset} is longer than {LONGEST_RECORD} bytes")
 
 
 class _Scanner:

@@ -15,6 +15,10 @@ What a file may hold beside clean rows:
   column does so too, except that its strings stay as they are. Integers beyond 64 bits count as such values
   because no column type holds them exactly.
 - Of a name that is repeated in one object, the last value counts.
+- A row that nests more than 256 deep is rejected.
+
+However a file is made, what is in memory stays a small multiple of a block: the columns that rows have are learnt
+from pieces of 64 KiB, and larger pieces are read with the columns that are known.
 """
 
 from __future__ import annotations
@@ -29,11 +33,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
-from dedup_assets.storage.formats.batches import Batch, Rejected, ShardContent, render_unparsed
+from dedup_assets.errors import ShardError
+from dedup_assets.storage.formats.batches import (
+    BLOCK_BYTES,
+    MOST_COLUMNS,
+    Batch,
+    Rejected,
+    ShardContent,
+    refuse_many_columns,
+    render_unparsed,
+)
 from dedup_assets.storage.formats.json_blocks import JsonBlock, json_blocks
+from dedup_assets.storage.formats.json_documents import depth
 from dedup_assets.storage.source_files import SourceFile, reading
 
 _DEEPEST_TYPE = 32  # Parquet readers refuse schemas that nest much deeper
+_DEEPEST_ROW = 256  # beyond it Python's parser may or may not fail, by how deep its caller stands
+_LEARNING_BYTES = 2**16  # a piece whose columns are not known: rows times columns stay some millions
+_MOST_CELLS = 2**24  # rows times columns of a piece whose columns are known
+_MANY_CELLS, _CELLS_A_BYTE = 2**28, 16  # rows times columns of a file: beyond both nearly all of them are empty
 _MOST_FIELDS = 1_000  # an object used as a dictionary of words is a value, not a thousand columns
 _EXACT_IN_DOUBLE = 2.0**53
 
@@ -44,14 +62,22 @@ def read(source: SourceFile, text_columns: Sequence[str], id_column: str) -> Sha
     with reading(source):
         for block in json_blocks(source):
             plan.observe(block)
+            refuse_many_columns(source, plan.columns)
+            if plan.is_mostly_empty:
+                raise ShardError(
+                    f"{source.uri!r} (shard {source.key}) has {plan.columns} columns and {plan.rows} rows in "
+                    f"{plan.bytes} bytes: nearly all cells would be empty. Expected objects of about the same keys. "
+                    "Put those that differ under one name, and run again."
+                )
     schema, encoded = plan.schema()
     batches = _batches(source, schema, encoded, plan)
     return ShardContent(schema, encoded - {id_column}, plan.has_rows, batches)
 
 
 def _batches(source: SourceFile, schema: pa.Schema, encoded: frozenset[str], plan: _Plan) -> Iterator[Batch]:
+    rows_of_piece = max(1, _MOST_CELLS // max(1, _leaves(schema)))
     with reading(source):
-        for block in json_blocks(source):
+        for block in (piece for whole in json_blocks(source) for piece in _pieces(whole, rows_of_piece)):
             table = None if encoded else _parse_with_arrow(block, schema)
             if table is not None:
                 yield Batch(table, block.rows)
@@ -61,6 +87,14 @@ def _batches(source: SourceFile, schema: pa.Schema, encoded: frozenset[str], pla
             columns = [_column(objects, column, column.name in encoded, plan) for column in schema]
             table = pa.Table.from_arrays(columns, schema=schema)
             yield Batch(table, np.array(rows, dtype=np.int64), rejected)
+
+
+def _pieces(block: JsonBlock, most_rows: int) -> Iterator[JsonBlock]:
+    first = 0
+    while first < len(block.rows):
+        piece = block.part(first, len(block.data), most_rows)
+        first += len(piece.rows)
+        yield piece
 
 
 def _parse_with_arrow(block: JsonBlock, schema: pa.Schema | None) -> pa.Table | None:
@@ -83,7 +117,9 @@ def _parse_with_arrow(block: JsonBlock, schema: pa.Schema | None) -> pa.Table | 
     except (UnicodeDecodeError, pa.ArrowException):
         return None
     # Fewer or more rows than lines: objects over several lines, or several on one.
-    return table if table.num_rows == len(block.rows) else None
+    if table.num_rows != len(block.rows) or any(_nests_deeper(kind, _DEEPEST_ROW - 1) for kind in table.schema.types):
+        return None
+    return table
 
 
 def _parse_with_python(block: JsonBlock) -> tuple[list[dict[str, Any]], list[int], list[Rejected]]:
@@ -95,8 +131,13 @@ def _parse_with_python(block: JsonBlock) -> tuple[list[dict[str, Any]], list[int
         kind, detail, value = "", "", None
         try:
             text = line.decode("utf-8")
+            if line.count(b"{") + line.count(b"[") > _DEEPEST_ROW and depth(line) > _DEEPEST_ROW:
+                kind, detail = "invalid JSON", f": nested more than {_DEEPEST_ROW} deep"
+                text = "null"
             value = json.loads(text)
-            if not isinstance(value, dict):
+            if kind:
+                pass
+            elif not isinstance(value, dict):
                 kind, detail = "not a JSON object", f" but {_json_type(value)}"
             elif "\\ud" in text or "\\uD" in text:
                 json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -131,22 +172,68 @@ class _Plan:
     not_text: dict[str, pa.DataType] = field(default_factory=dict)  # other types seen in text columns
     large_integers: set[str] = field(default_factory=set)
     has_rows: bool = False
+    rows: int = 0
+    bytes: int = 0
+    piece_bytes: int = _LEARNING_BYTES
+
+    @property
+    def columns(self) -> int:
+        """How many columns were seen."""
+        return len({**self.types, **self.not_text})
 
     def observe(self, block: JsonBlock) -> None:
-        table = _parse_with_arrow(block, None)
-        if table is not None and not any(_may_be_rounded(column) for column in table.columns):
-            self.has_rows |= len(block.rows) > 0
-            for name, column in zip(table.column_names, table.columns, strict=True):
-                self._add(name, column.type)
-                if pa.types.is_integer(column.type):
-                    bounds = pc.min_max(column).as_py()
-                    if max(abs(bounds["min"] or 0), abs(bounds["max"] or 0)) > _EXACT_IN_DOUBLE:
-                        self.large_integers.add(name)
-            return
-        objects, _, _ = _parse_with_python(block)
+        """Learn the types of the rows of a block, in pieces that grow as long as nothing new is found."""
+        first = 0
+        while first < len(block.rows) and self.columns <= MOST_COLUMNS and not self.is_mostly_empty:
+            known = self._known()
+            if known is not None:
+                piece = block.part(first, self.piece_bytes, max(1, _MOST_CELLS // _leaves(known)))
+                if self._observe_table(_parse_with_arrow(piece, known)):
+                    first += self._count(piece)
+                    self.piece_bytes = min(2 * self.piece_bytes, BLOCK_BYTES)
+                    continue
+            piece = block.part(first, _LEARNING_BYTES, len(block.rows))
+            first += self._count(piece)
+            self.piece_bytes = _LEARNING_BYTES
+            if not self._observe_table(_parse_with_arrow(piece, None)):
+                self._observe_objects(_parse_with_python(piece)[0])
+
+    @property
+    def is_mostly_empty(self) -> bool:
+        """Whether the cells of a table would be far more than the bytes of the file."""
+        return self.rows * self.columns > max(_MANY_CELLS, _CELLS_A_BYTE * self.bytes)
+
+    def _count(self, piece: JsonBlock) -> int:
+        self.rows, self.bytes = self.rows + len(piece.rows), self.bytes + len(piece.data)
+        return len(piece.rows)
+
+    def _known(self) -> pa.Schema | None:
+        """A schema that holds what was seen, None where Arrow has no such type."""
+        if not self.types or self.not_text:
+            return None
+        fields = [(name, kind) for name, kind in self.types.items() if kind is not None]
+        return pa.schema(fields) if len(fields) == len(self.types) else None
+
+    def _observe_table(self, table: pa.Table | None) -> bool:
+        """Whether a parsed piece could be learnt from."""
+        if table is None or any(_may_be_rounded(column) for column in table.columns):
+            return False
+        self.has_rows |= table.num_rows > 0
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            self._add(name, column.type)
+            if pa.types.is_integer(column.type):
+                bounds = pc.min_max(column).as_py()
+                if max(abs(bounds["min"] or 0), abs(bounds["max"] or 0)) > _EXACT_IN_DOUBLE:
+                    self.large_integers.add(name)
+        return True
+
+    def _observe_objects(self, objects: list[dict[str, Any]]) -> None:
         self.has_rows |= len(objects) > 0
-        for name in {name: None for value in objects for name in value}:
-            values = [value[name] for value in objects if name in value]
+        by_name: dict[str, list[Any]] = {}
+        for value in objects:
+            for name, item in value.items():
+                by_name.setdefault(name, []).append(item)
+        for name, values in by_name.items():
             if name in self.text_columns:
                 others = [value for value in values if value is not None and not isinstance(value, str)]
                 if len(others) < len(values):
@@ -166,7 +253,9 @@ class _Plan:
             self.not_text.setdefault(name, pa.string() if seen is None else seen)
             return
         known = self.types.get(name, pa.null())
-        self.types[name] = None if known is None or seen is None else _common_type(known, seen)
+        common = None if known is None or seen is None else _common_type(known, seen)
+        # A type that is no schema any more only grows.
+        self.types[name] = None if common is not None and _nests_wider(common, _MOST_FIELDS) else common
 
     def schema(self) -> tuple[pa.Schema, frozenset[str]]:
         """The schema of the file and the columns that become JSON text."""
@@ -222,7 +311,7 @@ def _may_be_rounded(column: pa.ChunkedArray) -> bool:
     if pa.types.is_list(column.type):
         return _may_be_rounded(pc.list_flatten(column))
     if pa.types.is_struct(column.type):
-        return any(_may_be_rounded(pc.struct_field(column, i)) for i in range(column.type.num_fields))
+        return any(map(_may_be_rounded, column.flatten()))
     if not pa.types.is_floating(column.type):
         return False
     largest = pc.max(pc.abs(column)).as_py()
@@ -257,20 +346,32 @@ def _without_times(seen: pa.DataType) -> pa.DataType:
     return seen
 
 
-def _storable(seen: pa.DataType) -> bool:
-    """Whether Parquet holds the type and it is still a schema: not too deep or wide, no empty struct."""
-    fields = 0
+def _inside(seen: pa.DataType) -> Iterator[tuple[pa.DataType, int]]:
+    """A type and all types inside it, each with its depth from 1."""
     todo = [(seen, 1)]
     while todo:
-        part, depth = todo.pop()
-        if pa.types.is_struct(part):
-            fields += part.num_fields
-            if part.num_fields == 0:
-                return False
-        if depth > _DEEPEST_TYPE or fields > _MOST_FIELDS:
-            return False
-        todo += [(part.field(index).type, depth + 1) for index in range(part.num_fields)]
-    return True
+        part, level = todo.pop()
+        yield part, level
+        todo += [(part.field(index).type, level + 1) for index in range(part.num_fields)]
+
+
+def _storable(seen: pa.DataType) -> bool:
+    """Whether Parquet holds the type and it is still a schema: not too deep or wide, no empty struct."""
+    if any(pa.types.is_struct(part) and not part.num_fields for part, _ in _inside(seen)):
+        return False
+    return not _nests_deeper(seen, _DEEPEST_TYPE) and not _nests_wider(seen, _MOST_FIELDS)
+
+
+def _nests_deeper(seen: pa.DataType, most: int) -> bool:
+    return seen.num_fields > 0 and any(level > most for _, level in _inside(seen))
+
+
+def _nests_wider(seen: pa.DataType, most: int) -> bool:
+    return seen.num_fields > 0 and sum(part.num_fields for part, _ in _inside(seen) if pa.types.is_struct(part)) > most
+
+
+def _leaves(schema: pa.Schema) -> int:
+    return sum(1 for kind in schema.types for _ in _inside(kind))
 
 
 # ---------------------------------------------------------------------------------------- columns

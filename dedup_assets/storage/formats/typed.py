@@ -14,9 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dedup_assets.errors import ShardError, reason
-from dedup_assets.storage.formats.batches import Batch, Rejected, render_row
+from dedup_assets.storage.compression import refuse_swollen
+from dedup_assets.storage.formats.batches import BLOCK_BYTES, Batch, Rejected, render_row
+from dedup_assets.storage.formats.decoded_sizes import pieces
 from dedup_assets.storage.raw_table import empty_table
-from dedup_assets.storage.source_files import SourceFile
+from dedup_assets.storage.source_files import SourceFile, reading, stored_bytes
 
 _VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 
@@ -47,10 +49,15 @@ def storable_schema(source: SourceFile, schema: pa.Schema) -> pa.Schema:
     return pa.schema(fields, metadata=schema.metadata)
 
 
-def batches_of(parts: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[Batch]:
-    """Batches under `schema` of what a reader gives; rows that hold invalid UTF-8 are rejected."""
-    first = 0
-    for part in parts:
+def batches_of(source: SourceFile, parts: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[Batch]:
+    """Batches under `schema` of what a reader gives, cut by their decoded bytes; rows that hold invalid UTF-8 are
+    rejected."""
+    first = decoded = 0
+    stored = stored_bytes(source)
+    for part, size in (piece for whole in parts for piece in pieces(whole, BLOCK_BYTES)):
+        decoded += size
+        with reading(source):
+            refuse_swollen(decoded, stored)
         columns = [_as_plain(column, field.type) for column, field in zip(part.columns, schema, strict=True)]
         table = pa.Table.from_arrays(columns, schema=schema)
         rows = np.arange(first, first + table.num_rows, dtype=np.int64)
