@@ -9,12 +9,13 @@ from typing import Any
 
 from dedup_assets.arguments import resolve_options, source_names, workspace_path
 from dedup_assets.errors import SettingsError, SourceError, WorkspaceError
+from dedup_assets.settings import Settings
 from dedup_assets.storage.ledger import CORPUS, REFERENCE, TAKEDOWN
 from dedup_assets.storage.listing import Unread, unread_in_words
 from dedup_assets.storage.registration import Registered, register_files
 from dedup_assets.storage.source_files import SourceFile
 from dedup_assets.storage.sources import Found, find_sources
-from dedup_assets.storage.workspace import Workspace
+from dedup_assets.storage.workspace import SETTINGS_FILE, Workspace
 
 _EXAMPLES = 10
 
@@ -24,9 +25,12 @@ def brought_in(
 ) -> tuple[Workspace, Found, Registered]:
     """The workspace with the shards of some sources registered, and what the sources hold."""
     wanted = resolve_options(options)
-    found = find_sources(source_names(sources)) if sources else Found([], [])
+    path = workspace_path(workspace)
+    known = Workspace.open(path).settings if (Path(path) / SETTINGS_FILE).is_file() else Settings()
+    follow = known.changed({name: wanted[name] for name in ("follow_links",) if name in wanted}).follow_links
+    found = find_sources(source_names(sources), follow) if sources else Found([], [])
     _refuse_unread(found, bool(wanted.get("strict")))  # before a workspace is made for nothing
-    space = Workspace.create_or_open(workspace_path(workspace), wanted)
+    space = Workspace.create_or_open(path, wanted)
     _refuse_unread(found, space.settings.strict)
     space.sweep()
     return space, found, _register(space, found.files, role)

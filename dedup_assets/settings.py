@@ -147,6 +147,14 @@ class Settings:
     strict: bool = _setting(
         False, "arrival", "true: a file in a source that is not read is an error; false: it is named in the summary."
     )
+    follow_links: str = _setting(
+        "inside",
+        "arrival",
+        "inside: a link in a source is followed where it leads to something in the same source; others are named and "
+        "not read, since whoever may write into the folder would choose which files of yours are published. "
+        "anywhere: all links are followed.",
+        ("inside", "anywhere"),
+    )
     max_quarantined: float = _setting(
         0.9,
         "arrival",

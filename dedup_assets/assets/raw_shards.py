@@ -13,6 +13,7 @@ from dedup_assets.storage.changes import changed_content_error, has_changed, sou
 from dedup_assets.storage.ingest import ingest_shard
 from dedup_assets.storage.ingest_spec import ingest_spec
 from dedup_assets.storage.ledger import Completion, Shard
+from dedup_assets.storage.listing import refuse_led_out
 from dedup_assets.storage.publish import publish_folder
 from dedup_assets.storage.source_files import content_fingerprint
 
@@ -47,6 +48,8 @@ def _ingest(run: StageRun, key: str, shard: Shard | None, done: Completion | Non
             "register its file with `dedup-assets register SOURCE`, or delete the partition."
         )
     source = source_file(shard)
+    if run.workspace.settings.follow_links == "inside":
+        refuse_led_out(shard.uri, [*run.workspace.settings.sources, *run.workspace.settings.reference_sources])
     started = time.perf_counter()
     if done is not None:
         try:

@@ -219,7 +219,7 @@ class _Look:
     def _listings(self, sources: Iterable[str]) -> Iterator[Listing]:
         for source in sources:
             try:
-                listing = list_source(source)
+                listing = list_source(source, self.settings.follow_links)
             except SourceError as problem:
                 self.result.problems.append(f"{problem} Nothing of it is taken for vanished meanwhile.")
                 continue

@@ -100,6 +100,11 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="A file in SOURCE that is not read is an error.  [default: it is named in the summary]",
         ),
         click.option(
+            "--follow-links",
+            type=click.Choice(["inside", "anywhere"]),
+            help="Links in SOURCE that are followed: those that stay inside it, or all.  [default: inside]",
+        ),
+        click.option(
             "--max-quarantined",
             type=click.FloatRange(0, 1),
             metavar="SHARE",

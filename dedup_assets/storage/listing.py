@@ -25,6 +25,7 @@ from dedup_assets.storage.table_folders import HUDI, left_out_of_tables
 
 UNKNOWN_ENDING = "unknown ending"
 SEEN_LINK = "a link to what is read already"
+LINK_OUT = "a link that leads out of its source (--follow-links anywhere reads it)"
 DEAD_LINK = "a link that leads nowhere"
 OWN = "inside a workspace or an output of dedup-assets"
 CHAINED = "its name holds '::', which a URL cannot say"
@@ -87,18 +88,20 @@ def unread_in_words(unread: Sequence[Unread]) -> str:
     return f"{len(unread)} {'file is' if len(unread) == 1 else 'files are'} not read: {'; '.join(parts)}"
 
 
-def list_source(source: str) -> Listing:
+def list_source(source: str, follow_links: str = "inside") -> Listing:
     """List one source. An empty folder is an answer; SourceError where the source cannot be listed.
 
-    A file named itself has to have a known ending.
+    A file named itself has to have a known ending. `follow_links` is the setting of that name; what is named itself
+    may be a link.
     """
+    anywhere = follow_links == "anywhere"
     if not source.strip():
         raise SourceError("a source is an empty string. Name a file, a folder, a glob or an fsspec URL.")
     if is_url(source):
         with _listing(source):
-            found = _list_remote(source)
+            found = _list_remote(source, anywhere)
     else:
-        found = _list_local(source)
+        found = _list_local(source, anywhere)
     found = _without_own(found)
     if found.root:
         found = _without_tables(source, found)
@@ -139,13 +142,24 @@ def _absolute(source: str) -> str:
 # ------------------------------------------------------------------------------------ local files
 
 
-def _list_local(source: str) -> Listing:
+def refuse_led_out(uri: str, folders: Sequence[str]) -> None:
+    """Raise SourceError if a file of one of these folders is, or became, a link that leads out of it."""
+    for folder in folders:
+        if uri.startswith(os.path.join(folder, "")) and not _leads_inside(uri, os.path.realpath(folder)):  # noqa: PTH118
+            raise SourceError(f"{uri!r} is {LINK_OUT}. Put the file itself there, or allow such links.")
+
+
+def _leads_inside(path: str, real_root: str) -> bool:
+    return os.path.realpath(path).startswith(os.path.join(real_root, ""))  # noqa: PTH118
+
+
+def _list_local(source: str, anywhere: bool) -> Listing:
     path = _absolute(source)
     # A file whose name holds glob characters is that file: existence goes first.
     if os.path.isfile(path):  # noqa: PTH113
         return Listing("", [Listed(os.path.basename(path), path)])  # noqa: PTH119
     if os.path.isdir(path):  # noqa: PTH112
-        return _Walk(path).listing()
+        return _Walk(path, anywhere).listing()
     if os.path.lexists(path) or not globbing.has_magic(source):
         raise SourceError(f"{source!r} does not exist, or is neither a file nor a folder. Check the path.")
     base = _glob_base(path)
@@ -154,17 +168,26 @@ def _list_local(source: str) -> Listing:
     named: dict[str, str] = {}
     for file in sorted(matches, key=lambda file: (file.count(os.sep), os.path.islink(file), natural(file))):  # noqa: PTH114
         named.setdefault(os.path.realpath(file), file)
-    files = [Listed(os.path.relpath(file, base), file) for file in named.values()]
     again = sorted(set(matches).difference(named.values()))
-    return Listing(base, files, [Unread(os.path.relpath(file, base), SEEN_LINK) for file in again])
+    unread = [Unread(os.path.relpath(file, base), SEEN_LINK) for file in again]
+    root = os.path.realpath(base)
+    files = []
+    for file in named.values():
+        name = os.path.relpath(file, base)
+        if anywhere or _leads_inside(file, root):
+            files.append(Listed(name, file))
+        else:
+            unread.append(Unread(name, LINK_OUT))
+    return Listing(base, files, unread)
 
 
 class _Walk:
     """The files below a folder without the hidden ones. A linked folder is read once, after what is no link: so it
     can be no loop, and what stands in the source itself keeps its own name."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, anywhere: bool) -> None:
         self.root = root
+        self.real_root = "" if anywhere else os.path.realpath(root)
         self.files: list[Listed] = []
         self.unread: list[Unread] = []
         self.seen: set[str] = set()
@@ -177,14 +200,18 @@ class _Walk:
             target = os.path.realpath(link)
             if any(folder == target or folder.startswith(target.rstrip(os.sep) + os.sep) for folder in self.seen):
                 self._leave_out(link, SEEN_LINK)
-            else:
+            elif _leads_inside(link, self.real_root):
                 self._folder(link)
+            else:
+                self._leave_out(link, LINK_OUT)
         own = {os.path.realpath(file.uri) for file in self.files if not os.path.islink(file.uri)}  # noqa: PTH114
         files = []
         for file in self.files:
-            is_copy = os.path.islink(file.uri) and os.path.realpath(file.uri) in own  # noqa: PTH114
-            if is_copy and not self.own.hold(file.uri):
+            is_link = os.path.islink(file.uri)  # noqa: PTH114
+            if is_link and os.path.realpath(file.uri) in own and not self.own.hold(file.uri):
                 self._leave_out(file.uri, SEEN_LINK)
+            elif is_link and not _leads_inside(file.uri, self.real_root):
+                self._leave_out(file.uri, LINK_OUT)
             else:
                 files.append(file)
         return Listing(self.root, files, self.unread)
@@ -224,12 +251,12 @@ def _glob_base(pattern: str) -> str:
 # ----------------------------------------------------------------------------------- remote files
 
 
-def _list_remote(source: str) -> Listing:
+def _list_remote(source: str, anywhere: bool) -> Listing:
     """Root and files of an fsspec URL; local files keep their plain path as uri."""
     _refuse_blockcache(source)
     filesystem, path = fsspec.core.url_to_fs(source)
     if "file" in _protocols(filesystem):
-        return _list_local(path)
+        return _list_local(path, anywhere)
     if _lies_in_own(source, filesystem, path):
         raise SourceError(f"{source!r} lies {OWN}, whose files are never a source. {_COPY}")
     if filesystem.isfile(path):

@@ -66,13 +66,15 @@ class Found:
     unread: list[Unread]
 
 
-def find_sources(sources: Sequence[str]) -> Found:
+def find_sources(sources: Sequence[str], follow_links: str = "inside") -> Found:
     """List the shard files behind SOURCES, and what else is there.
 
     Parameters
     ----------
     sources : sequence of str
         Files, folders (searched recursively), globs, or fsspec URLs of one of these.
+    follow_links : {"inside", "anywhere"}
+        The setting of that name.
 
     Returns
     -------
@@ -91,7 +93,7 @@ def find_sources(sources: Sequence[str]) -> Found:
     found: list[Listed] = []
     unread: list[Unread] = []
     for source in sources:
-        listing = list_source(os.fspath(source))
+        listing = list_source(os.fspath(source), follow_links)
         if not listing.files:
             others = listing.unread
             seen = f" ({unread_in_words(others)})" if others else ""

@@ -284,7 +284,7 @@ def test_an_empty_or_missing_folder_is_no_evidence(curated: Watched) -> None:
 def test_a_folder_that_cannot_be_listed_is_no_evidence(curated: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     gone(curated, "b")
 
-    def refuse(source: str) -> None:
+    def refuse(source: str, follow_links: str) -> None:
         raise SourceError(f"{source!r} cannot be listed: Permission denied. Check its permissions.")
 
     monkeypatch.setattr(arrival, "list_source", refuse)

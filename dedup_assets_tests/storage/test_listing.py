@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import dedup_assets as da
-from dedup_assets.errors import SourceError, WorkspaceError
+from dedup_assets.errors import DedupError, SourceError, WorkspaceError
 from dedup_assets.storage.hive import typed_partitions
-from dedup_assets.storage.listing import DEAD_LINK, OWN, SEEN_LINK, UNKNOWN_ENDING, list_source
+from dedup_assets.storage.listing import DEAD_LINK, LINK_OUT, OWN, SEEN_LINK, UNKNOWN_ENDING, list_source
 from dedup_assets.storage.output import read_manifest
 from dedup_assets.storage.own_folders import MARKER_TEXT
 from dedup_assets.storage.readers import read_shard
@@ -75,16 +75,45 @@ def test_linked_folders_are_read_once_and_loops_are_named(tmp_path: Path) -> Non
     (source / "5-dead").symlink_to(tmp_path / "nowhere")
     (source / "6.csv").symlink_to(source / "own" / "a.csv")
     (outside / "back").symlink_to(tmp_path)
-    assert files(source) == ["3-out/b.csv", "3-out/deep/c.csv", "own/a.csv"]
+    found = list_source(str(source), "anywhere")
+    assert [file.name for file in found.files] == ["3-out/b.csv", "3-out/deep/c.csv", "own/a.csv"]
     seen = ("1-loop", "2-own", "3-out/back", "4-again", "6.csv")
-    assert unread(source) == {**dict.fromkeys(seen, SEEN_LINK), "5-dead": DEAD_LINK}
+    told = {item.name: item.reason for item in found.unread}
+    assert told == {**dict.fromkeys(seen, SEEN_LINK), "5-dead": DEAD_LINK}
+    # Without that setting nothing is read that lies elsewhere.
+    assert files(source) == ["own/a.csv"]
+    told = {"1-loop": SEEN_LINK, "2-own": SEEN_LINK, "3-out": LINK_OUT, "4-again": LINK_OUT}
+    assert unread(source) == {**told, "5-dead": DEAD_LINK, "6.csv": SEEN_LINK}
 
 
-def test_a_file_linked_from_elsewhere_is_read_under_the_name_of_the_link(tmp_path: Path) -> None:
-    touch(tmp_path, "far/a.csv")
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "b.csv").symlink_to(tmp_path / "far" / "a.csv")
-    assert files(tmp_path / "in") == ["b.csv"] and not unread(tmp_path / "in")
+def test_a_link_that_leads_out_of_its_source_is_read_only_where_that_is_allowed(tmp_path: Path) -> None:
+    write(tmp_path / "far" / "secret.jsonl", [{"id": "a", "text": "secret", "v": [1.0, 0.0]}])
+    write(tmp_path / "in" / "a.jsonl", [{"id": "b", "text": "known", "v": [0.0, 1.0]}])
+    (tmp_path / "in" / "b.jsonl").symlink_to(tmp_path / "far" / "secret.jsonl")
+    for source in (tmp_path / "in", tmp_path / "in" / "*.jsonl", f"file://{tmp_path}/in"):
+        assert files(source) == ["a.jsonl"] and unread(source) == {"b.jsonl": LINK_OUT}
+    assert files(tmp_path / "in" / "b.jsonl") == ["b.jsonl"]  # whoever names a link means what it leads to
+    result = da.curate(tmp_path / "in", workspace=tmp_path / "ws", embedding_column="v")
+    assert result.summary["kept"] == 1 and result.summary["unread"]["by_reason"] == {LINK_OUT: 1}
+    with pytest.raises(SourceError, match="leads out of its source"):
+        da.curate(tmp_path / "in", workspace=tmp_path / "ws", strict=True)
+    result = da.curate(tmp_path / "in", workspace=tmp_path / "ws", follow_links="anywhere")
+    assert result.summary["kept"] == 2
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "b.jsonl").symlink_to(tmp_path / "far" / "secret.jsonl")
+    with pytest.raises(SourceError, match=r"no shard files .*leads out of its source"):
+        da.curate(tmp_path / "only", workspace=tmp_path / "other")
+
+
+def test_a_watched_file_that_became_a_link_since_it_was_listed_is_not_read(tmp_path: Path) -> None:
+    write(tmp_path / "far" / "secret.jsonl", [{"id": "a", "text": "secret", "v": [1.0, 0.0]}])
+    write(tmp_path / "in" / "a.jsonl", [{"id": "b", "text": "known", "v": [0.0, 1.0]}])
+    da.watch(tmp_path / "in", workspace=tmp_path / "ws", embedding_column="v")
+    da.register(tmp_path / "in", workspace=tmp_path / "ws")
+    (tmp_path / "in" / "a.jsonl").unlink()
+    (tmp_path / "in" / "a.jsonl").symlink_to(tmp_path / "far" / "secret.jsonl")
+    with pytest.raises(DedupError, match="leads out of its source"):
+        da.curate(workspace=tmp_path / "ws")
 
 
 def test_strict_makes_what_is_not_read_an_error_and_the_summary_names_it(tmp_path: Path) -> None:
@@ -107,8 +136,11 @@ def test_a_glob_follows_no_link_round_a_loop_and_reads_each_file_once(tmp_path: 
     (source / "d" / "out").symlink_to(tmp_path / "far")
     (source / "0.csv").symlink_to(source / "a.csv")
     glob = source / "**" / "*.csv"
-    assert files(glob) == ["a.csv", "d/b.csv", "d/out/c.csv"]
-    assert unread(glob)["0.csv"] == SEEN_LINK and set(unread(glob).values()) == {SEEN_LINK}
+    assert [file.name for file in list_source(str(glob), "anywhere").files] == ["a.csv", "d/b.csv", "d/out/c.csv"]
+    assert files(glob) == ["a.csv", "d/b.csv"]
+    told = unread(glob)
+    assert told.pop("d/out/c.csv") == LINK_OUT
+    assert told["0.csv"] == SEEN_LINK and set(told.values()) == {SEEN_LINK}
 
 
 # -- folders that speak for their files --------------------------------------------------------------
