@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from dedup_assets.credentials import scrubbed
 from dedup_assets.unseen import visible
 
 VERBOSE = "DEDUP_ASSETS_VERBOSE"
@@ -18,10 +19,11 @@ class DedupError(Exception):
     """Base class; the command line prints the message without a traceback and exits with 1.
 
     Names and texts of a corpus stand in messages, which end on terminals: what is not seen in them is written out.
+    Credentials that came with a URL are left out.
     """
 
     def __str__(self) -> str:
-        return visible(super().__str__())
+        return visible(scrubbed(super().__str__()))
 
 
 class SourceError(DedupError):
@@ -65,12 +67,22 @@ class UnexpectedError(DedupError):
     """Something failed that nobody foresaw, and not for a single shard; the cause is the exception itself."""
 
 
+def shown_cause(problem: BaseException) -> BaseException | None:
+    """What somebody else's exception may stand as the cause of ours: nothing that repeats credentials."""
+    known: BaseException | None = problem
+    while known is not None:
+        if scrubbed(f"{known!s} {known!r}") != f"{known!s} {known!r}":
+            return None
+        known = known.__cause__ or known.__context__
+    return problem
+
+
 def first_line(problem: BaseException) -> str:
     """The first line of what an exception says, without its full stop; libraries add pages."""
     lines = str(problem).strip().splitlines()
-    return visible(lines[0].rstrip(". ")[:500]) if lines else "no message"
+    return visible(scrubbed(lines[0]).rstrip(". ")[:500]) if lines else "no message"
 
 
 def reason(problem: BaseException) -> str:
     """What somebody else's exception says, without the full stop that ours adds."""
-    return str(problem).strip().rstrip(".")
+    return scrubbed(str(problem)).strip().rstrip(".")

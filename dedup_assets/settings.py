@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from dedup_assets.credentials import holds_credentials
 from dedup_assets.errors import SettingsError
 from dedup_assets.other_names import meant_by
 
@@ -241,6 +242,12 @@ class Settings:
                 f"recurate_cron = {self.recurate_cron!r}: expected five fields (minute hour day month weekday), such "
                 'as "0 3 * * 0", or nothing.'
             )
+        for source in (*self.sources, *self.reference_sources):
+            if holds_credentials(source):
+                raise SettingsError(
+                    f"the source {source!r} holds credentials, and what is watched stands in curation.toml. Tell "
+                    "fsspec of them (its configuration, the environment, .netrc), and name the source without."
+                )
         parse_bytes(self.memory_limit)
         if not 0 <= self.seed < 2**32:  # what every random generator in use takes
             raise SettingsError(f"seed = {self.seed}: expected a whole number from 0 to {2**32 - 1}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from dedup_assets.errors import ShardError, SourceError
+from dedup_assets.errors import ShardError, SourceError, shown_cause
 from dedup_assets.storage.ledger import STAGES, Completion, Shard
 from dedup_assets.storage.source_files import SourceFile, content_fingerprint, file_state
 from dedup_assets.storage.workspace import Workspace
@@ -26,7 +26,7 @@ def source_state(shard: Shard) -> str:
     except OSError as problem:
         raise SourceError(
             f"Shard {shard.key}: {shard.uri} cannot be read: {problem}. Put the file back, or leave it out."
-        ) from problem
+        ) from shown_cause(problem)
 
 
 def has_changed(shard: Shard, done: Completion) -> bool:

@@ -17,7 +17,8 @@ from typing import Any
 
 import fsspec
 
-from dedup_assets.errors import SourceError, reason
+from dedup_assets.credentials import without_credentials, without_query
+from dedup_assets.errors import SourceError, reason, shown_cause
 from dedup_assets.storage.formats.endings import EXPECTED, ending_of
 from dedup_assets.storage.hive import Partition, typed_partitions
 from dedup_assets.storage.own_folders import OwnFolders, lies_in_own, own_roots
@@ -29,6 +30,8 @@ LINK_OUT = "a link that leads out of its source (--follow-links anywhere reads i
 DEAD_LINK = "a link that leads nowhere"
 OWN = "inside a workspace or an output of dedup-assets"
 CHAINED = "its name holds '::', which a URL cannot say"
+
+_WEB = (("http", "https"), "http", "https")
 
 _COPY = "Copy it to a folder outside if it is to be curated."
 
@@ -98,6 +101,7 @@ def list_source(source: str, follow_links: str = "inside") -> Listing:
     if not source.strip():
         raise SourceError("a source is an empty string. Name a file, a folder, a glob or an fsspec URL.")
     if is_url(source):
+        without_credentials(source)  # from here on no message shows them
         with _listing(source):
             found = _list_remote(source, anywhere)
     else:
@@ -260,8 +264,9 @@ def _list_remote(source: str, anywhere: bool) -> Listing:
     if _lies_in_own(source, filesystem, path):
         raise SourceError(f"{source!r} lies {OWN}, whose files are never a source. {_COPY}")
     if filesystem.isfile(path):
-        uri = source if "::" in source else filesystem.unstrip_protocol(path)
-        return Listing("", [Listed(PurePosixPath(path).name, uri)])
+        uri = without_credentials(source if "::" in source else filesystem.unstrip_protocol(path))
+        name = PurePosixPath(without_query(uri) if filesystem.protocol in _WEB else path).name
+        return Listing("", [Listed(name, uri)])
     if "::" in source:
         raise SourceError(f"{source!r}: a chained URL must name one existing file, not a folder or a glob.")
     # With details: one listing tells the state of every file, where asking for each is a request a file.
@@ -272,7 +277,11 @@ def _list_remote(source: str, anywhere: bool) -> Listing:
     else:
         raise SourceError(f"{source!r} does not exist. Check the URL and that you may read it.")
     files = [
-        Listed(_relative(name, base), filesystem.unstrip_protocol(name), info)
+        Listed(
+            without_query(_relative(without_credentials(name), without_query(without_credentials(base)))),
+            without_credentials(filesystem.unstrip_protocol(name)),
+            info,
+        )
         for name, info in found.items()
         if info.get("type") == "file"
     ]
@@ -287,7 +296,8 @@ def _list_remote(source: str, anywhere: bool) -> Listing:
         files = [file for file in files if not _is_below(file.name, own)]
     if not hidden:
         files = [file for file in files if HUDI in file.name or not _is_hidden(file.name)]
-    return Listing(filesystem.unstrip_protocol(base), files, [item for item in unread if not _is_hidden(item.name)])
+    root = without_credentials(filesystem.unstrip_protocol(base))
+    return Listing(root, files, [item for item in unread if not _is_hidden(item.name)])
 
 
 def _lies_in_own(source: str, filesystem: Any, path: str) -> bool:
@@ -344,7 +354,7 @@ def _listing(source: str) -> Iterator[None]:
         raise SourceError(
             f"{source!r} cannot be listed: {type(error).__name__}: {reason(error)}. "
             "Check the URL, the credentials and the network."
-        ) from error
+        ) from shown_cause(error)
 
 
 # ---------------------------------------------------------------------------------- what is no shard

@@ -16,7 +16,8 @@ import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-from dedup_assets.errors import ShardError, reason
+from dedup_assets.credentials import with_credentials
+from dedup_assets.errors import ShardError, SourceError, reason, shown_cause
 from dedup_assets.storage.compression import Swollen, decompressed
 
 FINGERPRINT_BYTES = 16
@@ -32,7 +33,7 @@ class SourceFile:
     key : str
         The shard key; matches `SHARD_KEY_PATTERN`.
     uri : str
-        An absolute local path without a scheme, or an fsspec URL.
+        An absolute local path without a scheme, or an fsspec URL without its credentials (`credentials`).
     format : str
         "parquet", "arrow", "jsonl" or "csv", as the name says.
     compression : str or None
@@ -89,7 +90,7 @@ def reading(source: SourceFile) -> Iterator[None]:
     """Turn whatever reading a file raises into a `ShardError` that names the file and the reason."""
     try:
         yield
-    except ShardError:
+    except (ShardError, SourceError):
         raise
     except MemoryError as error:
         raise ShardError(
@@ -105,7 +106,7 @@ def reading(source: SourceFile) -> Iterator[None]:
         raise ShardError(
             f"{source.uri!r} (shard {source.key}) cannot be read as {kind}: {type(error).__name__}: {reason(error)}. "
             "The file is truncated, corrupt, gone or not what its ending says. Replace it and run again."
-        ) from error
+        ) from shown_cause(error)
 
 
 def open_raw(source: SourceFile) -> pa.NativeFile:
@@ -130,8 +131,16 @@ def is_local(uri: str) -> bool:
 
 
 def _opened(uri: str) -> tuple[Any, str]:
-    """The file system of a uri and the path in it."""
-    return (LocalFileSystem(), uri) if is_local(uri) else fsspec.core.url_to_fs(uri)
+    """The file system of a uri and the path in it. Raises SourceError where its credentials are not known."""
+    if is_local(uri):
+        return LocalFileSystem(), uri
+    whole = with_credentials(uri)
+    if whole is None:
+        raise SourceError(
+            f"{uri!r} was named with credentials, which are stored nowhere. Name it again as it was, or tell fsspec of "
+            "them (its configuration, the environment, .netrc) and name it without."
+        )
+    return fsspec.core.url_to_fs(whole)
 
 
 def open_source(source: SourceFile) -> pa.NativeFile:

@@ -11,9 +11,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from dedup_assets.credentials import without_credentials
 from dedup_assets.errors import SourceError
 from dedup_assets.storage.formats.endings import ENDINGS, EXPECTED, ending_of
-from dedup_assets.storage.listing import Listed, Unread, list_source, unread_in_words
+from dedup_assets.storage.listing import Listed, Unread, is_url, list_source, unread_in_words
 from dedup_assets.storage.source_files import SourceFile
 
 SHARD_KEY_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}\Z")
@@ -92,7 +93,14 @@ def find_sources(sources: Sequence[str], follow_links: str = "inside") -> Found:
         raise SourceError("no source was named. Name at least one file, folder, glob or fsspec URL.")
     found: list[Listed] = []
     unread: list[Unread] = []
+    named: dict[str, str] = {}
     for source in sources:
+        shown = without_credentials(os.fspath(source)) if is_url(os.fspath(source)) else ""
+        if shown and named.setdefault(shown, source) != source:
+            raise SourceError(
+                f"two sources differ only in their credentials or behind the '?', which is not stored: {shown}. Name "
+                "one of them, or save what they hold under names of its own."
+            )
         listing = list_source(os.fspath(source), follow_links)
         if not listing.files:
             others = listing.unread

@@ -91,7 +91,7 @@ class Workspace:
             )
         with storage_errors(path):
             try:
-                path.mkdir(parents=True, exist_ok=True)
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)  # texts are nobody else's unless they are given
             except OSError as problem:
                 if problem.errno not in (errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):
                     raise
