@@ -67,6 +67,14 @@ class Settings:
     max_length: int = _setting(
         0, "vectors", "Tokens read of each text; 0: the model's own window. Longer texts are counted."
     )
+    precision: str = _setting(
+        "float32",
+        "vectors",
+        "In which the model computes. float32 gives the same vectors on every machine (cosine 0.99999 and more). "
+        "bfloat16 is up to four times as fast on processors that have it and on GPUs, at cosine 0.9998 to float32; "
+        "float16, for GPUs, at 0.99999: pairs near the threshold are decided otherwise.",
+        ("float32", "bfloat16", "float16"),
+    )
     max_unknown: float = _setting(
         0.5,
         "vectors",

@@ -18,6 +18,7 @@ from dedup_assets.cli.options import (
     workspace_option,
 )
 from dedup_assets.storage.ledger_schema import CORPUS, REFERENCE
+from dedup_assets.storage.workspace import SETTINGS_FILE
 from dedup_assets.unseen import visible
 
 
@@ -61,6 +62,8 @@ def curate(
     with live_progress() as bars:
         if demo:
             sources = _demo_corpus(workspace)
+            if options["precision"] is None and not (Path(workspace) / SETTINGS_FILE).is_file():
+                options["precision"] = _fast_precision()
         curation = api.curate(
             *sources,
             workspace=workspace,
@@ -142,6 +145,13 @@ def threshold(similarity: float, workspace: str, as_json: bool) -> None:
         print_json(dict(curation.summary))
     else:
         report.print_summary(Console(), curation.summary)
+
+
+def _fast_precision() -> str:
+    """In which this machine computes fastest: a demonstration is compared with no other."""
+    from dedup_assets.compute.encoder import native_bfloat16
+
+    return "bfloat16" if native_bfloat16("cpu") else "float32"
 
 
 def _demo_corpus(workspace: str) -> tuple[str, ...]:

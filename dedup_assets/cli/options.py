@@ -64,6 +64,11 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--pooling", type=click.Choice(["auto", "mean", "cls", "last"]), help="[default: the model's]"),
         click.option("--max-length", type=click.IntRange(min=1), help="Tokens read of a text.  [default: the model's]"),
         click.option(
+            "--precision",
+            type=click.Choice(["float32", "bfloat16", "float16"]),
+            help="In which the model computes; float32 is the same on every machine.  [default: float32]",
+        ),
+        click.option(
             "--max-unknown",
             type=click.FloatRange(0, 1),
             metavar="SHARE",

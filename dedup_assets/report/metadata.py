@@ -279,6 +279,7 @@ class RunMetadata:
             return {"model": f"given with the data (column {settings.embedding_column})"}
         return {
             "model": settings.model,
+            "precision": settings.precision,
             "model_fingerprint": self._workspace.ledger.meta("model_fingerprint") or "",
         }
 

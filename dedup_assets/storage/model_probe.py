@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 PROBE_TEXTS = ("The quick brown fox jumps over the lazy dog.", "1 + 1 = 2; naïve café, Straße 5", "words " * 40)
 """Texts whose vectors say which model it is, computed by which library on which processor."""
 
-LEAST_AGREEMENT = 0.999
-"""Least cosine of a probe's vectors, computed twice, at which a workspace goes on: bfloat16 and float32 agree to 0.9998
-on all-MiniLM-L6-v2, and random weights do not agree at all."""
+LEAST_AGREEMENT = {"float32": 1 - 1e-5, "float16": 1 - 1e-4, "bfloat16": 1 - 1e-3}
+"""Least cosine of a probe's vectors, computed twice, at which a workspace goes on, by the precision: processors and
+libraries sum in other orders. Vectors of two precisions agree to 0.9998 (bfloat16 and float32, all-MiniLM-L6-v2), and
+those of random weights not at all."""
 
 
 def texts_to_try(max_length: int) -> list[str]:
@@ -54,10 +55,12 @@ def hold_to_probe(encoder: Encoder, kept: list[list[float]], model: str) -> None
     agreement = 0.0
     if before.shape == now.shape:
         agreement = float(((before * now).sum(1) / np.linalg.norm(before, axis=1)).min())
-    if agreement < LEAST_AGREEMENT:
+    least = LEAST_AGREEMENT[encoder.precision]
+    if agreement < least:
         raise ModelError(
             f"model {model} gives other vectors here than where the workspace was begun: the same texts have a cosine "
-            f"of {agreement:.4f}, expected at least {LEAST_AGREEMENT}. Its files are the same, so the libraries differ "
-            "(torch, transformers), or the processor. Use the environment that the workspace was begun in, or curate "
-            "into a new workspace"
+            f"of {agreement:.6f}, expected at least {least:g} in {encoder.precision}. Its files are the same, so the "
+            "libraries differ (torch, transformers), the processor, or the precision: a workspace of an earlier version "
+            'took bfloat16 wherever the processor has it, and goes on with precision = "bfloat16" in its '
+            "curation.toml. Use the environment that the workspace was begun in, or curate into a new workspace"
         )

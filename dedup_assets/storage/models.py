@@ -197,7 +197,7 @@ def load_encoder(
     max_length: int | None = None,
     batch_size: int | None = None,
     device: str = "cpu",
-    precision: str = "auto",
+    precision: str = "float32",
 ) -> Encoder:
     """The encoder for a model; loaded once per process for the same arguments, also by many threads at once.
 
@@ -232,6 +232,7 @@ def encoder_for(settings: Settings, location: ModelLocation, device: str) -> Enc
         max_length=settings.max_length or None,
         batch_size=settings.batch_size or None,
         device=device,
+        precision=settings.precision,
     )
 
 

@@ -338,6 +338,7 @@ def publish_manifest(
         "keeper_rule": settings.keeper_rule,
         "settings_fingerprint": settings.fingerprint(),
         "model": "given with the data" if settings.embedding_column else settings.model,
+        "precision": "given with the data" if settings.embedding_column else settings.precision,
         "model_fingerprint": workspace.ledger.meta("model_fingerprint") or "",
         "versions": {
             name: metadata.version(name)

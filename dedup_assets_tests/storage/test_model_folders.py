@@ -6,6 +6,7 @@ import importlib
 import json
 import random
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ import dedup_assets as da
 from dedup_assets.compute.window import WindowTokenizer
 from dedup_assets.errors import DedupError, ModelError
 from dedup_assets.storage.model_probe import PROBE_TEXTS, hold_to_probe, probe_of
-from dedup_assets.storage.models import load_encoder, locate_model
+from dedup_assets.storage.models import load_encoder, load_parts, locate_model
+from dedup_assets.storage.output import read_manifest
 from dedup_assets.storage.workspace import Workspace
 
 MINILM = "all-MiniLM-L6-v2"
@@ -279,6 +281,59 @@ def test_a_workspace_goes_on_with_the_vectors_it_was_begun_with_and_with_no_othe
 
 UNREADABLE = ["ሰላም ለዓለም", "እንዴት ነህ", "សួស្តី", "😀😀😀", "🙈", "\u200b\u200b", "\ue000\ue001", "ગુજરાતી"]
 READABLE = ["hello world", "hello, world", "a sentence about banks"]
+
+
+def test_the_precision_belongs_to_the_vectors_and_the_default_is_float32_everywhere(
+    folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"id": "a", "text": "one"}\n')
+    first = da.curate(tmp_path / "a.jsonl", workspace=tmp_path / "ws", model=str(folder))
+    assert read_manifest(Workspace.open(tmp_path / "ws"))["precision"] == "float32"
+    assert load_encoder(locate_model(str(folder))).precision == "float32"
+    with pytest.raises(DedupError, match="precision is 'float32', asked for 'bfloat16'"):
+        da.curate(tmp_path / "a.jsonl", workspace=tmp_path / "ws", precision="bfloat16")
+    other = da.curate(tmp_path / "a.jsonl", workspace=tmp_path / "low", model=str(folder), precision="bfloat16")
+    fingerprints = [read_manifest(Workspace.open(tmp_path / name))["settings_fingerprint"] for name in ("ws", "low")]
+    assert fingerprints[0] != fingerprints[1] and first.summary["kept"] == other.summary["kept"] == 1
+
+
+def test_a_workspace_of_two_precisions_is_refused_and_one_of_an_earlier_version_goes_on_with_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier version took bfloat16 where the processor has it, and wrote nothing of it down."""
+    (tmp_path / "a.jsonl").write_text('{"id": "a", "text": "one"}\n')
+    da.curate(tmp_path / "a.jsonl", workspace=tmp_path / "ws", precision="bfloat16")
+    toml = tmp_path / "ws" / "curation.toml"
+    with sqlite3.connect(tmp_path / "ws" / "ledger.sqlite") as database:
+        ((settled,),) = database.execute("SELECT value FROM meta WHERE name = 'settings'").fetchall()
+        values = json.loads(settled)
+        del values["precision"]
+        database.execute("UPDATE meta SET value = ? WHERE name = 'settings'", [json.dumps(values)])
+    toml.write_text(toml.read_text().replace('precision = "bfloat16"\n', ""))
+    monkeypatch.setattr("dedup_assets.resources.worker_tasks._held", set())
+    (tmp_path / "b.jsonl").write_text('{"id": "b", "text": "two"}\n')
+    with pytest.raises(DedupError, match=r'precision = "bfloat16" in its curation\.toml'):
+        da.curate(tmp_path / "b.jsonl", workspace=tmp_path / "ws")
+    toml.write_text(toml.read_text() + '\nprecision = "bfloat16"\n')
+    assert da.curate(tmp_path / "b.jsonl", workspace=tmp_path / "ws").summary["kept"] == 2
+
+
+def test_float32_agrees_with_itself_whatever_computes_it(folder: Path) -> None:
+    """The bound that is stated: a cosine of 0.99999 between machines. Here the kernels differ, and the batches."""
+    texts = [f"{text} number {n}" for n, text in enumerate(TEXTS * 3)]
+    location = locate_model(str(folder))
+    packed = load_encoder(location).encode(texts).vectors
+    model, tokenizer = load_parts(location.folder)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.backends.mkldnn.flags(enabled=False), torch.inference_mode():
+            for text, vector in zip(texts, packed, strict=True):
+                read = tokenizer(text, return_tensors="pt", truncation=True, max_length=32)
+                hidden = model(**read).last_hidden_state[0].double().mean(dim=0)
+                assert float(hidden @ torch.from_numpy(vector).double() / hidden.norm()) > 1 - 1e-6
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_texts_that_the_model_cannot_tell_apart_are_compared_by_their_characters(tmp_path: Path) -> None:
