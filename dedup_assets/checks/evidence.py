@@ -37,6 +37,8 @@ def removed_have_keepers(scope: Scope) -> Finding:
     removals: list[dict[str, Any]] = []
     for shard, chosen in scope.choose(counts).items():
         table = pq.read_table(published.file("duplicates", shard))
+        for name in ("id", "keeper_id"):  # whole numbers, where the input has them
+            table = table.set_column(table.schema.get_field_index(name), name, table[name].cast(pa.string()))
         removals += [{**row, "shard": shard} for row in table.take(pa.array(chosen)).to_pylist()]
     wrong = _contradictions(scope, published, removals)
     total = sum(counts.values())

@@ -75,6 +75,8 @@ class Curation:
     def removed(self) -> LazyTable:
         """The removed records: `id, shard, keeper_id, keeper_shard, similarity, kind, group_id`.
 
+        Ids are whole numbers where the input has them so in every shard, and text otherwise.
+
         Examples
         --------
         >>> import dedup_assets as da

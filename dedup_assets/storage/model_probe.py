@@ -60,7 +60,7 @@ def hold_to_probe(encoder: Encoder, kept: list[list[float]], model: str) -> None
         raise ModelError(
             f"model {model} gives other vectors here than where the workspace was begun: the same texts have a cosine "
             f"of {agreement:.6f}, expected at least {least:g} in {encoder.precision}. Its files are the same, so the "
-            "libraries differ (torch, transformers), the processor, or the precision: a workspace of an earlier version "
+            "libraries differ (torch, transformers), the processor, or the precision: one of an earlier version "
             'took bfloat16 wherever the processor has it, and goes on with precision = "bfloat16" in its '
             "curation.toml. Use the environment that the workspace was begun in, or curate into a new workspace"
         )

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,7 @@ def publish_shard(
     if not is_reference:
         files["deduplicated"] = _publish_kept(workspace, admission, target, kept, decisions.column("row"), before)
         files["duplicates"] = _publish_table(
-            target, "duplicates", admission.shard, _duplicates(admission, removed), before
+            target, "duplicates", admission.shard, _duplicates(workspace, admission, living, removed), before
         )
     files["quarantine"] = _publish_table(target, "quarantine", admission.shard, quarantine, before)
     published = PublishedShard(
@@ -238,10 +239,34 @@ def _publish_table(target: Path, part: str, shard: str, table: pa.Table, before:
     return checksum(path)
 
 
-def _duplicates(admission: Admission, removed: pa.Table) -> pa.Table:
+def _duplicates(workspace: Workspace, admission: Admission, living: Living, removed: pa.Table) -> pa.Table:
+    """The removed records of a shard. Ids that are whole numbers in the input are so here, to be joined with it."""
     shard = pa.array([admission.shard] * removed.num_rows, pa.string())
     columns = [removed.column("id"), shard, *(removed.column(name) for name in DUPLICATES.names[2:])]
-    return pa.table(columns, schema=DUPLICATES)
+    admissions = {a.shard: a for a in living.live}
+    keepers = set(pc.unique(removed.column("keeper_shard")).to_pylist()) or {admission.shard}
+    named = {"id": {admission.shard}, "keeper_id": keepers}
+    schema = DUPLICATES
+    for name, shards in named.items():
+        kinds = {_id_type(workspace, admissions.get(each)) for each in shards}
+        kind = kinds.pop() if len(kinds) == 1 else pa.string()
+        schema = schema.set(schema.get_field_index(name), pa.field(name, kind))
+    return pa.table(columns, schema=DUPLICATES).cast(schema)
+
+
+def _id_type(workspace: Workspace, admission: Admission | None) -> pa.DataType:
+    """The type of a shard's ids if it is one of whole numbers, which text gives back exactly; else text."""
+    if admission is None:
+        return pa.string()
+    schema = _schema_of(workspace.raw(admission.shard, admission.fingerprint) / TABLE)
+    at = schema.get_field_index(workspace.settings.id_column)
+    return schema.field(at).type if at >= 0 and pa.types.is_integer(schema.field(at).type) else pa.string()
+
+
+@lru_cache(maxsize=4096)
+def _schema_of(table: Path) -> pa.Schema:
+    """Of what was read of a content, which does not change."""
+    return pq.read_schema(table)
 
 
 def _quarantine(workspace: Workspace, admission: Admission, living: Living) -> tuple[pa.Table, dict[str, int]]:

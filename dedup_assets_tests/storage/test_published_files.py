@@ -86,3 +86,31 @@ def test_hugging_face_datasets_read_them(published: dict[str, list[Path]], tmp_p
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout) == {part: sum(map(rows, published[part])) for part in given}
+
+
+def test_ids_of_whole_numbers_keep_their_type_and_join_with_the_input(tmp_path: Path) -> None:
+    texts = ["one", "two", "one"]
+    numbers = make_table([10, 20, 30], texts, [*VECTORS, VECTORS[0]])
+    more = make_table([40, 50], ["two", "five"], [VECTORS[1], [0.6, 0.8]])
+    paths = write_shards(tmp_path / "in", [numbers, more])
+    result = da.curate(*paths, workspace=tmp_path / "ws", embedding_column="vector")
+    removed = result.removed.to_pandas()
+    assert removed["id"].tolist() == [30, 40] and removed["keeper_id"].tolist() == [10, 20]
+    whole = pd.concat(map(pd.read_parquet, paths))
+    assert whole.merge(removed, on="id")["text"].tolist() == ["one", "two"]
+    assert pl.concat(map(pl.read_parquet, paths)).join(pl.DataFrame(result.removed), on="id").height == 2
+    assert all(check.passed for check in da.audit(workspace=tmp_path / "ws"))
+    # A shard whose ids are text: there, and where a keeper is of it, ids are text.
+    words = make_table(["a", "b"], ["five", "six"], [[0.6, 0.8], [-1.0, 0.0]])
+    last = make_table([60, 70], ["six", "one"], [[-1.0, 0.0], VECTORS[0]])
+    paths += write_shards(tmp_path / "more", [words, last])
+    moved = [path.rename(path.with_name(f"m{path.name}")) for path in paths[2:]]
+    result = da.curate(*moved, workspace=tmp_path / "ws")
+    folder = Path(result.output) / "current" / "duplicates"
+    kinds = [
+        [str(pq.read_schema(folder / f"{name}.parquet").field(part).type) for part in ("id", "keeper_id")]
+        for name in ("s00", "ms00", "ms01")
+    ]
+    assert kinds == [["int64", "int64"], ["string", "int64"], ["int64", "string"]]
+    assert result.removed["id"].to_pylist() == ["a", "60", "70", "30", "40"]
+    assert all(check.passed for check in da.audit(workspace=tmp_path / "ws"))
