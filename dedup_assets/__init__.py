@@ -11,7 +11,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dedup_assets.api import Curation, audit, curate, open_curation, recurate, register, rethreshold, retract, watch
+    from dedup_assets.api import (
+        Curation,
+        audit,
+        curate,
+        open_curation,
+        purge,
+        recurate,
+        register,
+        rethreshold,
+        retract,
+        watch,
+    )
     from dedup_assets.errors import DedupError
     from dedup_assets.settings import Settings
 
@@ -22,6 +33,7 @@ __all__ = [
     "audit",
     "curate",
     "open_curation",
+    "purge",
     "recurate",
     "register",
     "rethreshold",

@@ -14,8 +14,10 @@ from dedup_assets.errors import DedupError, SettingsError, SourceError, Workspac
 from dedup_assets.named_sources import brought_in, unread_summary
 from dedup_assets.report.curation import Curation
 from dedup_assets.report.progress import Listener, StageClock, StageTime, listening
+from dedup_assets.storage import purging
 from dedup_assets.storage.ledger import CORPUS, REFERENCE, TAKEDOWN
 from dedup_assets.storage.listing import absolute_source, list_source
+from dedup_assets.storage.maintenance import Freed
 from dedup_assets.storage.output import read_manifest
 from dedup_assets.storage.retraction import retract_ids, retract_shards, shards_and_ids
 from dedup_assets.storage.workspace import Workspace
@@ -312,6 +314,36 @@ def audit(*, workspace: str | Path, sample: int = 0) -> list[Checked]:
     read_manifest(space)  # before the first publication there is nothing to look at
     with EmbeddedDagster(space) as dagster:
         return dagster.audit(sample).checks
+
+
+def purge(*, workspace: str | Path) -> Freed:
+    """Take the content of all that was taken down out of every file of the workspace, for good.
+
+    Parameters
+    ----------
+    workspace
+        Folder of the workspace.
+
+    Returns
+    -------
+    Freed
+        What went: by kind, how many and how many bytes.
+
+    Examples
+    --------
+    >>> import dedup_assets as da
+    >>> da.purge(workspace="ws").counts
+    """
+    from dedup_assets.automation.runs import EmbeddedDagster
+    from dedup_assets.automation.scrubbing import scrub_history
+
+    space = Workspace.open(workspace_path(workspace))
+    freed = purging.purge(space)
+    with EmbeddedDagster(space) as dagster:
+        scrubbed = dagster.rewriting(scrub_history)
+    if scrubbed:
+        freed.add("events of Dagster with texts", scrubbed, 0)
+    return freed
 
 
 def open_curation(workspace: str | Path) -> Curation:

@@ -11,7 +11,7 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -212,6 +212,11 @@ class EmbeddedDagster:
             self._run(recurate_corpus.name, keys, span, outcome)
             self._redecide(keys, outcome)
             return outcome
+
+    def rewriting(self, work: Callable[[dg.DagsterInstance], int]) -> int:
+        """The result of a call that rewrites the history."""
+        with instance_errors(self._instance.root_directory):
+            return work(self._instance)
 
     def latest_checks(self) -> list[Checked]:
         """The last result of each check, in the order of their declaration; without those never evaluated."""

@@ -42,6 +42,7 @@ def retract(names: tuple[str, ...], vanished: bool, workspace: str, as_json: boo
     from dedup_assets.report import console as report
     from dedup_assets.report.live import live_progress
     from dedup_assets.storage.ledger_schema import TAKEDOWN, VANISHED
+    from dedup_assets.storage.purging import REMAINS
 
     with live_progress() as bars:
         reason = VANISHED if vanished else TAKEDOWN
@@ -50,6 +51,8 @@ def retract(names: tuple[str, ...], vanished: bool, workspace: str, as_json: boo
         print_json(dict(curation.summary))
     else:
         report.print_summary(Console(), curation.summary)
+        if not vanished:
+            click.echo(REMAINS)
 
 
 @click.command(short_help="Decide everything anew, in one order over all records.")

@@ -52,23 +52,31 @@ def audit(sample: int | None, workspace: str, as_json: bool) -> None:
 
 
 @click.command(short_help="Give room back that nothing current needs.")
+@click.option("--purge", is_flag=True, help="Take the content of what was taken down out of every file.")
 @workspace_option
 @json_option
-def maintain(workspace: str, as_json: bool) -> None:
+def maintain(purge: bool, workspace: str, as_json: bool) -> None:
     """Remove what nothing current refers to any more, and compact the table of embeddings. No result changes.
 
     What goes: superseded versions of the table (after an hour), vectors of texts that no record has, cells of
     retired centroids, readings and matches of retracted content, leftovers of killed runs. Waits for stages that are
     under way. The job maintain_store in the UI does the same.
 
+    With --purge, texts and vectors of what was taken down leave the workspace for good: rows that were read keep
+    their id alone, the table of embeddings is written anew, all generations of the past go, and so do report.html
+    and the tables of texts in Dagster's history. Ids stay, since they must never return. Centroids stay too: means
+    of many vectors, and of a cell with one text its vector.
+
     \b
-    Example:
+    Examples:
       dedup-assets maintain --workspace ws
+      dedup-assets retract doc-00042 --workspace ws && dedup-assets maintain --purge --workspace ws
     """
+    from dedup_assets import api
     from dedup_assets.storage.maintenance import maintain as give_back
     from dedup_assets.storage.workspace import Workspace
 
-    _report(give_back(Workspace.open(workspace)), as_json)
+    _report(api.purge(workspace=workspace) if purge else give_back(Workspace.open(workspace)), as_json)
 
 
 @click.command(short_help="Remove published generations of the past.")

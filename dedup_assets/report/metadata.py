@@ -38,6 +38,11 @@ PICTURE_BUDGET = 1_000_000
 """Records and matches up to which the corpus as a whole is looked at when a run ends: a second of work. Beyond
 it the pictures of the corpus come with `dedup-assets report`."""
 
+TABLES_OF_TEXTS = ("largest_groups",)
+"""Entries of metadata that hold texts of records: these, and no others."""
+
+TEXT_COLUMN = "removed_least_like_it"
+
 DENSE_TEXT = 100
 """What a text of a dense cell counts in that budget: at every threshold it is compared with its keepers anew."""
 
@@ -215,7 +220,7 @@ class RunMetadata:
         }
         groups = self._corpus.group_texts(measures.top_groups(self._workspace, generation, [a], GROUPS, 1))
         if groups:
-            metadata["largest_groups"] = self._group_table(groups)
+            metadata[TABLES_OF_TEXTS[0]] = self._group_table(groups)
         if a.shard == self._last:
             metadata |= self._corpus_curve()
         return metadata
@@ -246,7 +251,7 @@ class RunMetadata:
                     {
                         "records_removed": group.size,
                         "kept": f"{group.keeper_id} ({group.keeper_shard}): {_short(keeper_text)}",
-                        "removed_least_like_it": f"{member['id']} ({member['shard']}): {_short(text)}",
+                        TEXT_COLUMN: f"{member['id']} ({member['shard']}): {_short(text)}",
                         "similarity": round(member["similarity"], 4),
                     }
                 )

@@ -8,6 +8,7 @@ predicates.
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -238,9 +239,26 @@ class EmbeddingTable:
         """Versions of the table that are on disk."""
         return len(self._table.list_versions())
 
+    def rewrite(self) -> None:
+        """Write the table anew and drop every earlier version: of rows that were removed nothing stays. Nobody else
+        may use the table meanwhile."""
+        import lancedb
+
+        self._table.checkout_latest()
+        batches = self._table.search().select(self._schema.names).to_batches(ROWS_PER_BATCH)
+        rows = pa.RecordBatchReader.from_batches(self._schema, (batch.cast(self._schema) for batch in batches))
+        with storage_errors(self._folder):
+            self._table = lancedb.connect(self._folder).create_table(TABLE, rows, schema=self._schema, mode="overwrite")
+            self._optimize(timedelta(0), delete_unverified=True)
+
     def compact(self, keep: timedelta = KEPT_VERSIONS) -> None:
         """Merge small fragments, and drop superseded versions older than `keep`."""
-        self._table.optimize(cleanup_older_than=keep)
+        self._optimize(keep)
+
+    def _optimize(self, keep: timedelta, *, delete_unverified: bool = False) -> None:
+        with warnings.catch_warnings():  # that readers of earlier versions fail: who calls this is alone
+            warnings.simplefilter("ignore", UserWarning)
+            self._table.optimize(cleanup_older_than=keep, delete_unverified=delete_unverified)
 
 
 def _listed(hashes: np.ndarray) -> str:

@@ -31,7 +31,6 @@ __all__ = ["IngestReport", "IngestSpec", "ingest_shard", "read_texts"]
 RECORDS, VECTORS, QUARANTINE = "records.parquet", "vectors.npy", "quarantine.parquet"
 
 _COMPRESSION = "zstd"
-_EXAMPLE = 200  # characters of a row that an error shows
 _MANY_REJECTED = 200_000
 _QUARANTINE_ROWS = 4_096  # of at most some 10 kB a column: well inside 32-bit offsets
 _QUARANTINE_COLUMNS = pa.schema([("row", pa.int64()), ("reason", pa.string()), ("record", pa.string())])
@@ -262,7 +261,7 @@ class _Shard:
         first = min((item for item in self.quarantine if item.kind == counts[0][0]), key=lambda item: item.row)
         raise ShardError(
             f"{self._where}: {len(self.quarantine)} of {self.rows} rows cannot be records: {kinds}. Row {first.row}, "
-            f"for instance: {first.reason}: {first.record[:_EXAMPLE]} Expected at most {self.spec.max_quarantined:g} "
+            f"for instance: {first.reason}. Expected at most {self.spec.max_quarantined:g} "
             "of the rows in quarantine. Look at the file and at the names of the columns, or allow more with "
             "--max-quarantined."
         )

@@ -71,6 +71,14 @@ class LedgerFile:
                 "version that made it, or curate into a new workspace."
             )
 
+    def vacuum(self) -> None:
+        """Write the file anew, without what was deleted or replaced in it."""
+        connection = sqlite3.connect(self._path, timeout=60, isolation_level=None)
+        try:
+            connection.execute("VACUUM")
+        finally:
+            connection.close()
+
     def meta(self, name: str) -> str | None:
         """A single named fact of the workspace, or None."""
         rows = self._rows("SELECT value FROM meta WHERE name = ?", name)

@@ -279,7 +279,7 @@ def _quarantine(workspace: Workspace, admission: Admission, living: Living) -> t
     admitted = AdmittedShard.read(workspace.admitted(admission))
     taken = np.flatnonzero(admitted.record_texts == REJECTED)
     gone = np.union1d(np.flatnonzero(admitted.record_texts == RETRACTED_ID), living.taken_down(admission))
-    parts = [_withheld(read_rejected(raw).cast(QUARANTINE), workspace.settings.id_column, living.buried)]
+    parts = [withheld(read_rejected(raw).cast(QUARANTINE), workspace.settings.id_column, living.buried)]
     reasons = {}
     if len(taken) or len(gone):
         records = read_records(raw)
@@ -299,7 +299,7 @@ def _quarantine(workspace: Workspace, admission: Admission, living: Living) -> t
     return pa.concat_tables(parts).sort_by("row").combine_chunks(), reasons
 
 
-def _withheld(rejected: pa.Table, id_column: str, buried: pa.Array) -> pa.Table:
+def withheld(rejected: pa.Table, id_column: str, buried: pa.Array) -> pa.Table:
     """Rows that were quarantined when they were read, without the content of those whose id was taken down."""
     if not len(buried) or not rejected.num_rows:
         return rejected

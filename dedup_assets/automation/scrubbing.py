@@ -1,0 +1,87 @@
+"""Taking texts out of Dagster's history: the tables of metadata in which assets show records.
+
+All of them, since a text is not looked for: what the next run writes is there again, of what is left.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import sqlalchemy as sa
+from dagster._core.storage.event_log import SqlEventLogStorage
+from dagster._core.storage.event_log.sqlite import SqliteEventLogStorage
+
+from dedup_assets.errors import WorkspaceError
+from dedup_assets.report.metadata import TABLES_OF_TEXTS, TEXT_COLUMN
+
+_COLUMNS = (("event_logs", "id", "event"), ("asset_keys", "id", "last_materialization"))
+"""Where Dagster stores metadata: table, key and the column with JSON."""
+
+
+def scrub_history(instance: dg.DagsterInstance) -> int:
+    """Empty the tables of texts in the metadata of all events; returns how many events had one.
+
+    Raises WorkspaceError where the history is in a storage that cannot be rewritten.
+    """
+    storage = instance.event_log_storage
+    if not isinstance(storage, SqlEventLogStorage):
+        raise WorkspaceError(
+            f"Dagster's history is in {type(storage).__name__}, which cannot be rewritten: wipe the assets there."
+        )
+    if not isinstance(storage, SqliteEventLogStorage):
+        with storage.index_connection() as connection:
+            return _scrub(connection)
+    found = 0
+    for path in sorted(Path(storage._base_dir).glob("*.db")):
+        with _sqlite(path) as connection:
+            found += _scrub(connection)
+    return found
+
+
+@contextmanager
+def _sqlite(path: Path) -> Iterator[sa.Connection]:
+    """A connection to a file in which nothing of what is written over stays."""
+    engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 60}, isolation_level="AUTOCOMMIT")
+    try:
+        with engine.connect() as connection:
+            connection.execute(sa.text("PRAGMA secure_delete = ON"))
+            yield connection
+            connection.execute(sa.text("VACUUM"))
+            connection.execute(sa.text("PRAGMA wal_checkpoint(TRUNCATE)"))
+    finally:
+        engine.dispose()
+
+
+def _scrub(connection: sa.Connection) -> int:
+    tables = sa.inspect(connection).get_table_names()
+    found = 0
+    for table, key, column in _COLUMNS:
+        if table not in tables:
+            continue
+        rows = sa.table(table, sa.column(key), sa.column(column))
+        likely = sa.or_(*(rows.c[column].like(f'%"{label}"%') for label in TABLES_OF_TEXTS))
+        keys = connection.execute(sa.select(rows.c[key]).where(likely)).scalars().all()
+        for number in keys:  # one at a time: each may be large
+            text = connection.execute(sa.select(rows.c[column]).where(rows.c[key] == number)).scalar_one()
+            value = json.loads(text)
+            if _emptied(value):
+                connection.execute(sa.update(rows).where(rows.c[key] == number).values({column: json.dumps(value)}))
+                found += table == _COLUMNS[0][0]
+    return found
+
+
+def _emptied(value: Any) -> bool:
+    """Empty the tables of texts inside a JSON value; whether there was one with rows."""
+    changed = False
+    if isinstance(value, dict):
+        if value.get("label") in TABLES_OF_TEXTS and isinstance(value.get("entry_data"), dict):
+            records = value["entry_data"].get("records") or []
+            if any(TEXT_COLUMN in json.dumps(record) for record in records):  # and not somebody else's table
+                value["entry_data"]["records"], changed = [], True
+        return any([changed, *map(_emptied, value.values())])
+    return any(map(_emptied, value)) if isinstance(value, list) else False
