@@ -128,7 +128,7 @@ MUTATIONS = (
         "dense.py",
         "self.bound = walk.threshold - self.low.slack(self.residual)",
         "self.bound = walk.threshold",
-        (DENSE,),
+        (DENSE, BOUNDS),
     ),
     Mutation(
         "dense cells: slack halved",

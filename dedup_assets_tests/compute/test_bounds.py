@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from dedup_assets.compute import cell_worker, cells, precision, sketch
+from dedup_assets.compute import cell_worker, cells, dense, precision, sketch
 from dedup_assets.compute.audit import Probes
 from dedup_assets.compute.cells import assign, half_angle
+from dedup_assets.compute.decisions import UNKNOWN, Walk
 from dedup_assets.compute.join import exact_matches
 from dedup_assets.compute.precision import PRECISIONS
 from dedup_assets.compute.similarity import (
@@ -96,6 +97,23 @@ def test_a_match_is_found_whose_product_loses_as_much_as_rounding_can(device_and
         assert 1 - float(rounded[0] @ rounded[1]) > 1.6 * input_error(low), "half of the slack would not do"
     found = exact_matches(rows, 1.0, centroids=rows[:1], device=device)
     assert (found.i.tolist(), found.j.tolist()) == ([0], [1])
+
+
+@pytest.mark.parametrize("low", ["bf16", "fp32"])
+@pytest.mark.parametrize("piece", [1, 2], ids=["against earlier ones", "against each other"])
+def test_in_a_dense_cell_too_a_match_is_found_whose_product_loses_as_much(
+    low: str, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (precision, sketch):
+        monkeypatch.setattr(module, "native_precision", lambda device="cpu": low)
+    monkeypatch.setattr(dense, "FIRST_PIECE", piece)
+    d = below_a_midpoint(BITS[low]) if low in BITS else 256
+    rows = np.full((2, d), d**-0.5, np.float32)
+    undecided, empty = np.full(2, UNKNOWN, np.int8), np.empty(0, np.int64)
+    walk = Walk(empty, empty, np.empty(0), 2, 1.0, undecided, keepers_only=True)
+    cell = dense.DenseCell(np.arange(2), np.ones(2, bool))
+    dense.walk_dense(walk, [cell], lambda some: rows[some], undecided, piece=piece, sketch=0)
+    assert walk.decisions().keeper.tolist()[1] == 0
 
 
 def test_the_output_of_a_product_is_rounded_too() -> None:
