@@ -16,6 +16,7 @@ from typing import Any
 
 from dedup_assets.errors import SettingsError, SourceError
 from dedup_assets.report.words import counted, visible
+from dedup_assets.settings import NO_MODEL
 from dedup_assets.storage.listing import is_url
 
 SHOWN = 40
@@ -57,7 +58,7 @@ def workspace_path(workspace: Any) -> Path:
 
 
 def resolve_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings from a caller's options: `eps` becomes a threshold, None means not given."""
+    """Settings from a caller's options: `eps` becomes a threshold, `exact_only` no model, None means not given."""
     given = {name: value for name, value in options.items() if value is not None}
     if "eps" in given:
         if "threshold" in given:
@@ -66,6 +67,10 @@ def resolve_options(options: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(eps, int | float) or isinstance(eps, bool) or not 0.0 <= eps < 1.0:
             raise SettingsError(f"eps = {eps!r}: expected a number from 0 to below 1, such as 0.05.")
         given["threshold"] = round(1.0 - eps, 12)
+    if given.pop("exact_only", False):
+        if given.get("model", NO_MODEL) != NO_MODEL or given.get("embedding_column"):
+            raise SettingsError("exact_only looks at no vectors: leave model and embedding_column out.")
+        given["model"] = NO_MODEL
     if isinstance(given.get("text_columns"), str):
         given["text_columns"] = (given["text_columns"],)
     return given

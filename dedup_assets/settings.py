@@ -21,6 +21,8 @@ from dedup_assets.credentials import holds_credentials
 from dedup_assets.errors import SettingsError
 from dedup_assets.other_names import meant_by
 
+NO_MODEL = "none"
+
 KEEP_CHOICES = ("first", "longest", "hard", "easy", "random")
 _KEEP_COLUMN = re.compile(r"column:(?P<name>.+?)(?::(?P<direction>asc|desc))?", re.DOTALL)
 
@@ -62,7 +64,11 @@ class Settings:
         "id", "vectors", "Column of the record id. If it is the default and absent, ids are SHARD:ROW."
     )
     embedding_column: str = _setting("", "vectors", "Column with ready vectors; empty: the model below makes them.")
-    model: str = _setting("sentence-transformers/all-MiniLM-L6-v2", "vectors", "Local folder or hub id of the encoder.")
+    model: str = _setting(
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "vectors",
+        "Local folder or hub id of the encoder. none: no model at all, and only exact copies go.",
+    )
     pooling: str = _setting("auto", "vectors", "auto reads the model's own files.", ("auto", "mean", "cls", "last"))
     max_length: int = _setting(
         0, "vectors", "Tokens read of each text; 0: the model's own window. Longer texts are counted."
@@ -260,6 +266,11 @@ class Settings:
         if not 0 <= self.seed < 2**32:  # what every random generator in use takes
             raise SettingsError(f"seed = {self.seed}: expected a whole number from 0 to {2**32 - 1}.")
         self.keep_column()
+
+    @property
+    def exact_only(self) -> bool:
+        """Whether nothing but exact copies is looked for: texts have no vectors then."""
+        return self.model == NO_MODEL and not self.embedding_column
 
     def keep_column(self) -> tuple[str, bool] | None:
         """The column that orders keepers and whether it descends, or None for the built-in orders."""

@@ -163,8 +163,11 @@ def _encode(
     device = dask.resolved_device()
     step = GPU_BATCH_TEXTS if device == "cuda" else BATCH_TEXTS
     count = sum(len(s.new) for s in shards)
-    vectors = np.empty((count, dimension), dtype=settings.vector_dtype)
     truncated, unreadable = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
+    if settings.exact_only:
+        run.progress.advance(count)
+        return np.zeros((count, dimension), dtype=settings.vector_dtype), truncated, unreadable
+    vectors = np.empty((count, dimension), dtype=settings.vector_dtype)
     probe = settled_probe(run.workspace)
     batches: list[np.ndarray] = []
 

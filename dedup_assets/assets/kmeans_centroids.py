@@ -70,7 +70,8 @@ def codebook_in_force(run: StageRun, dask: DaskCluster) -> Codebook:
     workspace = run.workspace
     settings = workspace.settings
     current = run.ledger.codebook()
-    texts = len(open_table(workspace)) if settled_dimension(workspace) is not None else 0
+    has_vectors = settled_dimension(workspace) is not None and not settings.exact_only
+    texts = len(open_table(workspace)) if has_vectors else 0
     wanted = min(settings.clusters or choose_cells(texts, settings.floor), max(1, texts))
     if current is not None:
         outgrown = texts > REFIT_GROWTH * current.corpus_texts

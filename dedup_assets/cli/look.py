@@ -39,36 +39,60 @@ def explain(record_id: str, workspace: str, full: bool, as_json: bool) -> None:
 
 @click.command(short_help="The matches nearest a similarity: how to choose a threshold.")
 @click.option("--around", type=float, metavar="T", help="Similarity to look at.  [default: the threshold]")
+@click.option("--record", metavar="ID", help="All matches of one record, those in cells of near-copies too.")
+@click.option("--group", metavar="GROUP", help="All matches inside one group, as `explain` names it.")
 @click.option("-n", "count", type=click.IntRange(min=1), default=20, show_default=True, help="How many matches.")
 @workspace_option
 @full_option
 @json_option
-def pairs(around: float | None, count: int, workspace: str, full: bool, as_json: bool) -> None:
+def pairs(
+    around: float | None,
+    record: str | None,
+    group: str | None,
+    count: int,
+    workspace: str,
+    full: bool,
+    as_json: bool,
+) -> None:
     """The stored matches nearest similarity T, texts side by side: how to choose a threshold.
 
     Look at a few T between the floor and 1, and stop where the texts are no longer what you would call
     duplicates. `dedup-assets threshold` then decides anew. Matches in cells of near-copies are not listed one by
-    one (--dense-limit of `dedup-assets curate`) and so not shown.
+    one (--dense-limit of `dedup-assets curate`): --record and --group compare the vectors and find them.
 
     \b
     Examples:
       dedup-assets pairs --around 0.92 -n 20 --workspace ws
       dedup-assets pairs --around 0.97 -n 500 --json --workspace ws > look.json
+      dedup-assets pairs --record doc-00042 --workspace ws
     """
     from dedup_assets.report import console as report
     from dedup_assets.report.lookup import pairs_around
+    from dedup_assets.report.unlisted import matches_of_group, matches_of_record, not_listed_words
     from dedup_assets.storage.workspace import Workspace
 
+    if sum(value is not None for value in (around, record, group)) > 1:
+        raise click.UsageError("--around, --record and --group look at different matches: give one of them.")
     space = Workspace.open(workspace)
     settings = space.settings
-    found = pairs_around(space, settings.threshold if around is None else around, count)
+    if record is not None:
+        found = matches_of_record(space, record, count)
+    elif group is not None:
+        found = matches_of_group(space, group, count)
+    else:
+        found = pairs_around(space, settings.threshold if around is None else around, count)
     if as_json:
         print_json(found)
         return
+    unlisted = not_listed_words(space) if record is None and group is None else ""
     if found:
         report.print_pairs(Console(), found, settings.threshold, full)
-    else:
+    elif record is not None or group is not None:
+        click.echo(f"No other text is as similar to it as the floor of {settings.floor}.")
+    elif not unlisted:
         click.echo(f"No two distinct texts are as similar as the floor of {settings.floor}.")
+    if unlisted:
+        click.echo(unlisted)
     if around is not None and around < settings.floor:
         click.echo(f"Matches below the floor of {settings.floor} are not stored.")
 

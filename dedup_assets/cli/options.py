@@ -61,6 +61,7 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--id-column", help="Column of the id; without one ids are SHARD:ROW.  [default: id]"),
         click.option("--embedding-column", help="Use the vectors in this column instead of a model."),
         click.option("--model", help=f"Local folder or hub id of the encoder.  [default: {d.model}]"),
+        click.option("--exact-only", is_flag=True, default=None, help="No model: only exact copies go."),
         click.option("--pooling", type=click.Choice(["auto", "mean", "cls", "last"]), help="[default: the model's]"),
         click.option("--max-length", type=click.IntRange(min=1), help="Tokens read of a text.  [default: the model's]"),
         click.option(

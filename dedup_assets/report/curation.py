@@ -9,13 +9,23 @@ from typing import Any
 
 import pyarrow as pa
 
+from dedup_assets.errors import SettingsError
 from dedup_assets.report.glance import facts_as_html
 from dedup_assets.report.tables import LazyTable
+from dedup_assets.report.unlisted import matches_of_group, matches_of_record, not_listed_words
 from dedup_assets.report.words import counted, shorten, visible
 from dedup_assets.storage.tables import DUPLICATES, PAIRS, QUARANTINE
+from dedup_assets.storage.workspace import Workspace
 
 PAIRS_SHOWN = pa.schema([PAIRS.field(name) for name in ("id_a", "id_b", "similarity")])
 """What people see of matches; the keys beside them are numbers of this software's own."""
+
+MATCHES_SHOWN = pa.schema(
+    [
+        ("similarity", pa.float64()),
+        *((f"{name}_{side}", pa.string()) for side in "ab" for name in ("id", "shard", "text")),
+    ]
+)
 
 _REASONS = 2
 
@@ -108,7 +118,68 @@ class Curation:
         >>> import dedup_assets as da
         >>> da.open_curation("ws").pairs.to_arrow().sort_by([("similarity", "descending")])
         """
-        return LazyTable.of_folder(self.workspace / "pairs", PAIRS_SHOWN, only=PAIRS_SHOWN.names)
+        note = not_listed_words(Workspace.open(self.workspace))
+        return LazyTable.of_folder(self.workspace / "pairs", PAIRS_SHOWN, only=PAIRS_SHOWN.names, note=note)
+
+    def matches(self, *, record: str | None = None, group: str | None = None, count: int = 100) -> pa.Table:
+        """The matches of one record, or among the texts of one group, those in dense cells too.
+
+        Parameters
+        ----------
+        record : str, optional
+            An id, or SHARD:ROW.
+        group : str, optional
+            A `group_id` of `removed`.
+        count : int
+            How many at most, the most alike first.
+
+        Returns
+        -------
+        pyarrow.Table
+            `similarity`, and `id_a, shard_a, text_a`, `id_b, shard_b, text_b`.
+
+        Examples
+        --------
+        >>> import dedup_assets as da
+        >>> da.open_curation("ws").matches(record="some-id").to_pylist()
+        """
+        if (record is None) == (group is None):
+            raise SettingsError("matches of what? Give record= or group=, one of them.")
+        space = Workspace.open(self.workspace)
+        found = (
+            matches_of_record(space, record, count)
+            if record is not None
+            else matches_of_group(space, str(group), count)
+        )
+        return pa.Table.from_pylist(found, schema=MATCHES_SHOWN)
+
+    @property
+    def keepers(self) -> pa.Table:
+        """The kept records for which others went: `id, shard, removed, least_similarity`, those of most first.
+
+        Examples
+        --------
+        >>> import dedup_assets as da
+        >>> da.open_curation("ws").keepers.slice(0, 5).to_pylist()
+        """
+        removed = self.removed.to_arrow(["keeper_id", "keeper_shard", "similarity"])
+        counted = removed.group_by(["keeper_id", "keeper_shard"]).aggregate(
+            [("similarity", "count"), ("similarity", "min")]
+        )
+        named = {"keeper_id": "id", "keeper_shard": "shard", "similarity_count": "removed"}
+        counted = counted.select([*named, "similarity_min"]).rename_columns([*named.values(), "least_similarity"])
+        return counted.sort_by([("removed", "descending"), ("shard", "ascending"), ("id", "ascending")])
+
+    def least_similar(self, count: int = 10) -> pa.Table:
+        """The removed records least like their keepers, the least first: the columns of `removed`.
+
+        Examples
+        --------
+        >>> import dedup_assets as da
+        >>> da.open_curation("ws").least_similar(5).to_pylist()
+        """
+        order = [("similarity", "ascending"), ("shard", "ascending"), ("id", "ascending")]
+        return self.removed.to_arrow().sort_by(order).slice(0, count)
 
     @property
     def duplicate_ratio(self) -> float:

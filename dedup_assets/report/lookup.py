@@ -66,6 +66,8 @@ def search(workspace: Workspace, text: str, count: int) -> list[dict[str, Any]]:
             f"{workspace.root} holds vectors that came with the data (column {settings.embedding_column!r}): no "
             "model is known that would put a text beside them. `dedup-assets explain ID` finds a record by its id."
         )
+    if settings.exact_only:
+        raise SettingsError(f"{workspace.root} was curated without a model (model = none): texts have no vectors.")
     require_unicode("TEXT", text)
     if not text.strip():
         raise SettingsError("TEXT is empty: give the text to look for.")

@@ -15,7 +15,7 @@ def best_match_picture(found: BestMatches, settings: Settings) -> str:
         mark=settings.threshold,
         x_title="similarity to the best match",
         y_title="texts",
-        empty=f"No two distinct texts are as similar as the floor of {settings.floor:g}.",
+        empty=f"No listed match comes as near as the floor of {settings.floor:g}.",
     )
 
 

@@ -36,24 +36,28 @@ class LazyTable:
     >>> kept["id"].to_pylist()
     """
 
-    def __init__(self, dataset: ds.Dataset, rows: range | None = None) -> None:
+    def __init__(self, dataset: ds.Dataset, rows: range | None = None, note: str = "") -> None:
         self.dataset = dataset
         self._rows = rows
+        self.note = note
 
     @classmethod
-    def of_folder(cls, folder: Path, empty: pa.Schema | None = None, only: Sequence[str] | None = None) -> LazyTable:
-        """All `*.parquet` files of a folder, by name; `empty` is the schema where there is none, `only` the columns.
+    def of_folder(
+        cls, folder: Path, empty: pa.Schema | None = None, only: Sequence[str] | None = None, note: str = ""
+    ) -> LazyTable:
+        """All `*.parquet` files of a folder, by name; `empty` is the schema where there is none, `only` the columns,
+        `note` what is said beside it.
 
         A column absent from a shard reads as null there; one whose type differs among shards reads in the
         type that holds all of them, such as float for int and float, or else as text.
         """
         files = sorted(str(path) for path in folder.glob("*.parquet"))
         if not files:
-            return cls(ds.dataset((empty or pa.schema([])).empty_table()))
+            return cls(ds.dataset((empty or pa.schema([])).empty_table()), note=note)
         schema = merged_schema([pq.read_schema(file) for file in files], str(folder))
         if only is not None:
             schema = pa.schema([schema.field(name) for name in only])
-        return cls(ds.dataset(files, schema=schema, format="parquet"))
+        return cls(ds.dataset(files, schema=schema, format="parquet"), note=note)
 
     # ------------------------------------------------------------------------------------ shape
 
@@ -198,7 +202,8 @@ class LazyTable:
         return f"LazyTable({len(self)} rows: {names if len(names) <= 200 else f'{len(self.columns)} columns'})"
 
     def _more(self, shown: int) -> list[str]:
-        return [f"… {len(self) - shown:,} more rows"] if len(self) > shown else []
+        more = [f"… {len(self) - shown:,} more rows"] if len(self) > shown else []
+        return [*more, self.note] if self.note else more
 
     # ------------------------------------------------------------------------------------ parts
 

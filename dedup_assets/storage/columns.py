@@ -35,6 +35,21 @@ def is_text(kind: pa.DataType) -> bool:
     )
 
 
+def is_written_as_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type has one obvious text for each value: texts, numbers, booleans, dates and times."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return is_text(kind) or (
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_decimal(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_date(kind)
+        or pa.types.is_time(kind)
+        or pa.types.is_timestamp(kind)
+    )
+
+
 def is_sortable(kind: pa.DataType) -> bool:
     """Whether records can be ordered by this type: numbers, strings, dates and times, booleans."""
     return (
@@ -61,7 +76,10 @@ def decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def join_texts(table: pa.Table, text_columns: Sequence[str]) -> pa.ChunkedArray:
-    """The text columns joined by `COLUMN_SEPARATOR`, nulls skipped; null where all are null. large_string."""
+    """The text columns joined by `COLUMN_SEPARATOR`, nulls skipped; null where all are null. large_string.
+
+    Numbers, booleans, dates and times are written as Arrow writes them.
+    """
     parts = [decoded(table.column(name)).cast(_TEXT) for name in text_columns]
     if len(parts) == 1:
         return parts[0]

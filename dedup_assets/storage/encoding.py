@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 
 from dedup_assets.errors import ModelError, WorkspaceError
+from dedup_assets.settings import NO_MODEL
 from dedup_assets.storage.embeddings import EmbeddingTable
 from dedup_assets.storage.model_probe import probe_of
 from dedup_assets.storage.models import ModelLocation, encoder_for, locate_model
@@ -18,6 +19,10 @@ _PROBE = "probe_vectors"
 
 def settle_encoder(workspace: Workspace) -> ModelLocation:
     """Find the model and hold it to the one the workspace was made with. Raises ModelError."""
+    if workspace.settings.exact_only:
+        # A text without a vector has the zero vector, whose similarity to everything is 0.
+        workspace.ledger.settle_meta("dimension", "1")
+        return ModelLocation(NO_MODEL, "", "none", NO_MODEL)
     location = locate_model(workspace.settings.model)
     settled = workspace.ledger.settle_meta("model_fingerprint", location.fingerprint)
     if settled != location.fingerprint:

@@ -95,10 +95,10 @@ def check_columns(source: SourceFile, spec: IngestSpec, content: ShardContent) -
         if name is not None and name not in schema.names:
             raise ShardError(f"{where} has no column {name!r}; its columns are {there}. Change {option}, or the file.")
     for name in text_columns:
-        if not columns.is_text(schema.field(name).type):
+        if not columns.is_written_as_text(schema.field(name).type):
             raise ShardError(
                 f"{where}: text is not a string: column {name!r} holds {schema.field(name).type}; its "
-                f"columns are {there}. Name a column of strings with --text-column."
+                f"columns are {there}. Name a column of strings, numbers or dates with --text-column."
             )
     if spec.order_column is not None:
         kind = schema.field(spec.order_column).type

@@ -57,7 +57,7 @@ class ModelLocation:
         As asked for.
     folder : str
         Holds configuration, tokenizer and weights.
-    origin : {"folder", "package", "hub"}
+    origin : {"folder", "package", "hub", "none"}
     fingerprint : str
         32 hexadecimal digits: BLAKE2b-128 of names and contents of the files that decide the vectors.
         Equal for equal models, wherever they lie.
@@ -65,7 +65,7 @@ class ModelLocation:
 
     name: str
     folder: str
-    origin: Literal["folder", "package", "hub"]
+    origin: Literal["folder", "package", "hub", "none"]
     fingerprint: str
 
 

@@ -15,6 +15,8 @@ import os
 import re
 import shutil
 import socket
+import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from dedup_assets.errors import WorkspaceError
+
+FIRST_SAID, SAID_AGAIN = 10.0, 60.0
+"""Seconds after which a wait for a lock is told, and told again."""
 
 _TEMPORARY = re.compile(r"^\.tmp-(?P<host>[0-9A-Za-z_-]+)-(?P<pid>\d+)-[0-9a-f]{8}(?P<ending>-.*)?$", re.DOTALL)
 _SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
@@ -210,14 +215,18 @@ def _alive(pid: int) -> bool:
 @contextmanager
 def exclusive_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold a lock among processes and threads, alone or with all who share it. The kernel frees it when its holder
-    dies.
+    dies. Who waits says for whom.
+
+    The file is its owner's alone: whoever may read a file may lock it.
 
     Raises WorkspaceError in a process that multiprocessing is starting: its parent may hold the lock and wait for it.
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
+        if (state := os.fstat(descriptor)).st_mode & 0o077 and state.st_uid == os.geteuid():
+            os.fchmod(descriptor, 0o600)  # of an earlier version
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         # As multiprocessing itself knows it while it imports the parent's script.
         if getattr(multiprocessing.current_process(), "_inheriting", False):
@@ -229,7 +238,7 @@ def exclusive_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
                     "script of its parent and so runs it again. Put what the script does under "
                     "`if __name__ == '__main__':`."
                 ) from problem
-        fcntl.flock(descriptor, kind)
+        _wait_for(path, descriptor, kind)
         try:
             yield
         finally:
@@ -237,3 +246,42 @@ def exclusive_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
+
+
+def _wait_for(path: Path, descriptor: int, kind: int) -> None:
+    """Take a lock; after ten seconds, and every minute from then on, say who holds it."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        return
+    except BlockingIOError:
+        pass
+    taken = threading.Event()
+
+    def tell() -> None:
+        waited = FIRST_SAID
+        while not taken.wait(FIRST_SAID if waited == FIRST_SAID else SAID_AGAIN):
+            print(f"Waiting for {path}, held by {_holders(descriptor)} ({waited:g} s so far)", file=sys.stderr)
+            waited += SAID_AGAIN
+
+    telling = threading.Thread(target=tell, name="dedup-assets-lock", daemon=True)
+    telling.start()
+    try:
+        fcntl.flock(descriptor, kind)
+    finally:
+        taken.set()
+
+
+def _holders(descriptor: int) -> str:
+    """The processes that hold a lock on an open file, as far as the system tells."""
+    state = os.fstat(descriptor)
+    mine = f"{os.major(state.st_dev):02x}:{os.minor(state.st_dev):02x}:{state.st_ino}"
+    found = []
+    try:
+        for line in Path("/proc/locks").read_text().splitlines():
+            words = line.split()
+            if words[1:2] == ["FLOCK"] and words[5:6] == [mine]:
+                name = Path(f"/proc/{words[4]}/comm")
+                found.append(f"process {words[4]}" + (f" ({name.read_text().strip()})" if name.is_file() else ""))
+    except (OSError, IndexError):
+        return "another process"
+    return ", ".join(found) or "another process"

@@ -134,11 +134,11 @@ def test_positions_lead_to_the_table_also_behind_rejected_rows(tmp_path: Path) -
 
 
 def test_missing_and_wrong_columns_are_refused_with_the_columns_that_are_there(tmp_path: Path) -> None:
-    data = lines({"body": "a", "n": 1})
+    data = lines({"body": "a", "n": 1, "v": [1]})
     for number, (changes, words) in enumerate(
         [
             ({}, "no text column 'text'.*'body' .string., 'n' .int64.*--text-column"),
-            ({"text_columns": ("n",)}, "text is not a string: column 'n' holds int64.*'body'"),
+            ({"text_columns": ("v",)}, "text is not a string: column 'v' holds .*'body'"),
             ({"text_columns": ("body", "text")}, "no text column 'text'"),
             ({"text_columns": ("body",), "id_column": "key", "id_column_required": True}, "'key'.*--id-column"),
             ({"text_columns": ("body",), "order_column": "q"}, "'q'.*'body'"),

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -406,3 +407,43 @@ def test_a_second_name_has_the_content_of_the_first(
     publish.publish_copy(target, source)
     assert target.read_text() == "content" and target.samefile(source) == links
     assert [path.name for path in target.parent.iterdir()] == ["target"]
+
+
+# -- locks that others look at -----------------------------------------------------------------------
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from dedup_assets.storage.publish import exclusive_lock
+with exclusive_lock(Path(sys.argv[1]), shared=True):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_who_waits_for_a_lock_says_who_holds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(publish, "FIRST_SAID", 0.2)
+    monkeypatch.setattr(publish, "SAID_AGAIN", 0.2)
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "lock"], stdout=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    threading.Timer(1.5, holder.kill).start()
+    with publish.exclusive_lock(tmp_path / "lock"):
+        said = capfd.readouterr().err
+    holder.wait()
+    assert f"Waiting for {tmp_path / 'lock'}, held by process {holder.pid} (python" in said
+    assert 3 <= said.count("Waiting for") <= 8
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_reader_who_may_not_write_cannot_hold_a_lock(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    lock.touch(0o644)  # as an earlier version made it
+    with publish.exclusive_lock(lock):
+        pass
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        folder.chmod(0o755)
+    code = f"import os; os.setuid(65534); os.open({str(lock)!r}, os.O_RDONLY)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "PermissionError" in done.stderr and stat.S_IMODE(lock.stat().st_mode) == 0o600
