@@ -134,6 +134,13 @@ class Settings:
         "earlier record, even a removed one (for comparison with SemDeDup and NeMo Curator).",
         ("leader", "semdedup"),
     )
+    against: str = _setting(
+        "everything",
+        "decisions",
+        "What records are held against. everything: all earlier records and all references. references: references "
+        "alone; the corpus keeps its own duplicates, exact copies too, and loses what stands in a reference.",
+        ("everything", "references"),
+    )
     # -- arrival ------------------------------------------------------------------------------------
     sources: tuple[str, ...] = _setting(
         (),
@@ -286,6 +293,8 @@ class Settings:
         """32 hex digits naming the settings of the given layers (default: all that shape a result)."""
         wanted = layers or ("vectors", "matches", "decisions")
         shaping = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["layer"] in wanted}
+        if shaping.get("against") == "everything":
+            del shaping["against"]  # it came later: what was decided without it stands
         text = json.dumps(shaping, sort_keys=True, ensure_ascii=True)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

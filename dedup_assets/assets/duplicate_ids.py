@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from typing import Any
 
 import dagster as dg
@@ -24,7 +25,7 @@ from dedup_assets.storage.decisions import DecidedShard, DecisionStore, StandIns
 from dedup_assets.storage.dense import dense_cells
 from dedup_assets.storage.generations import Plan, decision_basis, plan_decisions
 from dedup_assets.storage.ledger import REFERENCE, Admission, Entry
-from dedup_assets.storage.living import Living
+from dedup_assets.storage.living import Living, reference_texts
 from dedup_assets.storage.retraction import forget_dead_pairs
 from dedup_assets.storage.shards import ROW_BITS, admission_of
 from dedup_assets.storage.tables import read_pairs
@@ -118,6 +119,11 @@ class _Decider:
         self.decided = plan.decided
         self.gone = _gone_owners(plan, living)
 
+    @cached_property
+    def references(self) -> np.ndarray:
+        """Keys of the texts that living references have."""
+        return reference_texts(self.workspace, self.living)
+
     def decide(self, batch: Sequence[Admission]) -> dict[int, dict[str, Any]]:
         """Decide the records of a batch and publish the decisions of its shards; facts by admission number."""
         settings = self.workspace.settings
@@ -149,6 +155,7 @@ class _Decider:
             cells,
             self.vectors,
             reference=np.concatenate([np.full(len(s), s.is_reference) for s in shards]),
+            only=self.references if settings.against == "references" else None,
             first_place=self.decided << ROW_BITS,
         )
         self.decided += len(batch)

@@ -25,7 +25,7 @@ from dedup_assets.storage.dense import dense_cells
 from dedup_assets.storage.embeddings import HASHES, EmbeddingTable
 from dedup_assets.storage.encoding import open_table, settled_dimension
 from dedup_assets.storage.ledger import Admission
-from dedup_assets.storage.living import Living
+from dedup_assets.storage.living import Living, reference_texts
 from dedup_assets.storage.shards import AdmittedShard, admission_of
 from dedup_assets.storage.tables import dense_cells_in
 from dedup_assets.storage.workspace import Workspace
@@ -114,7 +114,11 @@ def kept_do_not_match(scope: Scope, brute_force: BruteForce) -> Finding:
     if published is None:
         return NOTHING
     found = brute_force(published)
-    both = np.flatnonzero(found.sampled_kept)
+    matches = found.sampled_kept
+    if published.manifest.get("against") == "references":
+        # The corpus keeps its own duplicates: only what matches a reference must be gone.
+        matches &= np.isin(found.other, reference_texts(scope.workspace, Living(scope.workspace)))
+    both = np.flatnonzero(matches)
     return judged(
         f"{len(both)} matches between two kept records; {found.records} records against {found.compared} texts.",
         {**found.numbers, "matches_between_kept": len(both), "threshold": published.threshold},

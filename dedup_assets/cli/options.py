@@ -90,6 +90,12 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="leader: removed only for a record that stays. semdedup: for any earlier one.  [default: leader]",
         ),
         click.option(
+            "--against",
+            type=click.Choice(["everything", "references"]),
+            help="references: only what matches a reference goes, the corpus keeps its own duplicates.  "
+            "[default: everything]",
+        ),
+        click.option(
             "--keep-empty",
             is_flag=True,
             default=None,

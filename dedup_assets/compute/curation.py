@@ -8,15 +8,21 @@ all its records name the same keeper. Records of a *reference* stay whatever the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from dedup_assets.compute.audit import Probes
 from dedup_assets.compute.decisions import KEPT, UNKNOWN, Walk
 from dedup_assets.compute.dense import DenseCell, Vectors, walk_dense
 
 NONE = -1
+
+PIECE_ROWS = 4_096
+"""Texts of a dense cell that are compared with its references at once."""
+
+_NOTHING = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,7 @@ def decide_batch(
     vectors: Vectors | None = None,
     *,
     reference: np.ndarray | None = None,
+    only: np.ndarray | None = None,
     first_place: int = 0,
 ) -> BatchDecisions:
     """Decide every record of a batch.
@@ -133,6 +140,8 @@ def decide_batch(
     reference : (n,) bool, optional
         Records that stay unconditionally, also next to each other. They come first in `order`, and before them
         nothing but references was decided.
+    only : (r,) int64, optional
+        Texts of references: then nothing but these removes anything, and other records with one text all stay.
     first_place : int
         Place in the whole curation order of the batch's first record; above those of all earlier ones.
 
@@ -170,14 +179,19 @@ def decide_batch(
     node_a, node_b = node_of(pairs[0]), node_of(pairs[1])
     low, high = np.minimum(node_a, node_b), np.maximum(node_a, node_b)
     useful = (low >= 0) & (high >= nodes_before)
+    key_of_node = np.concatenate([earlier.keys[earlier_order], unique[by_rank]])
+    if only is not None:
+        useful &= np.isin(key_of_node[np.maximum(low, 0)], only)
     decided = np.full(nodes_before + len(unique), UNKNOWN, np.int8)
     decided[:nodes_before] = earlier.kept[earlier_order]
     decided[nodes_before:][standing[representative[by_rank]]] = KEPT
-    key_of_node = np.concatenate([earlier.keys[earlier_order], unique[by_rank]])
     keepers_only = {"leader": True, "semdedup": False}[rule]
-    walk = Walk(
-        low[useful], high[useful], pairs[2][useful], len(decided), threshold, decided, keepers_only=keepers_only
-    )  # fmt: skip
+    matches = low[useful], high[useful], pairs[2][useful]
+    if only is not None and dense and vectors is not None:
+        found = nearest_in_cells(dense, only, vectors, threshold, node_of)
+        matches = tuple(np.concatenate(parts) for parts in zip(matches, found, strict=True))  # type: ignore[assignment]
+        dense = ()
+    walk = Walk(*matches, len(decided), threshold, decided, keepers_only=keepers_only)
     if dense and vectors is not None:
         fetch = vectors
         cells = [cell.renamed(node_of(cell.members)) for cell in dense]
@@ -199,6 +213,8 @@ def decide_batch(
     text_is_kept, text_keeper = everything.kept[at], everything.keeper[at]
     stands = standing.copy()
     stands[representative] = True
+    if only is not None:
+        stands |= ~np.isin(record_texts, only)
     kept = stands & text_is_kept
     exact = text_is_kept & ~kept
     return BatchDecisions(
@@ -209,3 +225,36 @@ def decide_batch(
         texts=texts,
         representative=representative,
     )
+
+
+def nearest_in_cells(
+    cells: Sequence[DenseCell],
+    references: np.ndarray,
+    vectors: Vectors,
+    threshold: float,
+    node_of: Callable[[np.ndarray], np.ndarray],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each text of dense cells the reference in them that is most like it, the first in order among equals:
+    nodes (m,), (m,) and similarities (m,) of those that match."""
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = [_NOTHING]
+    for cell in cells:
+        is_reference = np.isin(cell.members, references)
+        theirs, ours = cell.members[is_reference], cell.members[~is_reference]
+        order = np.argsort(node_of(theirs), kind="stable")
+        theirs = theirs[order]
+        if not len(theirs) or not len(ours):
+            continue
+        probes = Probes(vectors(theirs), threshold)
+        for start in range(0, len(ours), PIECE_ROWS):
+            part = ours[start : start + PIECE_ROWS]
+            rows = vectors(part)
+            i, j = probes.near(rows)
+            similarity = probes.similarity(rows, i, j)
+            best = np.lexsort((i, -similarity, j))
+            best = best[similarity[best] >= threshold]
+            _, first = np.unique(j[best], return_index=True)
+            best = best[first]
+            parts.append((node_of(theirs[i[best]]), node_of(part[j[best]]), similarity[best]))
+    one, other, similar = (np.concatenate([part[at] for part in parts]) for at in range(3))
+    there = (one >= 0) & (other >= 0)
+    return one[there], other[there], similar[there]

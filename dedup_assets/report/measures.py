@@ -14,13 +14,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from dedup_assets.compute.curation import nearest_in_cells
 from dedup_assets.compute.decisions import KEPT, UNKNOWN, Walk
 from dedup_assets.compute.dense import walk_dense
 from dedup_assets.storage.cells import ShardCells
 from dedup_assets.storage.decisions import read_record_decisions
 from dedup_assets.storage.dense import dense_cells
 from dedup_assets.storage.ledger import REFERENCE, Admission, Generation
-from dedup_assets.storage.living import Living
+from dedup_assets.storage.living import Living, reference_texts
+from dedup_assets.storage.shards import AdmittedShard
 from dedup_assets.storage.tables import read_pairs
 from dedup_assets.storage.text_vectors import TextVectors
 from dedup_assets.storage.workspace import Workspace, admission_name
@@ -167,7 +169,8 @@ def removals_by_threshold(workspace: Workspace, generation: Generation, steps: i
     any other it is what `dedup-assets threshold` would come to.
     """
     settings = workspace.settings
-    visible = Living(workspace).visible
+    living = Living(workspace)
+    visible = living.visible
     texts = DecidedTexts(workspace, generation, visible)
     decided_shards = decided_admissions(workspace)
     references = [a.number for a in decided_shards if a.role == REFERENCE]
@@ -183,6 +186,17 @@ def removals_by_threshold(workspace: Workspace, generation: Generation, steps: i
     i, j, similarity, named = _stored_matches(workspace, visible, lambda found: node[texts.find(found)])
     cells = [cell.renamed(node[texts.find(cell.members)]) for cell in dense_cells(workspace, named, visible)]
     vectors = TextVectors(workspace)
+    many = np.ones(len(order), np.int64)  # records that go with a text, beside the copies that go at any threshold
+    identical = records - int(np.count_nonzero(own))
+    if settings.against == "references":
+        only = reference_texts(workspace, living)
+        many, identical = _records_of(workspace, living, keys, only)
+        at = np.isin(keys[np.minimum(i, j)], only)
+        listed = i[at], j[at], similarity[at]
+        renamed = dense_cells(workspace, named, visible)
+        nearest = nearest_in_cells(renamed, only, vectors, settings.floor, lambda found: node[texts.find(found)])
+        i, j, similarity = (np.concatenate(part) for part in zip(listed, nearest, strict=True))
+        i, j, cells = np.minimum(i, j), np.maximum(i, j), []
     if steps is None:
         steps = STEPS if sum(len(cell.members) for cell in cells) <= MANY_DENSE else FEW_STEPS
     thresholds = np.unique(np.append(np.linspace(settings.floor, 1.0, steps + 1).round(6), settings.threshold))
@@ -193,8 +207,24 @@ def removals_by_threshold(workspace: Workspace, generation: Generation, steps: i
         if cells:
             walk_dense(walk, cells, lambda some: vectors(keys[some]), decided)
         kept = walk.advance(walk.n).decisions().kept
-        removed.append(records - int(np.count_nonzero(kept & own)))  # of a kept text, one record stays
-    return Removals(thresholds, np.array(removed), records - int(np.count_nonzero(own)), records)
+        removed.append(identical + int(many[own & ~kept].sum()))  # of a kept text, one record stays
+    return Removals(thresholds, np.array(removed), identical, records)
+
+
+def _records_of(workspace: Workspace, living: Living, keys: np.ndarray, only: np.ndarray) -> tuple[np.ndarray, int]:
+    """How many records of the corpus have each text (n,), and how many have that of a reference."""
+    counts, identical = np.zeros(len(keys), np.int64), 0
+    order = np.argsort(keys, kind="stable")
+    for a in decided_admissions(workspace):
+        if a.role == REFERENCE:
+            continue
+        admitted = AdmittedShard.read(workspace.admitted(a))
+        found = admitted.record_texts[living.accepted(a, admitted)]
+        identical += int(np.isin(found, only).sum())
+        at = np.minimum(np.searchsorted(keys, found, sorter=order), len(keys) - 1)
+        there = keys[order[at]] == found
+        np.add.at(counts, order[at[there]], 1)
+    return counts, identical
 
 
 def _stored_matches(

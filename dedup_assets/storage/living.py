@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from dedup_assets.compute.hashes import HashIndex, empty_hashes, hash_ids
-from dedup_assets.storage.ledger import Admission
+from dedup_assets.storage.ledger import REFERENCE, Admission
 from dedup_assets.storage.shards import AdmittedShard, admission_of, read_ids, row_of, text_keys
 from dedup_assets.storage.workspace import Workspace
 
@@ -183,3 +183,13 @@ def corpus_index(workspace: Workspace, living: Living) -> tuple[HashIndex, HashI
         HashIndex(taken, np.zeros(len(taken), np.int64)),
         HashIndex(gone, np.zeros(len(gone), np.int64)),
     )
+
+
+def reference_texts(workspace: Workspace, living: Living) -> np.ndarray:
+    """Keys (m,) of the texts that records of living references have, sorted."""
+    keys = [np.empty(0, np.int64)]
+    for a in living.live:
+        if a.role == REFERENCE:
+            admitted = AdmittedShard.read(workspace.admitted(a))
+            keys.append(admitted.record_texts[living.accepted(a, admitted)])
+    return np.unique(np.concatenate(keys))
