@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         register,
         rethreshold,
         retract,
+        sync,
         watch,
     )
     from dedup_assets.errors import DedupError
@@ -38,6 +39,7 @@ __all__ = [
     "register",
     "rethreshold",
     "retract",
+    "sync",
     "watch",
 ]
 

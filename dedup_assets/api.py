@@ -23,6 +23,7 @@ from dedup_assets.storage.retraction import retract_ids, retract_shards, shards_
 from dedup_assets.storage.workspace import Workspace
 
 if TYPE_CHECKING:
+    from dedup_assets.automation.agreement import Differences
     from dedup_assets.automation.runs import Checked, EmbeddedDagster, Outcome
 
 
@@ -314,6 +315,34 @@ def audit(*, workspace: str | Path, sample: int = 0) -> list[Checked]:
     read_manifest(space)  # before the first publication there is nothing to look at
     with EmbeddedDagster(space) as dagster:
         return dagster.audit(sample).checks
+
+
+def sync(*, workspace: str | Path) -> Differences:
+    """Bring Dagster's partitions and materialisations in line with the workspace, which is right.
+
+    Every `curate` does so too. It is of use after assets were wiped or partitions deleted in the UI, or when the
+    workspace is shown in another Dagster instance (DAGSTER_HOME).
+
+    Parameters
+    ----------
+    workspace
+        Folder of the workspace.
+
+    Returns
+    -------
+    Differences
+        `missing` partitions that were added, `unreported` shards by asset that were reported, and `strangers`:
+        partitions that are no shards of this workspace.
+
+    Examples
+    --------
+    >>> import dedup_assets as da
+    >>> da.sync(workspace="ws").strangers
+    """
+    from dedup_assets.automation.runs import EmbeddedDagster
+
+    with EmbeddedDagster(Workspace.open(workspace_path(workspace))) as dagster:
+        return dagster.sync()
 
 
 def purge(*, workspace: str | Path) -> Freed:

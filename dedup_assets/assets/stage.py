@@ -64,7 +64,9 @@ class StageRun:
         self.stage = stage
         self.workspace = resource.open()
         self.retracted: dict[str, str] = {}
-        self.shards = list(partitions)
+        # Dagster has partitions in the order in which it was told of them: one that was deleted comes back at the end.
+        place = {shard.key: at for at, shard in enumerate(self.ledger.shards())}
+        self.shards = sorted(partitions, key=lambda key: place.get(key, len(place)))
         self._leave_out_retracted()
         self.run_id = run_id
         self._resource = resource
@@ -215,6 +217,12 @@ def stage_run(
 ) -> Iterator[StageRun]:
     """Open a run of the asset being materialised; at its end, attach each shard's facts as metadata."""
     stage = context.asset_key.path[-1]
+    if not context.partition_keys:
+        first, last = (context.run.tags.get(f"dagster/asset_partition_range_{end}") for end in ("start", "end"))
+        raise WorkspaceError(
+            f"{stage}: the range from {first} to {last} holds no partition: in Dagster's order {last} comes first, or "
+            "one of them was deleted. Choose the range anew."
+        )
     run = StageRun(stage, context.partition_keys, resource, context.run.run_id, context.log.error)
     if dask is not None:
         dask.adopt(run.workspace.settings, run.workspace.root)

@@ -31,16 +31,31 @@ def register_partitions(instance: dg.DagsterInstance, keys: Sequence[str]) -> li
     return new
 
 
-def spans(keys: Sequence[str], wanted: Collection[str]) -> Iterator[list[str]]:
-    """Cut the wanted keys into runs of neighbours: a run covers one range of partitions."""
-    chosen = set(wanted)
+def spans(
+    partitions: Sequence[str], wanted: Collection[str], order: Sequence[str] | None = None
+) -> Iterator[list[str]]:
+    """Cut the wanted keys into runs of neighbours: a run covers one range of partitions, and only wanted ones.
+
+    Parameters
+    ----------
+    partitions
+        All of Dagster's partitions in its order, strangers too: a range is one of these.
+    wanted
+        Keys; those that are no partitions are passed over.
+    order
+        In which the keys are to be worked on, by default that of `partitions`. Where the two differ there are more
+        runs, and none of them is out of order.
+    """
+    place = {key: at for at, key in enumerate(partitions)}
+    chosen = place.keys() & set(wanted)
     span: list[str] = []
-    for key in keys:
-        if key in chosen:
-            span.append(key)
-        elif span:
+    for key in partitions if order is None else order:
+        if key not in chosen:
+            continue
+        if span and place[key] != place[span[-1]] + 1:
             yield span
             span = []
+        span.append(key)
     if span:
         yield span
 

@@ -11,7 +11,7 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +24,9 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from sqlalchemy.exc import OperationalError
 
 from dedup_assets.assets.stage import STAGES
+from dedup_assets.automation.agreement import Differences, agree
 from dedup_assets.automation.jobs import audit_recall, curate_new_shards, recurate_corpus, redecide
-from dedup_assets.automation.partitions import range_tags, register_partitions, spans
+from dedup_assets.automation.partitions import SHARDS, range_tags, register_partitions, spans
 from dedup_assets.checks.asset_checks import CHECKS, STEP
 from dedup_assets.errors import VERBOSE, DedupError, FailedShardsError, UnexpectedError, WorkspaceError, first_line
 from dedup_assets.forks import require_own_threads
@@ -157,34 +158,46 @@ class EmbeddedDagster:
             return self._curate(named)
 
     def _curate(self, named: Sequence[str]) -> Outcome:
-        ledger = self._workspace.ledger
-        keys = [shard.key for shard in ledger.shards()]
-        self.register(keys)
+        self._register()
         changed, refused = changed_shards(self._workspace, named)
         outcome = Outcome(failures=refused)
         readmit_freed(self._workspace)
-        for span in spans(keys, [*changed, *unfinished_shards(self._workspace)]):
-            self._run(curate_new_shards.name, keys, span, outcome)
-        self._admit_freed(keys, outcome)
-        self._redecide(keys, outcome)
+        for span in self._spans([*changed, *unfinished_shards(self._workspace)]):
+            self._run(curate_new_shards.name, span, outcome)
+        self._admit_freed(outcome)
+        self._redecide(outcome)
+        agree(self._workspace, self._instance)
         return outcome
 
-    def _admit_freed(self, keys: Sequence[str], outcome: Outcome) -> None:
+    def sync(self) -> Differences:
+        """Bring Dagster's partitions and materialisations in line with the ledger; returns what there was to do."""
+        with instance_errors(self._instance.root_directory):
+            return agree(self._workspace, self._instance)
+
+    def _register(self) -> None:
+        """Add all shards that are no partitions."""
+        register_partitions(self._instance, [shard.key for shard in self._workspace.ledger.shards()])
+
+    def _spans(self, wanted: Collection[str]) -> list[list[str]]:
+        """The wanted shards as ranges of Dagster's partitions, in the order in which they were registered."""
+        order = [shard.key for shard in self._workspace.ledger.shards()]
+        return list(spans(self._instance.get_dynamic_partitions(SHARDS), wanted, order))
+
+    def _admit_freed(self, outcome: Outcome) -> None:
         """Bring the shards in again that hold records whose ids are free now."""
         while freed := set(readmit_freed(self._workspace)).difference(outcome.failures):
-            for span in spans(keys, freed):
-                self._run(curate_new_shards.name, keys, span, outcome)
+            for span in self._spans(freed):
+                self._run(curate_new_shards.name, span, outcome)
 
     def redecide(self, retracted: Sequence[str]) -> Outcome:
         """Decide and publish anew after some shards, or records of theirs, were retracted."""
         with instance_errors(self._instance.root_directory):
-            keys = [shard.key for shard in self._workspace.ledger.shards()]
-            self.register(keys)
+            self._register()
             outcome = Outcome()
-            self._admit_freed(keys, outcome)  # first: what is decided without them would be published
-            for span in spans(keys, decidable(self._workspace.ledger, retracted)):
-                self._run(redecide.name, keys, span, outcome)
-            self._redecide(keys, outcome)
+            self._admit_freed(outcome)  # first: what is decided without them would be published
+            for span in self._spans(decidable(self._workspace.ledger, retracted)):
+                self._run(redecide.name, span, outcome)
+            self._redecide(outcome)
             return outcome
 
     def audit(self, sample: int) -> Outcome:
@@ -199,9 +212,8 @@ class EmbeddedDagster:
     def recurate(self) -> Outcome:
         """Decide everything anew in one order over all records, under new centroids."""
         with instance_errors(self._instance.root_directory):
-            keys = [shard.key for shard in self._workspace.ledger.shards()]
-            self.register(keys)
-            span = max(spans(keys, self._workspace.ledger.completions(STAGES[-1])), key=len, default=[])
+            self._register()
+            span = max(self._spans(self._workspace.ledger.completions(STAGES[-1])), key=len, default=[])
             if not span:
                 raise WorkspaceError(
                     f"Nothing is curated yet in {self._workspace.root}, so there is nothing to decide anew: "
@@ -209,8 +221,8 @@ class EmbeddedDagster:
                 )
             outcome = Outcome()
             # A run over some shards covers all.
-            self._run(recurate_corpus.name, keys, span, outcome)
-            self._redecide(keys, outcome)
+            self._run(recurate_corpus.name, span, outcome)
+            self._redecide(outcome)
             return outcome
 
     def rewriting(self, work: Callable[[dg.DagsterInstance], int]) -> int:
@@ -228,12 +240,12 @@ class EmbeddedDagster:
         evaluations = [record.evaluation for records in found for record in records]
         return [Checked.of(evaluation) for evaluation in evaluations if evaluation is not None]
 
-    def _redecide(self, keys: Sequence[str], outcome: Outcome) -> None:
+    def _redecide(self, outcome: Outcome) -> None:
         """Bring the shards up to date whose decisions or files have to move, and that no run before came by."""
-        for span in spans(keys, decisions_due(self._workspace)):
-            self._run(redecide.name, keys, span, outcome)
+        for span in self._spans(decisions_due(self._workspace)):
+            self._run(redecide.name, span, outcome)
 
-    def _run(self, job_name: str, keys: Sequence[str], span: list[str], outcome: Outcome) -> None:
+    def _run(self, job_name: str, span: list[str], outcome: Outcome) -> None:
         """Run a job over neighbouring partitions; without the failed ones again if some failed."""
         try:
             with one_run_at_a_time():
@@ -253,8 +265,8 @@ class EmbeddedDagster:
             outcome.run_ids.append(problem.run_id)
             rest = [key for key in span if key not in problem.failures]
             if is_news or len(rest) < len(span):  # a run that made no progress is not repeated
-                for part in spans(keys, rest):
-                    self._run(job_name, keys, part, outcome)
+                for part in self._spans(rest):
+                    self._run(job_name, part, outcome)
         except DedupError:
             raise
         except Exception as problem:

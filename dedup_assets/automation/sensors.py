@@ -8,21 +8,25 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
 
 import dagster as dg
 
+from dedup_assets.automation.agreement import agree
 from dedup_assets.automation.arrival import Due, Survey, ask_for_decisions, read_memory, survey, write_memory
-from dedup_assets.automation.jobs import curate_new_shards, redecide
+from dedup_assets.automation.jobs import audit_recall, curate_new_shards, recurate_corpus, redecide
 from dedup_assets.automation.partitions import SHARDS, partitions_of, range_tags, shard_partitions, spans
+from dedup_assets.automation.upkeep import maintain_store
 from dedup_assets.errors import DedupError
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.freed_ids import readmit_freed
-from dedup_assets.storage.ledger import VANISHED
+from dedup_assets.storage.ledger import STAGES, VANISHED
 from dedup_assets.storage.liveness import forget_run, has_died
 from dedup_assets.storage.registration import register_files
 from dedup_assets.storage.retraction import retract_shards
 from dedup_assets.storage.workspace import Workspace
 
+_JOBS = {job.name for job in (audit_recall, curate_new_shards, maintain_store, recurate_corpus, redecide)}
 _ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 _UNDER_WAY = dg.RunsFilter(statuses=[status for status in dg.DagsterRunStatus if status not in _ENDED])
 
@@ -59,15 +63,29 @@ def arriving_shards_sensor(watch_seconds: int) -> dg.SensorDefinition:
 def _end_dead_runs(instance: dg.DagsterInstance, space: Workspace) -> None:
     """Say of runs whose process was killed that they have failed: nobody else does, and while they count as
     started no other run begins and their shards wait."""
-    for run in instance.get_runs(_UNDER_WAY):
+    for run in runs_under_way(instance, space):
         if has_died(space.root, run.run_id):
             instance.report_run_failed(run, "Its process is gone. Run it again: what was finished is kept.")
             forget_run(space.root, run.run_id)
 
 
+def runs_under_way(instance: dg.DagsterInstance, space: Workspace) -> list[dg.DagsterRun]:
+    """The runs on this workspace's assets that have not ended. The instance may be shared with other work, which is
+    none of ours, and with other workspaces, as far as a run's configuration names them."""
+    return [run for run in instance.get_runs(_UNDER_WAY) if _is_ours(run, space)]
+
+
+def _is_ours(run: dg.DagsterRun, space: Workspace) -> bool:
+    if run.job_name not in _JOBS and not {key.path[-1] for key in run.asset_selection or ()} & set(STAGES):
+        return False
+    resources = run.run_config.get("resources", {})
+    named = resources.get("workspace", {}).get("config", {}).get("path") if isinstance(resources, dict) else None
+    return not isinstance(named, str) or Path(named) == space.root
+
+
 def _tick(context: dg.SensorEvaluationContext, space: Workspace) -> dg.SensorResult:
     partitions = list(context.instance.get_dynamic_partitions(SHARDS))
-    under_way = context.instance.get_runs(_UNDER_WAY)
+    under_way = runs_under_way(context.instance, space)
     in_flight = {key for run in under_way for key in partitions_of(run.tags, partitions)}
     memory = read_memory(context.cursor)
     found = survey(space, memory, in_flight, idle=not under_way)
@@ -83,9 +101,12 @@ def _tick(context: dg.SensorEvaluationContext, space: Workspace) -> dg.SensorRes
     requests = list(_requests(found, [*partitions, *new]))
     for problem in found.problems:
         context.log.warning(problem)
+    if not under_way and not requests:
+        agree(space, context.instance)
+    waits = f"Run {under_way[0].run_id} ({under_way[0].job_name}) is under way. " if under_way else ""
     return dg.SensorResult(
         run_requests=requests,
-        skip_reason=None if requests else found.words(),
+        skip_reason=None if requests else f"{waits}{found.words()}",
         cursor=write_memory(found.memory),
         dynamic_partitions_requests=[shard_partitions.build_add_request(new)] if new else [],
     )

@@ -69,6 +69,7 @@ for _command in (
     upkeep.audit,
     upkeep.maintain,
     upkeep.prune,
+    upkeep.sync,
     operate.ui,
 ):
     main.add_command(_command)

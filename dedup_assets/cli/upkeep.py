@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from dedup_assets.cli.options import json_option, print_json, workspace_option
+from dedup_assets.unseen import visible
 
 if TYPE_CHECKING:
     from dedup_assets.storage.maintenance import Freed
@@ -77,6 +78,34 @@ def maintain(purge: bool, workspace: str, as_json: bool) -> None:
     from dedup_assets.storage.workspace import Workspace
 
     _report(api.purge(workspace=workspace) if purge else give_back(Workspace.open(workspace)), as_json)
+
+
+@click.command(short_help="Bring Dagster's lists in line with the workspace.")
+@workspace_option
+@json_option
+def sync(workspace: str, as_json: bool) -> None:
+    """Add the partitions and report the materialisations that Dagster lacks, after assets were wiped or partitions
+    deleted in the UI, or in another instance (DAGSTER_HOME). Every `curate` does so too. Names the partitions that are
+    no shards of this workspace.
+
+    \b
+    Example:
+      dedup-assets sync --workspace ws
+    """
+    from dedup_assets import api
+
+    found = api.sync(workspace=workspace)
+    reported = {stage: len(shards) for stage, shards in found.unreported.items()}
+    if as_json:
+        print_json({"added": found.missing, "reported": reported, "strangers": found.strangers})
+        return
+    click.echo(f"{len(found.missing)} partitions added, {sum(reported.values())} materialisations reported")
+    if found.strangers:
+        shown = ", ".join(map(visible, found.strangers[:10]))
+        click.echo(
+            f"{len(found.strangers)} partitions are no shards of this workspace: {shown}. They are left alone; delete "
+            "them in the UI if nobody else uses them."
+        )
 
 
 @click.command(short_help="Remove published generations of the past.")

@@ -1,0 +1,203 @@
+"""Dagster and the ledger agree, whatever is done to partitions and assets in the UI."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import dedup_assets as da
+from dedup_assets.automation.agreement import agree, differences
+from dedup_assets.automation.partitions import SHARDS, spans
+from dedup_assets.automation.sensors import runs_under_way
+from dedup_assets.errors import DedupError
+from dedup_assets.storage.ledger import STAGES
+from dedup_assets.storage.workspace import Workspace
+from dedup_assets_tests.cli.commands import Call
+from dedup_assets_tests.cli.conftest import call  # noqa: F401
+
+names = st.sampled_from("abcdefgh")
+orders = st.lists(names, unique=True)
+
+
+@given(orders, st.sets(names), orders)
+def test_spans_are_ranges_of_partitions_that_hold_what_is_wanted_and_nothing_else(
+    partitions: list[str], wanted: set[str], order: list[str]
+) -> None:
+    for given_order in (None, order):
+        found = list(spans(partitions, wanted, given_order))
+        ordered = partitions if given_order is None else given_order
+        assert [key for span in found for key in span] == [k for k in ordered if k in wanted and k in partitions]
+        for span in found:
+            first = partitions.index(span[0])
+            assert partitions[first : first + len(span)] == span
+        for one, other in itertools.pairwise(found):
+            assert partitions.index(one[-1]) + 1 != partitions.index(other[0])
+
+
+@given(orders, st.dictionaries(st.sampled_from(STAGES), st.sets(names)), orders, st.data())
+def test_after_what_is_missing_was_done_nothing_is(
+    shards: list[str], finished: dict[str, set[str]], partitions: list[str], data: st.DataObject
+) -> None:
+    finished = {stage: done & set(shards) for stage, done in finished.items()}
+    materialised = {stage: data.draw(st.sets(names)) for stage in STAGES}
+    found = differences(shards, finished, partitions, materialised)
+    assert set(found.strangers) == set(partitions) - set(shards)
+    after = {stage: materialised[stage] | set(found.unreported.get(stage, ())) for stage in STAGES}
+    again = differences(shards, finished, [*partitions, *found.missing], after)
+    assert not again and again.strangers == found.strangers
+    assert [s for s in shards if s in found.missing] == found.missing
+
+
+def write(folder: Path, name: str, *texts: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.jsonl"
+    # Every text is in a direction of its own.
+    rng = [np.random.default_rng(list(text.encode())) for text in texts]
+    rows = [
+        {"id": f"{name}{i}", "text": text, "v": rng[i].normal(size=64).round(3).tolist()}
+        for i, text in enumerate(texts)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def ws(tmp_path: Path) -> Path:
+    """Three shards, curated."""
+    for name in ("s01", "s02", "s03"):
+        write(tmp_path / "in", name, f"a text of {name}", f"another one of {name}")
+    da.curate(tmp_path / "in", workspace=tmp_path / "ws", embedding_column="v", progress=False)
+    return tmp_path / "ws"
+
+
+def instance_of(ws: Path) -> dg.DagsterInstance:
+    return dg.DagsterInstance.from_config(str(ws / "dagster"))
+
+
+def materialised(ws: Path) -> dict[str, set[str]]:
+    with instance_of(ws) as instance:
+        return {stage: instance.get_materialized_partitions(dg.AssetKey(stage)) for stage in STAGES}
+
+
+def changed(ws: Path) -> list[Path]:
+    """All three files with other content."""
+    return [write(ws.parent / "in", name, f"new text of {name}", "and more") for name in ("s01", "s02", "s03")]
+
+
+def test_a_stranger_among_the_partitions_is_in_no_run_and_ends_nothing(ws: Path, call: Call) -> None:  # noqa: F811
+    with instance_of(ws) as instance:
+        for key in ("s01", "s02", "s03"):
+            instance.delete_dynamic_partition(SHARDS, key)
+        instance.add_dynamic_partitions(SHARDS, ["s01", "stranger", "s02", "s03", "another"])
+    result = da.curate(*changed(ws), workspace=ws, progress=False)
+    assert len(result.summary["run_ids"]) == 2  # s01, and s02 with s03
+    assert sorted(result.kept["text"].to_pylist())[-1] == "new text of s03" and not result.failures
+    found = da.sync(workspace=ws)
+    assert not found and found.strangers == ["stranger", "another"]
+    said = call("sync", "--workspace", ws).out
+    assert "2 partitions are no shards of this workspace: stranger, another" in said
+
+
+def test_a_deleted_partition_comes_back_and_what_changed_is_done(ws: Path) -> None:
+    with instance_of(ws) as instance:
+        instance.delete_dynamic_partition(SHARDS, "s01")
+    result = da.curate(*changed(ws), workspace=ws, progress=False)
+    texts = set(result.kept["text"].to_pylist())
+    assert {f"new text of s0{n}" for n in (1, 2, 3)} <= texts and not any("a text of" in text for text in texts)
+    with instance_of(ws) as instance:
+        assert list(instance.get_dynamic_partitions(SHARDS)) == ["s02", "s03", "s01"]
+    # Shards are admitted in the order in which they were registered all the same.
+    admissions = Workspace.open(ws).ledger.live_admissions()
+    assert [a.shard for a in sorted(admissions, key=lambda a: a.number)] == ["s01", "s02", "s03"]
+
+
+def test_a_range_without_a_partition_is_refused_with_the_reason(ws: Path) -> None:
+    from dedup_assets.automation.runs import EmbeddedDagster
+
+    with EmbeddedDagster(Workspace.open(ws)) as dagster, pytest.raises(DedupError, match="holds no partition"):
+        dagster._run("curate_new_shards", ["s03", "s01"], _Nothing())
+
+
+class _Nothing:
+    """An outcome that takes what a run tells."""
+
+    failures: dict[str, str] = {}  # noqa: RUF012
+    run_ids: list[str] = []  # noqa: RUF012
+    checks: list[object] = []  # noqa: RUF012
+
+
+def test_what_was_wiped_or_is_in_a_new_instance_is_reported_again(ws: Path, call: Call) -> None:  # noqa: F811
+    whole = {"s01", "s02", "s03"}
+    with instance_of(ws) as instance:
+        instance.wipe_assets([dg.AssetKey("pairwise_similarities")])
+        instance.wipe_assets([dg.AssetKey("raw_shards")])
+    assert materialised(ws)["pairwise_similarities"] == set() == materialised(ws)["raw_shards"]
+    done = call("sync", "--json", "--workspace", ws).json()
+    assert done == {"added": [], "reported": {"raw_shards": 3, "pairwise_similarities": 3}, "strangers": []}
+    assert all(found == whole for found in materialised(ws).values())
+    with instance_of(ws) as instance:
+        (event,) = instance.get_event_records(
+            dg.EventRecordsFilter(
+                dg.DagsterEventType.ASSET_MATERIALIZATION, asset_key=dg.AssetKey("raw_shards"), asset_partitions=["s02"]
+            ),
+            limit=1,
+        )
+        assert event.asset_materialization is not None and event.asset_materialization.metadata["records"].value == 2
+    shutil.rmtree(ws / "dagster")
+    da.curate(workspace=ws, progress=False)  # nothing is left to do
+    assert all(found == whole for found in materialised(ws).values())
+    with instance_of(ws) as instance:
+        assert list(instance.get_dynamic_partitions(SHARDS)) == ["s01", "s02", "s03"]
+    # A retracted shard is reported no more.
+    da.retract("s02", workspace=ws, progress=False)
+    shutil.rmtree(ws / "dagster")
+    da.sync(workspace=ws)
+    assert all(found == whole - {"s02"} for found in materialised(ws).values())
+
+
+def test_runs_of_others_in_a_shared_instance_are_none_of_ours(ws: Path) -> None:
+    @dg.op
+    def anything() -> None: ...
+
+    @dg.job
+    def of_others() -> None:
+        anything()
+
+    space = Workspace.open(ws)
+    paths = {"ours": str(ws), "another workspace's": str(ws.parent / "other")}
+    with dg.instance_for_test() as instance:
+        assert not agree(space, instance).strangers
+        instance.create_run_for_job(of_others, status=dg.DagsterRunStatus.STARTED)
+        assert runs_under_way(instance, space) == []
+        for path in paths.values():
+            config = {"resources": {"workspace": {"config": {"path": path}}}}
+            instance.create_run(
+                job_name="curate_new_shards",
+                run_id=None,
+                run_config=config,
+                status=dg.DagsterRunStatus.STARTED,
+                tags={},
+                root_run_id=None,
+                parent_run_id=None,
+                step_keys_to_execute=None,
+                execution_plan_snapshot=None,
+                job_snapshot=None,
+                parent_job_snapshot=None,
+                asset_selection=None,
+                asset_check_selection=None,
+                resolved_op_selection=None,
+                op_selection=None,
+                remote_job_origin=None,
+                job_code_origin=None,
+                asset_graph=None,
+            )
+        (found,) = runs_under_way(instance, space)
+        assert found.run_config["resources"]["workspace"]["config"]["path"] == paths["ours"]
