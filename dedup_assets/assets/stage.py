@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 
 from dedup_assets.assets.failures import ShardFailure, concerns_all
+from dedup_assets.assets.interrupts import interrupts_noted
 from dedup_assets.automation.partitions import shard_partitions
 from dedup_assets.errors import DedupError, FailedShardsError, WorkspaceError, first_line
 from dedup_assets.report.metadata import RunMetadata
@@ -230,8 +231,13 @@ def stage_run(
         # Once for all runs of a backfill, and for a run and its retries.
         token = context.run.tags.get("dagster/backfill") or context.run.root_run_id or context.run.run_id
         run.ledger.request_rebuild(token)
-    with stage_progress(stage) as (progress, spent), run.workspace.lock(MAINTENANCE, shared=True):
+    with (
+        interrupts_noted() as raise_interrupts,
+        stage_progress(stage) as (progress, spent),
+        run.workspace.lock(MAINTENANCE, shared=True),
+    ):
         run.progress, run.spent = progress, spent
+        progress.before = raise_interrupts
         yield run
         run.raise_failures()
     for shard, metadata in RunMetadata(run.workspace, stage, run.shards):

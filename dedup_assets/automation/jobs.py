@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from dedup_assets.assets import SHARD_ASSETS
-from dedup_assets.assets.stage import RECURATE
+from dedup_assets.assets.stage import RECURATE, STAGES
 from dedup_assets.checks.asset_checks import corpus_checks
 
 # In process: the chain of seven is short and the parallel work is done by Dask, so a process per step
@@ -28,7 +28,8 @@ recurate_corpus = dg.define_asset_job(
     "recurate_corpus",
     # Without the two that read files and texts: what is curated anew is what is there. Those between the centroids
     # and the decisions keep the order, and have nothing to do.
-    selection=dg.AssetSelection.assets("kmeans_centroids").downstream(),
+    # By name: what others hang on these assets, in definitions that are merged with these, is theirs to run.
+    selection=dg.AssetSelection.assets(*STAGES[2:]),
     executor_def=dg.in_process_executor,
     tags={RECURATE: "true"},
     description="Everything decided anew in one order over all records, under new centroids, as a new generation "

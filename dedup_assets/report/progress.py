@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -56,6 +56,8 @@ class Progress:
 
     def __init__(self, stage: str) -> None:
         self.stage = stage
+        self.before: Callable[[], None] = lambda: None
+        """Called before anything is reported; what it raises ends the stage."""
 
     def total(self, total: int, unit: str) -> None:
         """Announce how many units (`records`, `texts`, `cells`, `shards`) there are to do."""
@@ -64,6 +66,7 @@ class Progress:
 
     def advance(self, amount: int) -> None:
         """Report units done."""
+        self.before()
         for listener in _listeners:
             listener.stage_advanced(self.stage, amount)
 
