@@ -239,7 +239,12 @@ def stage_run(
         run.progress, run.spent = progress, spent
         progress.before = raise_interrupts
         yield run
-        run.raise_failures()
+    if run.failed:
+        # The step fails, and Dagster would hold that against all partitions of its range.
+        finished = [shard for shard in run.shards if shard not in run.failed]
+        for shard, metadata in RunMetadata(run.workspace, stage, finished):
+            context.log_event(dg.AssetMaterialization(stage, partition=shard, metadata=metadata))
+    run.raise_failures()
     for shard, metadata in RunMetadata(run.workspace, stage, run.shards):
         context.add_asset_metadata(metadata, partition_key=shard)
     # Outside the range of this run, or of its asset, yet what Dagster knew of them is no longer so.

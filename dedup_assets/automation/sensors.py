@@ -19,6 +19,7 @@ from dedup_assets.automation.partitions import SHARDS, partitions_of, range_tags
 from dedup_assets.automation.upkeep import maintain_store
 from dedup_assets.errors import DedupError
 from dedup_assets.resources.workspace import WorkspaceResource
+from dedup_assets.storage.changes import unfinished_shards
 from dedup_assets.storage.freed_ids import readmit_freed
 from dedup_assets.storage.ledger import STAGES, VANISHED
 from dedup_assets.storage.liveness import forget_run, has_died
@@ -28,6 +29,7 @@ from dedup_assets.storage.workspace import Workspace
 
 _JOBS = {job.name for job in (audit_recall, curate_new_shards, maintain_store, recurate_corpus, redecide)}
 _ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+_FAILED, _FAILED_RUNS = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]), 20
 _UNDER_WAY = dg.RunsFilter(statuses=[status for status in dg.DagsterRunStatus if status not in _ENDED])
 
 
@@ -49,6 +51,8 @@ def arriving_shards_sensor(watch_seconds: int) -> dg.SensorDefinition:
             space = workspace.open()
             _end_dead_runs(context.instance, space)
             if not (space.settings.sources or space.settings.reference_sources):
+                if requests := _rest_of_failed_runs(context.instance, space):
+                    return dg.SensorResult(run_requests=requests)
                 return dg.SkipReason(
                     f"No source is watched: name some with `dedup-assets watch SOURCE... --workspace {space.root}`."
                 )
@@ -83,6 +87,31 @@ def _is_ours(run: dg.DagsterRun, space: Workspace) -> bool:
     return not isinstance(named, str) or Path(named) == space.root
 
 
+def _rest_of_failed_runs(instance: dg.DagsterInstance, space: Workspace) -> list[dg.RunRequest]:
+    """Runs for the shards that were in a run with shards that failed, such as a backfill from the UI, and could not
+    be finished with it. Each such run is followed by one, and while any is under way by none."""
+    if runs_under_way(instance, space):
+        return []
+    failures = space.ledger.failures()
+    partitions = list(instance.get_dynamic_partitions(SHARDS))
+    waiting = set(unfinished_shards(space)).difference(failures)
+    requests = []
+    for run in instance.get_runs(_FAILED, limit=_FAILED_RUNS) if waiting and failures else ():
+        whole = run.job_name == curate_new_shards.name or {*STAGES} <= {k.path[-1] for k in run.asset_selection or ()}
+        keys = partitions_of(run.tags, partitions)
+        if not whole or not _is_ours(run, space) or run.run_id not in {failures[k][2] for k in keys if k in failures}:
+            continue
+        rest = waiting.intersection(keys)
+        waiting -= rest
+        requests += [
+            dg.RunRequest(
+                run_key=f"rest of {run.run_id} from {span[0]}", job_name=curate_new_shards.name, tags=range_tags(span)
+            )
+            for span in spans(partitions, rest)
+        ]
+    return requests
+
+
 def _tick(context: dg.SensorEvaluationContext, space: Workspace) -> dg.SensorResult:
     partitions = list(context.instance.get_dynamic_partitions(SHARDS))
     under_way = runs_under_way(context.instance, space)
@@ -98,7 +127,7 @@ def _tick(context: dg.SensorEvaluationContext, space: Workspace) -> dg.SensorRes
         ask_for_decisions(space, memory, found)
     known = set(partitions)
     new = [shard.key for shard in space.ledger.shards() if shard.key not in known]
-    requests = list(_requests(found, [*partitions, *new]))
+    requests = list(_requests(found, [*partitions, *new])) or _rest_of_failed_runs(context.instance, space)
     for problem in found.problems:
         context.log.warning(problem)
     if not under_way and not requests:

@@ -141,6 +141,33 @@ def test_one_bad_shard_does_not_keep_the_others_out(watched: Watched, daemon: Da
     assert da.open_curation(watched.space.root).summary["shards"] == 2
 
 
+def test_a_run_that_failed_for_one_shard_is_followed_by_one_for_the_rest_and_no_more(
+    watched: Watched, daemon: Daemon
+) -> None:
+    """Also where nothing is watched, as after a backfill from the UI."""
+    for name, first in (("a", 0), ("b", 100), ("c", 200), ("d", 300)):
+        watched.write(name, first)
+    (watched.folder / "c.parquet").write_bytes(b"PAR1 no more")
+    space = Workspace.create_or_open(watched.space.root, {"sources": []})
+    da.register(watched.folder, workspace=space.root)
+    daemon.instance.add_dynamic_partitions(SHARDS, ["a", "b", "stranger", "c", "d"])
+    request = dg.RunRequest(run_key="by hand", job_name="curate_new_shards", tags=dict(zip(KEYS, "ad", strict=True)))
+    # Dagster fails a range with a stranger as a whole: here the range is cut in two.
+    first = daemon.run(request.with_replaced_attrs(tags=dict(zip(KEYS, "ab", strict=True))))
+    assert first.success
+    failed = daemon.run(request.with_replaced_attrs(tags=dict(zip(KEYS, "cd", strict=True))), raise_on_error=False)
+    assert not failed.success and set(space.ledger.failures()) == {"c"}
+    green = daemon.instance.get_materialized_partitions(dg.AssetKey("raw_shards"))
+    assert green == {"a", "b", "d"}
+    result = daemon.tick()
+    assert spans(result) == [("curate_new_shards", "d", "d")]
+    (follower,) = result.run_requests or ()
+    assert follower.run_key == f"rest of {failed.run_id} from d"
+    assert daemon.run(follower).success
+    assert set(space.ledger.completions("deduplicated_dataset")) == {"a", "b", "d"}
+    assert spans(daemon.tick()) == []
+
+
 def test_a_vanished_shard_is_retracted_and_what_it_had_removed_comes_back(watched: Watched, daemon: Daemon) -> None:
     path = watched.write("a", 0)
     shutil.copy2(path, watched.folder / "copy-of-a.parquet")

@@ -57,6 +57,13 @@ def test_a_backfill_that_failed_in_its_middle_is_finished_by_a_second_one(tmp_pa
         read = ledger.completions("raw_shards")
         assert set(read) == {name for name in SHARDS if name != "part-3"}
 
+        # The others are green where they were finished, and a run for the rest follows without a hand.
+        others = {name for name in SHARDS if name != "part-3"}
+        assert set(materializations(ui, "raw_shards")) == others
+        ui.wait_for(lambda: set(ledger.completions(STAGES[-1])) == others, 120)
+        ui.wait_for(lambda: set(materializations(ui, STAGES[-1])) == others, 30)
+        assert set(ledger.failures()) == {"part-3"}
+
         pq.write_table(pa.Table.from_pylist(rows), bad)
         second = ui.backfill(STAGES, SHARDS)
         ui.wait_for(lambda: ui.backfill_status(second) == "COMPLETED_SUCCESS", 120)
