@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any
 
 import dagster as dg
+import yaml
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from sqlalchemy.exc import OperationalError
@@ -56,6 +57,12 @@ run_monitoring:
   max_runtime_seconds: 86400
 """
 
+
+_HARMLESS = {
+    *("telemetry", "nux", "concurrency", "run_monitoring", "run_retries", "retention", "run_queue"),
+    *("sensors", "schedules", "backfills", "auto_materialize", "code_servers", "freshness"),
+}
+"""Settings of an instance that name no module, no database and no address."""
 
 NO_CAPTURE: Any = {
     "compute_logs": {
@@ -373,7 +380,24 @@ def prepare_home(workspace: Workspace) -> Path:
     home = workspace.dagster_home
     if not (home / "dagster.yaml").is_file():
         publish_text(home / "dagster.yaml", INSTANCE_SETTINGS)
+    _refuse_loading(home)
     return home
+
+
+def _refuse_loading(home: Path) -> None:
+    """Raise WorkspaceError where the instance of a workspace, which may come from elsewhere, would load modules or
+    connect to a database. Whoever names it by DAGSTER_HOME means it."""
+    file = home / "dagster.yaml"
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise WorkspaceError(f"{file} is not valid YAML: {first_line(problem)}. Correct it, or remove it.") from problem
+    others = sorted(set(found) - _HARMLESS) if isinstance(found, dict) else ["something that is no mapping"]
+    if others:
+        raise WorkspaceError(
+            f"{file} sets {', '.join(map(str, others))}, by which Dagster may load code or connect elsewhere, and a "
+            f"workspace can come from anywhere. If it is yours, say so: DAGSTER_HOME={home}. Else remove the file."
+        )
 
 
 def recorded_checks(workspace: Workspace) -> list[Checked]:

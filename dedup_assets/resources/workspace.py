@@ -45,7 +45,7 @@ class WorkspaceResource(dg.ConfigurableResource):
     def open(self) -> Workspace:
         """The workspace, with its settings as they are on disk now."""
         workspace = Workspace.open(self.path).with_options(_harmless(self.options))
-        refuse_unasked(workspace.root, workspace.settings.scheduler)
+        refuse_unasked(workspace.root, workspace.settings)
         return workspace
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from dedup_assets.compute.hashes import HashIndex
+from dedup_assets.storage.asked import refuse_unasked
 from dedup_assets.storage.embeddings import KEPT_VERSIONS
 from dedup_assets.storage.encoding import open_table, settled_dimension
 from dedup_assets.storage.ledger import TAKEDOWN, Admission
@@ -101,6 +102,7 @@ def prune(workspace: Workspace, keep: int = 0) -> Freed:
     keep : int
         How many of the latest past generations stay. The published one and the one being decided always do.
     """
+    refuse_unasked(workspace.root, workspace.settings)
     freed = Freed()
     with alone(workspace), storage_errors(workspace.output):
         swept = workspace.sweep()

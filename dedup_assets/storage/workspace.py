@@ -40,6 +40,7 @@ SETTINGS_FILE = "curation.toml"
 MAINTENANCE = "maintenance"
 """Lock that every stage shares while it works, and that maintenance takes for itself."""
 
+_REACHING_OUT = ("scheduler", "output", "sources", "reference_sources")
 _FIXED_LAYERS = ("vectors", "matches")
 _SETTLED = "settings"  # their values in the ledger, from the first stored shard on
 
@@ -109,11 +110,11 @@ class Workspace:
                 workspace.ledger.create()
                 publish_text(path / MARKER, MARKER_TEXT)
                 publish_text(file, settings.to_toml())
-                remember_asked(path, settings.scheduler)
+                remember_asked(path, settings)
                 return workspace
         workspace = cls.open(path).with_options(options)
-        if options.get("scheduler"):
-            remember_asked(path, workspace.settings.scheduler)
+        asked = {name: options[name] for name in _REACHING_OUT if options.get(name)}
+        remember_asked(path, Settings().changed(asked))
         return workspace
 
     def with_options(self, options: Mapping[str, Any]) -> Workspace:
@@ -149,7 +150,8 @@ class Workspace:
         return replace(self, settings=wanted)
 
     def with_sources(self, setting: str, sources: Sequence[str]) -> Workspace:
-        """This workspace with more watched sources, kept in `sources` or `reference_sources`."""
+        """This workspace with more watched sources, kept in `sources` or `reference_sources`; somebody asks."""
+        remember_asked(self.root, Settings().changed({setting: tuple(sources)}))
         return replace(
             self,
             settings=self._keep(lambda stored: {setting: tuple(dict.fromkeys([*getattr(stored, setting), *sources]))}),
