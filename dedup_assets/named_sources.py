@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ def brought_in(
     """The workspace with the shards of some sources registered, and what the sources hold."""
     wanted = resolve_options(options)
     path = workspace_path(workspace)
-    known = Workspace.open(path).settings if (Path(path) / SETTINGS_FILE).is_file() else Settings()
+    known = Workspace.open(path).settings if os.path.isfile(path / SETTINGS_FILE) else Settings()  # noqa: PTH113 - any name
     follow = known.changed({name: wanted[name] for name in ("follow_links",) if name in wanted}).follow_links
     found = find_sources(source_names(sources), follow) if sources else Found([], [])
     _refuse_unread(found, bool(wanted.get("strict")))  # before a workspace is made for nothing

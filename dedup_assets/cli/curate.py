@@ -18,7 +18,6 @@ from dedup_assets.cli.options import (
     workspace_option,
 )
 from dedup_assets.storage.ledger_schema import CORPUS, REFERENCE
-from dedup_assets.storage.workspace import SETTINGS_FILE
 from dedup_assets.unseen import visible
 
 
@@ -56,6 +55,7 @@ def curate(
     from dedup_assets import api
     from dedup_assets.report import console as report
     from dedup_assets.report.live import live_progress
+    from dedup_assets.storage.workspace import SETTINGS_FILE
 
     if demo and sources:
         raise click.UsageError("--demo gathers its own corpus: leave SOURCE out.")
