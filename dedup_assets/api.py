@@ -149,12 +149,15 @@ def watch(*sources: str | Path, workspace: str | Path, role: str = CORPUS, **opt
     if role not in (CORPUS, REFERENCE):
         raise SettingsError(f"role = {role!r}: expected {CORPUS} or {REFERENCE}.")
     named = [absolute_source(source) for source in source_names(sources)]
+    from dedup_assets.automation.runs import prepare_home
+
     wanted = resolve_options(options)
     for source in named:
         list_source(source)  # one that cannot be listed is more likely a slip than a folder to come
     setting = "sources" if role == CORPUS else "reference_sources"
     space = Workspace.create_or_open(workspace_path(workspace), wanted).with_sources(setting, named)
     watched = getattr(space.settings, setting)
+    prepare_home(space)  # whoever starts Dagster's daemon on it finds its settings
     return {source: len(list_source(source, space.settings.follow_links).files) for source in watched}
 
 

@@ -218,6 +218,11 @@ def stage_run(
 ) -> Iterator[StageRun]:
     """Open a run of the asset being materialised; at its end, attach each shard's facts as metadata."""
     stage = context.asset_key.path[-1]
+    if not (context.has_partition_key or context.has_partition_key_range):
+        raise WorkspaceError(
+            f"{stage}: the run is over no partition. Choose some, each is a shard: in the UI behind Materialize, or "
+            f"leave it to `dedup-assets curate --workspace {resource.path}`."
+        )
     if not context.partition_keys:
         first, last = (context.run.tags.get(f"dagster/asset_partition_range_{end}") for end in ("start", "end"))
         raise WorkspaceError(

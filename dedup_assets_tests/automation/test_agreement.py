@@ -17,7 +17,9 @@ import dedup_assets as da
 from dedup_assets.automation.agreement import agree, differences
 from dedup_assets.automation.partitions import SHARDS, spans
 from dedup_assets.automation.sensors import runs_under_way
+from dedup_assets.definitions import defs
 from dedup_assets.errors import DedupError
+from dedup_assets.resources.workspace import serving
 from dedup_assets.storage.ledger import STAGES
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.cli.commands import Call
@@ -124,6 +126,20 @@ def test_a_range_without_a_partition_is_refused_with_the_reason(ws: Path) -> Non
 
     with EmbeddedDagster(Workspace.open(ws)) as dagster, pytest.raises(DedupError, match="holds no partition"):
         dagster._run("curate_new_shards", ["s03", "s01"], _Nothing())
+
+
+def test_a_run_without_a_partition_says_to_choose_some(ws: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = defs.resolve_job_def("curate_new_shards")
+    with serving(ws), dg.instance_for_test() as instance, pytest.raises(DedupError, match="over no partition. Choose"):
+        job.execute_in_process(
+            instance=instance, run_config={"resources": {"workspace": {"config": {"path": str(ws)}}}}
+        )
+
+
+def test_watching_makes_the_settings_of_the_instance_that_its_daemon_reads(tmp_path: Path) -> None:
+    write(tmp_path / "in", "a", "a text")
+    da.watch(tmp_path / "in", workspace=tmp_path / "ws", embedding_column="v")
+    assert "telemetry" in (tmp_path / "ws" / "dagster" / "dagster.yaml").read_text()
 
 
 class _Nothing:
