@@ -130,7 +130,7 @@ def test_a_range_without_a_partition_is_refused_with_the_reason(ws: Path) -> Non
 
 def test_a_run_without_a_partition_says_to_choose_some(ws: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = defs.resolve_job_def("curate_new_shards")
-    with serving(ws), dg.instance_for_test() as instance, pytest.raises(DedupError, match="over no partition. Choose"):
+    with serving(ws), dg.instance_for_test() as instance, pytest.raises(DedupError, match=r"over no partition. Choose"):
         job.execute_in_process(
             instance=instance, run_config={"resources": {"workspace": {"config": {"path": str(ws)}}}}
         )
