@@ -248,7 +248,7 @@ def test_a_run_leaves_the_place_to_publish_to_another(tmp_path: Path) -> None:
     paths = write_shards(tmp_path / "in", corpus("random", (12,), seed=96))
     da.register(*paths, workspace=tmp_path / "ws", embedding_column="vector")
     mine = Workspace.open(tmp_path / "ws")
-    Workspace.open(tmp_path / "ws").with_options({"output": str(tmp_path / "elsewhere")})
+    Workspace.create_or_open(tmp_path / "ws", {"output": str(tmp_path / "elsewhere")})
     with EmbeddedDagster(mine) as dagster:
         dagster.curate([])
     assert Workspace.open(tmp_path / "ws").output == tmp_path / "elsewhere"
