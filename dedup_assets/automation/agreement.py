@@ -58,10 +58,8 @@ def differences(
         By stage, the partitions of which Dagster has a materialisation.
     """
     known, registered = set(partitions), set(shards)
-    unreported = {
-        stage: [shard for shard in shards if shard in done and shard not in set(materialised.get(stage, ()))]
-        for stage, done in finished.items()
-    }
+    due = {stage: set(done).difference(materialised.get(stage, ())) for stage, done in finished.items()}
+    unreported = {stage: [shard for shard in shards if shard in waiting] for stage, waiting in due.items()}
     return Differences(
         [shard for shard in shards if shard not in known],
         {stage: found for stage, found in unreported.items() if found},

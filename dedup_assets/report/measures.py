@@ -184,7 +184,8 @@ def removals_by_threshold(workspace: Workspace, generation: Generation, steps: i
     keys, own = texts.keys[order], ~np.isin(texts.admission[order], references)
     decided = np.where(own, UNKNOWN, KEPT).astype(np.int8)
     i, j, similarity, named = _stored_matches(workspace, visible, lambda found: node[texts.find(found)])
-    cells = [cell.renamed(node[texts.find(cell.members)]) for cell in dense_cells(workspace, named, visible)]
+    dense = dense_cells(workspace, named, visible)
+    cells = [cell.renamed(node[texts.find(cell.members)]) for cell in dense]
     vectors = TextVectors(workspace)
     many = np.ones(len(order), np.int64)  # records that go with a text, beside the copies that go at any threshold
     identical = records - int(np.count_nonzero(own))
@@ -193,8 +194,7 @@ def removals_by_threshold(workspace: Workspace, generation: Generation, steps: i
         many, identical = _records_of(workspace, living, keys, only)
         at = np.isin(keys[np.minimum(i, j)], only)
         listed = i[at], j[at], similarity[at]
-        renamed = dense_cells(workspace, named, visible)
-        nearest = nearest_in_cells(renamed, only, vectors, settings.floor, lambda found: node[texts.find(found)])
+        nearest = nearest_in_cells(dense, only, vectors, settings.floor, lambda found: node[texts.find(found)])
         i, j, similarity = (np.concatenate(part) for part in zip(listed, nearest, strict=True))
         i, j, cells = np.minimum(i, j), np.maximum(i, j), []
     if steps is None:

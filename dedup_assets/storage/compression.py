@@ -104,8 +104,8 @@ class _Measured:
         self._stored = stored
         self._given = 0
 
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(LEAST_SWOLLEN if size is None or size < 0 else size)
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
         self._given += len(data)
         refuse_swollen(self._given, self._stored)
         return data

@@ -132,12 +132,9 @@ def _parse_with_python(block: JsonBlock) -> tuple[list[dict[str, Any]], list[int
         try:
             text = line.decode("utf-8")
             if line.count(b"{") + line.count(b"[") > _DEEPEST_ROW and depth(line) > _DEEPEST_ROW:
-                kind, detail = "invalid JSON", f": nested more than {_DEEPEST_ROW} deep"
-                text = "null"
+                raise ValueError(f"nested more than {_DEEPEST_ROW} deep")
             value = json.loads(text)
-            if kind:
-                pass
-            elif not isinstance(value, dict):
+            if not isinstance(value, dict):
                 kind, detail = "not a JSON object", f" but {_json_type(value)}"
             elif "\\ud" in text or "\\uD" in text:
                 json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -149,7 +146,7 @@ def _parse_with_python(block: JsonBlock) -> tuple[list[dict[str, Any]], list[int
             kind, detail = "invalid JSON", ": nested too deeply"
         except json.JSONDecodeError as error:
             kind, detail = "invalid JSON", f": {error.msg} at character {error.pos}"
-        except ValueError as error:  # a number with thousands of digits
+        except ValueError as error:  # a number with thousands of digits, or nested as above
             kind, detail = "invalid JSON", f": {error}"
         if kind:
             rejected.append(Rejected(row, kind, kind + detail, render_unparsed(line)))
