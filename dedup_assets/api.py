@@ -118,7 +118,7 @@ def register(*sources: str | Path, workspace: str | Path, role: str = CORPUS, **
         raise SourceError("no source was named. Name at least one file, folder, glob or fsspec URL.")
     space, _, registered = brought_in(sources, workspace, role, options)
     with EmbeddedDagster(space) as dagster:
-        dagster.register([shard.key for shard in space.ledger.shards()])
+        dagster.register()
     return registered.due
 
 
@@ -146,16 +146,15 @@ def watch(*sources: str | Path, workspace: str | Path, role: str = CORPUS, **opt
     >>> import dedup_assets as da
     >>> da.watch("incoming/", workspace="ws")
     """
+    from dedup_assets.automation.runs import prepare_home
+
     if role not in (CORPUS, REFERENCE):
         raise SettingsError(f"role = {role!r}: expected {CORPUS} or {REFERENCE}.")
     named = [absolute_source(source) for source in source_names(sources)]
-    from dedup_assets.automation.runs import prepare_home
-
-    wanted = resolve_options(options)
     for source in named:
         list_source(source)  # one that cannot be listed is more likely a slip than a folder to come
     setting = "sources" if role == CORPUS else "reference_sources"
-    space = Workspace.create_or_open(workspace_path(workspace), wanted).with_sources(setting, named)
+    space = Workspace.create_or_open(workspace_path(workspace), resolve_options(options)).with_sources(setting, named)
     watched = getattr(space.settings, setting)
     prepare_home(space)  # whoever starts Dagster's daemon on it finds its settings
     return {source: len(list_source(source, space.settings.follow_links).files) for source in watched}
@@ -367,12 +366,11 @@ def purge(*, workspace: str | Path) -> Freed:
     >>> da.purge(workspace="ws").counts
     """
     from dedup_assets.automation.runs import EmbeddedDagster
-    from dedup_assets.automation.scrubbing import scrub_history
 
     space = Workspace.open(workspace_path(workspace))
     freed = purging.purge(space)
     with EmbeddedDagster(space) as dagster:
-        scrubbed = dagster.rewriting(scrub_history)
+        scrubbed = dagster.scrub()
     if scrubbed:
         freed.add("events of Dagster with texts", scrubbed, 0)
     return freed

@@ -16,7 +16,7 @@ from types import FrameType
 import dagster as dg
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_noted = threading.Event()  # of the process: one that was swallowed in a stage may be seen by the next only
+_noted = threading.Event()  # of the process, as signals are
 
 
 @contextmanager
@@ -37,7 +37,6 @@ def interrupts_noted() -> Iterator[Callable[[], None]]:
         if callable(handler):
             signal.signal(number, note)
     try:
-        _raise_noted()
         yield _raise_noted
         _raise_noted()
     finally:

@@ -14,7 +14,7 @@ import dagster as dg
 
 from dedup_assets.assets.failures import ShardFailure, concerns_all
 from dedup_assets.assets.interrupts import interrupts_noted
-from dedup_assets.automation.partitions import shard_partitions
+from dedup_assets.automation.partitions import range_ends, shard_partitions
 from dedup_assets.errors import DedupError, FailedShardsError, WorkspaceError, first_line
 from dedup_assets.report.metadata import RunMetadata
 from dedup_assets.report.progress import Progress, StageTime, stage_progress
@@ -224,7 +224,7 @@ def stage_run(
             f"leave it to `dedup-assets curate --workspace {resource.path}`."
         )
     if not context.partition_keys:
-        first, last = (context.run.tags.get(f"dagster/asset_partition_range_{end}") for end in ("start", "end"))
+        first, last = range_ends(context.run.tags)
         raise WorkspaceError(
             f"{stage}: the range from {first} to {last} holds no partition: in Dagster's order {last} comes first, or "
             "one of them was deleted. Choose the range anew."
@@ -246,18 +246,21 @@ def stage_run(
         yield run
     if run.failed:
         # The step fails, and Dagster would hold that against all partitions of its range.
-        finished = [shard for shard in run.shards if shard not in run.failed]
-        for shard, metadata in RunMetadata(run.workspace, stage, finished):
-            context.log_event(dg.AssetMaterialization(stage, partition=shard, metadata=metadata))
+        _log_materialised(context, run, stage, [shard for shard in run.shards if shard not in run.failed])
     run.raise_failures()
     for shard, metadata in RunMetadata(run.workspace, stage, run.shards):
         context.add_asset_metadata(metadata, partition_key=shard)
     # Outside the range of this run, or of its asset, yet what Dagster knew of them is no longer so.
     for asset, shards in {stage: run.moved(), **run.helped}.items():
-        for shard, metadata in RunMetadata(run.workspace, asset, shards):
-            context.log_event(dg.AssetMaterialization(asset, partition=shard, metadata=metadata))
+        _log_materialised(context, run, asset, shards)
     for shard, reason in run.retracted.items():
         context.add_asset_metadata({"retracted": reason, "dagster/partition_row_count": 0}, partition_key=shard)
+
+
+def _log_materialised(context: dg.AssetExecutionContext, run: StageRun, asset: str, shards: Sequence[str]) -> None:
+    """Tell Dagster of finished shards of an asset that its step does not report by itself."""
+    for shard, metadata in RunMetadata(run.workspace, asset, shards):
+        context.log_event(dg.AssetMaterialization(asset, partition=shard, metadata=metadata))
 
 
 def _listed(names: Sequence[str]) -> str:

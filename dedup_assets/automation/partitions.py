@@ -65,11 +65,16 @@ def range_tags(span: Sequence[str]) -> dict[str, str]:
     return {_FIRST: span[0], _LAST: span[-1]}
 
 
+def range_ends(tags: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """The first and the last partition of the range that a run with these tags is over; None where it is over none."""
+    return tags.get(_FIRST), tags.get(_LAST)
+
+
 def partitions_of(tags: Mapping[str, str], keys: Sequence[str]) -> list[str]:
     """The partitions that a run with these tags is over; `keys` are all there are, in Dagster's order."""
     if _ONE in tags:
         return [tags[_ONE]]
-    first, last = tags.get(_FIRST), tags.get(_LAST)
+    first, last = range_ends(tags)
     if first not in keys or last not in keys:
         return []
     return list(keys[keys.index(first) : keys.index(last) + 1])

@@ -11,7 +11,7 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ from dedup_assets.assets.stage import STAGES
 from dedup_assets.automation.agreement import Differences, agree
 from dedup_assets.automation.jobs import audit_recall, curate_new_shards, recurate_corpus, redecide
 from dedup_assets.automation.partitions import SHARDS, range_tags, register_partitions, spans
+from dedup_assets.automation.scrubbing import scrub_history
 from dedup_assets.checks.asset_checks import CHECKS, STEP
 from dedup_assets.errors import VERBOSE, DedupError, FailedShardsError, UnexpectedError, WorkspaceError, first_line
 from dedup_assets.forks import require_own_threads
@@ -149,10 +150,10 @@ class EmbeddedDagster:
     ) -> None:
         self._open.close()
 
-    def register(self, keys: Sequence[str]) -> list[str]:
-        """Add shards as partitions; returns those that are new."""
+    def register(self) -> None:
+        """Add all shards that are no partitions."""
         with instance_errors(self._instance.root_directory):
-            return register_partitions(self._instance, keys)
+            register_partitions(self._instance, [shard.key for shard in self._workspace.ledger.shards()])
 
     def curate(self, named: Sequence[str]) -> Outcome:
         """Finish every registered shard that is not finished, and bring all decisions up to date.
@@ -165,7 +166,7 @@ class EmbeddedDagster:
             return self._curate(named)
 
     def _curate(self, named: Sequence[str]) -> Outcome:
-        self._register()
+        self.register()
         changed, refused = changed_shards(self._workspace, named)
         outcome = Outcome(failures=refused)
         readmit_freed(self._workspace)
@@ -181,10 +182,6 @@ class EmbeddedDagster:
         with instance_errors(self._instance.root_directory):
             return agree(self._workspace, self._instance)
 
-    def _register(self) -> None:
-        """Add all shards that are no partitions."""
-        register_partitions(self._instance, [shard.key for shard in self._workspace.ledger.shards()])
-
     def _spans(self, wanted: Collection[str]) -> list[list[str]]:
         """The wanted shards as ranges of Dagster's partitions, in the order in which they were registered."""
         order = [shard.key for shard in self._workspace.ledger.shards()]
@@ -199,7 +196,7 @@ class EmbeddedDagster:
     def redecide(self, retracted: Sequence[str]) -> Outcome:
         """Decide and publish anew after some shards, or records of theirs, were retracted."""
         with instance_errors(self._instance.root_directory):
-            self._register()
+            self.register()
             outcome = Outcome()
             self._admit_freed(outcome)  # first: what is decided without them would be published
             for span in self._spans(decidable(self._workspace.ledger, retracted)):
@@ -219,7 +216,7 @@ class EmbeddedDagster:
     def recurate(self) -> Outcome:
         """Decide everything anew in one order over all records, under new centroids."""
         with instance_errors(self._instance.root_directory):
-            self._register()
+            self.register()
             span = max(self._spans(self._workspace.ledger.completions(STAGES[-1])), key=len, default=[])
             if not span:
                 raise WorkspaceError(
@@ -232,10 +229,10 @@ class EmbeddedDagster:
             self._redecide(outcome)
             return outcome
 
-    def rewriting(self, work: Callable[[dg.DagsterInstance], int]) -> int:
-        """The result of a call that rewrites the history."""
+    def scrub(self) -> int:
+        """Take the texts of records out of the history; returns how many events had some."""
         with instance_errors(self._instance.root_directory):
-            return work(self._instance)
+            return scrub_history(self._instance)
 
     def latest_checks(self) -> list[Checked]:
         """The last result of each check, in the order of their declaration; without those never evaluated."""

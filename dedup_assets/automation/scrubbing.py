@@ -17,7 +17,7 @@ from dagster._core.storage.event_log import SqlEventLogStorage
 from dagster._core.storage.event_log.sqlite import SqliteEventLogStorage
 
 from dedup_assets.errors import WorkspaceError
-from dedup_assets.report.metadata import TABLES_OF_TEXTS, TEXT_COLUMN
+from dedup_assets.report.metadata import TABLE_OF_TEXTS, TEXT_COLUMN
 
 _COLUMNS = (("event_logs", "id", "event"), ("asset_keys", "id", "last_materialization"))
 """Where Dagster stores metadata: table, key and the column with JSON."""
@@ -64,7 +64,7 @@ def _scrub(connection: sa.Connection) -> int:
         if table not in tables:
             continue
         rows = sa.table(table, sa.column(key), sa.column(column))
-        likely = sa.or_(*(rows.c[column].like(f'%"{label}"%') for label in TABLES_OF_TEXTS))
+        likely = rows.c[column].like(f'%"{TABLE_OF_TEXTS}"%')
         keys = connection.execute(sa.select(rows.c[key]).where(likely)).scalars().all()
         for number in keys:  # one at a time: each may be large
             text = connection.execute(sa.select(rows.c[column]).where(rows.c[key] == number)).scalar_one()
@@ -79,7 +79,7 @@ def _emptied(value: Any) -> bool:
     """Empty the tables of texts inside a JSON value; whether there was one with rows."""
     changed = False
     if isinstance(value, dict):
-        if value.get("label") in TABLES_OF_TEXTS and isinstance(value.get("entry_data"), dict):
+        if value.get("label") == TABLE_OF_TEXTS and isinstance(value.get("entry_data"), dict):
             records = value["entry_data"].get("records") or []
             if any(TEXT_COLUMN in json.dumps(record) for record in records):  # and not somebody else's table
                 value["entry_data"]["records"], changed = [], True

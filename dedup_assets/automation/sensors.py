@@ -51,7 +51,8 @@ def arriving_shards_sensor(watch_seconds: int) -> dg.SensorDefinition:
             space = workspace.open()
             _end_dead_runs(context.instance, space)
             if not (space.settings.sources or space.settings.reference_sources):
-                if requests := _rest_of_failed_runs(context.instance, space):
+                idle = not runs_under_way(context.instance, space)
+                if idle and (requests := _rest_of_failed_runs(context.instance, space)):
                     return dg.SensorResult(run_requests=requests)
                 return dg.SkipReason(
                     f"No source is watched: name some with `dedup-assets watch SOURCE... --workspace {space.root}`."
@@ -80,24 +81,29 @@ def runs_under_way(instance: dg.DagsterInstance, space: Workspace) -> list[dg.Da
 
 
 def _is_ours(run: dg.DagsterRun, space: Workspace) -> bool:
-    if run.job_name not in _JOBS and not {key.path[-1] for key in run.asset_selection or ()} & set(STAGES):
+    if run.job_name not in _JOBS and _assets_of(run).isdisjoint(STAGES):
         return False
     resources = run.run_config.get("resources", {})
     named = resources.get("workspace", {}).get("config", {}).get("path") if isinstance(resources, dict) else None
     return not isinstance(named, str) or Path(named) == space.root
 
 
+def _assets_of(run: dg.DagsterRun) -> set[str]:
+    """Names of the assets that a run was asked for one by one."""
+    return {key.path[-1] for key in run.asset_selection or ()}
+
+
 def _rest_of_failed_runs(instance: dg.DagsterInstance, space: Workspace) -> list[dg.RunRequest]:
     """Runs for the shards that were in a run with shards that failed, such as a backfill from the UI, and could not
-    be finished with it. Each such run is followed by one, and while any is under way by none."""
-    if runs_under_way(instance, space):
-        return []
+    be finished with it: each such run is followed by one. To be asked for while none is under way."""
     failures = space.ledger.failures()
+    waiting = set(unfinished_shards(space)).difference(failures) if failures else set()
+    if not waiting:
+        return []
     partitions = list(instance.get_dynamic_partitions(SHARDS))
-    waiting = set(unfinished_shards(space)).difference(failures)
-    requests = []
-    for run in instance.get_runs(_FAILED, limit=_FAILED_RUNS) if waiting and failures else ():
-        whole = run.job_name == curate_new_shards.name or {*STAGES} <= {k.path[-1] for k in run.asset_selection or ()}
+    requests: list[dg.RunRequest] = []
+    for run in instance.get_runs(_FAILED, limit=_FAILED_RUNS):
+        whole = run.job_name == curate_new_shards.name or _assets_of(run).issuperset(STAGES)
         keys = partitions_of(run.tags, partitions)
         if not whole or not _is_ours(run, space) or run.run_id not in {failures[k][2] for k in keys if k in failures}:
             continue
@@ -127,10 +133,12 @@ def _tick(context: dg.SensorEvaluationContext, space: Workspace) -> dg.SensorRes
         ask_for_decisions(space, memory, found)
     known = set(partitions)
     new = [shard.key for shard in space.ledger.shards() if shard.key not in known]
-    requests = list(_requests(found, [*partitions, *new])) or _rest_of_failed_runs(context.instance, space)
+    requests = list(_requests(found, [*partitions, *new]))
+    if not requests and not under_way:
+        requests = _rest_of_failed_runs(context.instance, space)
     for problem in found.problems:
         context.log.warning(problem)
-    if not under_way and not requests:
+    if not requests and not under_way:
         agree(space, context.instance)
     waits = f"Run {under_way[0].run_id} ({under_way[0].job_name}) is under way. " if under_way else ""
     return dg.SensorResult(

@@ -37,7 +37,7 @@ def serve(workspace: Workspace, host: str, port: int, say: Callable[[str], objec
     _refuse_taken_port(host, port)
     home = prepare_home(workspace)
     with EmbeddedDagster(workspace) as dagster:
-        dagster.register([shard.key for shard in workspace.ledger.shards()])
+        dagster.register()
     locations = workspace.dagster_home / "workspace.yaml"
     publish_text(locations, LOCATIONS)
     environment = {

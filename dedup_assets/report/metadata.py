@@ -38,8 +38,8 @@ PICTURE_BUDGET = 1_000_000
 """Records and matches up to which the corpus as a whole is looked at when a run ends: a second of work. Beyond
 it the pictures of the corpus come with `dedup-assets report`."""
 
-TABLES_OF_TEXTS = ("largest_groups",)
-"""Entries of metadata that hold texts of records: these, and no others."""
+TABLE_OF_TEXTS = "largest_groups"
+"""The one entry of metadata that holds texts of records, and a column of it by which it is known for ours."""
 
 TEXT_COLUMN = "removed_least_like_it"
 
@@ -220,7 +220,7 @@ class RunMetadata:
         }
         groups = self._corpus.group_texts(measures.top_groups(self._workspace, generation, [a], GROUPS, 1))
         if groups:
-            metadata[TABLES_OF_TEXTS[0]] = self._group_table(groups)
+            metadata[TABLE_OF_TEXTS] = self._group_table(groups)
         if a.shard == self._last:
             metadata |= self._corpus_curve()
         return metadata
