@@ -18,7 +18,8 @@ from dedup_assets.automation.source_links import with_code_references
 from dedup_assets.automation.upkeep import maintain_store
 from dedup_assets.checks.asset_checks import corpus_checks
 from dedup_assets.resources.dask_cluster import DaskCluster
-from dedup_assets.resources.workspace import WorkspaceResource, settings_as_they_are
+from dedup_assets.resources.workspace import WorkspaceResource
+from dedup_assets.storage.workspace import settings_as_they_are
 
 WORKSPACE = os.environ.get("DEDUP_ASSETS_WORKSPACE", "dedup-workspace")
 SETTINGS = settings_as_they_are(WORKSPACE)

@@ -71,7 +71,8 @@ def shown_cause(problem: BaseException) -> BaseException | None:
     """What somebody else's exception may stand as the cause of ours: nothing that repeats credentials."""
     known: BaseException | None = problem
     while known is not None:
-        if scrubbed(f"{known!s} {known!r}") != f"{known!s} {known!r}":
+        said = f"{known!s} {known!r}"
+        if scrubbed(said) != said:
             return None
         known = known.__cause__ or known.__context__
     return problem

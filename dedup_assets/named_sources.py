@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,13 +9,12 @@ from typing import Any
 
 from dedup_assets.arguments import resolve_options, source_names, workspace_path
 from dedup_assets.errors import SettingsError, SourceError, WorkspaceError
-from dedup_assets.settings import Settings
 from dedup_assets.storage.ledger import CORPUS, REFERENCE, TAKEDOWN
 from dedup_assets.storage.listing import Unread, unread_in_words
 from dedup_assets.storage.registration import Registered, register_files
 from dedup_assets.storage.source_files import SourceFile
 from dedup_assets.storage.sources import Found, find_sources
-from dedup_assets.storage.workspace import SETTINGS_FILE, Workspace
+from dedup_assets.storage.workspace import Workspace, settings_as_they_are
 
 _EXAMPLES = 10
 
@@ -27,8 +25,7 @@ def brought_in(
     """The workspace with the shards of some sources registered, and what the sources hold."""
     wanted = resolve_options(options)
     path = workspace_path(workspace)
-    known = Workspace.open(path).settings if os.path.isfile(path / SETTINGS_FILE) else Settings()  # noqa: PTH113 - any name
-    follow = known.changed({name: wanted[name] for name in ("follow_links",) if name in wanted}).follow_links
+    follow = wanted.get("follow_links", settings_as_they_are(path).follow_links)
     found = find_sources(source_names(sources), follow) if sources else Found([], [])
     _refuse_unread(found, bool(wanted.get("strict")))  # before a workspace is made for nothing
     space = Workspace.create_or_open(path, wanted)

@@ -84,10 +84,11 @@ def pairs(
     if as_json:
         print_json(found)
         return
-    unlisted = not_listed_words(space) if record is None and group is None else ""
+    of_one = record is not None or group is not None
+    unlisted = "" if of_one else not_listed_words(space)
     if found:
         report.print_pairs(Console(), found, settings.threshold, full)
-    elif record is not None or group is not None:
+    elif of_one:
         click.echo(f"No other text is as similar to it as the floor of {settings.floor}.")
     elif not unlisted:
         click.echo(f"No two distinct texts are as similar as the floor of {settings.floor}.")

@@ -27,6 +27,10 @@ HELD_SHARDS = 32
 """Shards whose records are held: what one answer touches is mostly in these, and a corpus may have thousands."""
 
 
+Place = tuple[str, int, str]
+"""A record by its shard, row and id."""
+
+
 class Corpus:
     """The curated corpus of a workspace, for look-ups."""
 
@@ -97,6 +101,17 @@ class Corpus:
                 found[number] = text
         return found
 
+    def side_by_side(self, pairs: Sequence[tuple[float, Place, Place]]) -> list[dict[str, Any]]:
+        """Pairs as people look at them: the similarity, and id, shard and text of both."""
+        texts = iter(self.texts([(shard, row) for _, *ends in pairs for shard, row, _ in ends]))
+        answer = []
+        for similarity, *ends in pairs:
+            entry: dict[str, Any] = {"similarity": similarity}
+            for side, (shard, _, name) in zip("ab", ends, strict=True):
+                entry |= {f"id_{side}": name, f"shard_{side}": shard, f"text_{side}": next(texts)}
+            answer.append(entry)
+        return answer
+
     def group_texts(self, groups: Sequence[Group]) -> list[tuple[Group, str, list[str]]]:
         """Groups with the text of the keeper and those of the removed records that are named.
 
@@ -132,7 +147,7 @@ class Corpus:
         at = np.searchsorted(records.rows, row)
         return open_table(self.workspace).vectors(shard, records.hashes[at : at + 1])
 
-    def stand_in(self, key: int) -> tuple[str, int, str]:
+    def stand_in(self, key: int) -> Place:
         """Shard, row and id of the record that stands for a living text."""
         by_number = {a.number: a for a in self.living.all}
         brought_by = by_number[int(admission_of(np.array([key]))[0])]

@@ -118,8 +118,12 @@ class Curation:
         >>> import dedup_assets as da
         >>> da.open_curation("ws").pairs.to_arrow().sort_by([("similarity", "descending")])
         """
-        note = not_listed_words(Workspace.open(self.workspace))
-        return LazyTable.of_folder(self.workspace / "pairs", PAIRS_SHOWN, only=PAIRS_SHOWN.names, note=note)
+        return LazyTable.of_folder(
+            self.workspace / "pairs",
+            PAIRS_SHOWN,
+            only=PAIRS_SHOWN.names,
+            note=lambda: not_listed_words(Workspace.open(self.workspace)),
+        )
 
     def matches(self, *, record: str | None = None, group: str | None = None, count: int = 100) -> pa.Table:
         """The matches of one record, or among the texts of one group, those in dense cells too.

@@ -41,15 +41,9 @@ def pairs_around(workspace: Workspace, similarity: float, count: int) -> list[di
         distance = pc.abs(pc.subtract(table["similarity"], similarity))
         nearest = _nearest(pa.concat_tables([nearest, table.append_column("distance", distance)]), count)
     pairs = sorted(nearest.to_pylist(), key=lambda pair: (-pair["similarity"], pair["key_a"], pair["key_b"]))
-    ends = [corpus.stand_in(pair[name]) for pair in pairs for name in ("key_a", "key_b")]
-    texts = corpus.texts([(shard, row) for shard, row, _ in ends])
-    answer = []
-    for number, pair in enumerate(pairs):
-        entry = {"similarity": pair["similarity"]}
-        for at, side in ((2 * number, "a"), (2 * number + 1, "b")):
-            entry |= {f"id_{side}": ends[at][2], f"shard_{side}": ends[at][0], f"text_{side}": texts[at]}
-        answer.append(entry)
-    return answer
+    return corpus.side_by_side(
+        [(pair["similarity"], corpus.stand_in(pair["key_a"]), corpus.stand_in(pair["key_b"])) for pair in pairs]
+    )
 
 
 def _nearest(table: pa.Table, count: int) -> pa.Table:

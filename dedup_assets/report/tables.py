@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from dedup_assets.errors import MissingPackageError, WorkspaceError, reason
+from dedup_assets.errors import DedupError, MissingPackageError, WorkspaceError, reason
 from dedup_assets.report.glance import ROWS, as_html, as_text
 from dedup_assets.report.words import visible
 from dedup_assets.storage.raw_table import empty_table
@@ -36,17 +36,21 @@ class LazyTable:
     >>> kept["id"].to_pylist()
     """
 
-    def __init__(self, dataset: ds.Dataset, rows: range | None = None, note: str = "") -> None:
+    def __init__(self, dataset: ds.Dataset, rows: range | None = None, note: Callable[[], str] = lambda: "") -> None:
         self.dataset = dataset
         self._rows = rows
-        self.note = note
+        self._note = note
 
     @classmethod
     def of_folder(
-        cls, folder: Path, empty: pa.Schema | None = None, only: Sequence[str] | None = None, note: str = ""
+        cls,
+        folder: Path,
+        empty: pa.Schema | None = None,
+        only: Sequence[str] | None = None,
+        note: Callable[[], str] = lambda: "",
     ) -> LazyTable:
         """All `*.parquet` files of a folder, by name; `empty` is the schema where there is none, `only` the columns,
-        `note` what is said beside it.
+        `note` tells what is said beside it where it is shown.
 
         A column absent from a shard reads as null there; one whose type differs among shards reads in the
         type that holds all of them, such as float for int and float, or else as text.
@@ -183,18 +187,18 @@ class LazyTable:
     def __repr__(self) -> str:
         title = self._title()
         try:
-            rows = self[:ROWS].to_pylist()
-        except OSError as problem:  # a debugger or a traceback that shows it must not end in another
+            rows, more = self[:ROWS].to_pylist(), self._more(ROWS)
+        except (OSError, DedupError) as problem:  # a debugger or a traceback that shows it must not end in another
             return f"{title}\nits files cannot be read: {visible(reason(problem))}"
-        return "\n".join([title, *as_text(self.columns, rows), *self._more(ROWS)])
+        return "\n".join([title, *as_text(self.columns, rows), *more])
 
     def _repr_html_(self) -> str:
         shown = 2 * ROWS
         try:
-            rows = self[:shown].to_pylist()
-        except OSError:
+            rows, more = self[:shown].to_pylist(), self._more(shown)
+        except (OSError, DedupError):
             return f"<pre>{escape(repr(self))}</pre>"
-        notes = "".join(f"<p>{note}</p>" for note in self._more(shown))
+        notes = "".join(f"<p>{note}</p>" for note in more)
         return f"<p>{len(self):,} rows, {len(self.columns)} columns</p>{as_html(self.columns, rows)}{notes}"
 
     def _title(self) -> str:
@@ -203,7 +207,8 @@ class LazyTable:
 
     def _more(self, shown: int) -> list[str]:
         more = [f"… {len(self) - shown:,} more rows"] if len(self) > shown else []
-        return [*more, self.note] if self.note else more
+        note = self._note()
+        return [*more, note] if note else more
 
     # ------------------------------------------------------------------------------------ parts
 

@@ -5,7 +5,6 @@ They take part in every decision. For a record or a group they are found when as
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import pyarrow.compute as pc
 
 from dedup_assets.compute.audit import Probes
 from dedup_assets.errors import SettingsError, WorkspaceError
-from dedup_assets.report.corpus import Corpus
+from dedup_assets.report.corpus import Corpus, Place
 from dedup_assets.report.steady import steady
 from dedup_assets.storage.decisions import read_record_decisions
 from dedup_assets.storage.encoding import open_table
@@ -73,7 +72,7 @@ def matches_of_record(workspace: Workspace, record_id: str, count: int) -> list[
         found = sorted(found, key=lambda pair: (-pair[0], pair[1]))[:count]
     others = [corpus.stand_in(key) for _, key in found]
     me = (shard, row, records.ids[int(np.searchsorted(records.rows, row))].as_py())
-    return _entries(corpus, [(s, me, other) for (s, _), other in zip(found, others, strict=True)])
+    return corpus.side_by_side([(s, me, other) for (s, _), other in zip(found, others, strict=True)])
 
 
 @steady
@@ -93,7 +92,7 @@ def matches_of_group(workspace: Workspace, group_id: str, count: int) -> list[di
         raise WorkspaceError(
             f"{group_id}: no such group in {workspace.root}. `dedup-assets explain ID` names the group of a record."
         )
-    places: dict[bytes, tuple[str, int, str]] = {}  # of each distinct text, the first record
+    places: dict[bytes, Place] = {}  # of each distinct text, the first record
     for shard, name in members:
         row = corpus.row(shard, name)
         records = corpus.records(shard)
@@ -112,18 +111,4 @@ def matches_of_group(workspace: Workspace, group_id: str, count: int) -> list[di
     similarity = probes.similarity(vectors[there], one, other)
     order = np.lexsort((other, one, -similarity))
     order = order[similarity[order] >= workspace.settings.floor][:count]
-    return _entries(corpus, [(float(similarity[k]), named[one[k]], named[other[k]]) for k in order.tolist()])
-
-
-def _entries(
-    corpus: Corpus, pairs: Sequence[tuple[float, tuple[str, int, str], tuple[str, int, str]]]
-) -> list[dict[str, Any]]:
-    """Pairs as `pairs_around` gives them: similarity, and id, shard and text of both."""
-    texts = iter(corpus.texts([place[:2] for _, *ends in pairs for place in ends]))
-    answer = []
-    for similarity, *ends in pairs:
-        entry: dict[str, Any] = {"similarity": similarity}
-        for side, (shard, _, name) in zip("ab", ends, strict=True):
-            entry |= {f"id_{side}": name, f"shard_{side}": shard, f"text_{side}": next(texts)}
-        answer.append(entry)
-    return answer
+    return corpus.side_by_side([(float(similarity[k]), named[one[k]], named[other[k]]) for k in order.tolist()])

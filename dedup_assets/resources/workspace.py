@@ -92,15 +92,3 @@ def _harmless(options: str) -> dict[str, Any]:
             f"Options of a run are {', '.join(sorted(harmless))}."
         )
     return wanted
-
-
-def settings_as_they_are(path: str) -> Settings:
-    """The settings of a workspace for what Dagster wants to know before it opens one, such as how often to look.
-
-    The defaults where there is no workspace yet, or where its file is broken: whoever opens it then says why.
-    """
-    file = Path(path).expanduser() / SETTINGS_FILE
-    try:
-        return Settings.from_toml(file.read_text(encoding="utf-8"), str(file))
-    except (OSError, UnicodeDecodeError, SettingsError):
-        return Settings()

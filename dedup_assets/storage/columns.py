@@ -39,15 +39,8 @@ def is_written_as_text(kind: pa.DataType) -> bool:
     """Whether a column of this type has one obvious text for each value: texts, numbers, booleans, dates and times."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return is_text(kind) or (
-        pa.types.is_integer(kind)
-        or pa.types.is_floating(kind)
-        or pa.types.is_decimal(kind)
-        or pa.types.is_boolean(kind)
-        or pa.types.is_date(kind)
-        or pa.types.is_time(kind)
-        or pa.types.is_timestamp(kind)
-    )
+    has_unit = pa.types.is_duration(kind) or pa.types.is_interval(kind)
+    return is_text(kind) or (is_sortable(kind) and not has_unit)
 
 
 def is_sortable(kind: pa.DataType) -> bool:

@@ -276,9 +276,10 @@ def _list_remote(source: str, anywhere: bool) -> Listing:
         base, found, hidden = _glob_base(path), filesystem.glob(path, detail=True), True
     else:
         raise SourceError(f"{source!r} does not exist. Check the URL and that you may read it.")
+    shown_base = without_query(without_credentials(base))
     files = [
         Listed(
-            without_query(_relative(without_credentials(name), without_query(without_credentials(base)))),
+            without_query(_relative(without_credentials(name), shown_base)),
             without_credentials(filesystem.unstrip_protocol(name)),
             info,
         )

@@ -50,7 +50,7 @@ ID_RETRACTED = "retracted id"
 
 _GROUP_ROWS, _GROUP_BYTES = 1 << 16, 1 << 29
 """Rows of a row group of what is published. Arrow numbers the levels of a whole one at once: with 2^20 rows of 384
-numbers that takes 5.9 GB, with these 1.0."""
+numbers that takes 5.9 GB, with these 1.0. Fewer rows where they take that many bytes."""
 
 _COUNTS = ("kept", "reference", "removed_exact", "removed_semantic", "quarantined")
 

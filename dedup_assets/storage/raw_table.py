@@ -58,13 +58,3 @@ def take_rows(
 def empty_table(schema: pa.Schema) -> pa.Table:
     """A table without rows. Arrow's own way fails for tensors with a permutation (pyarrow 26)."""
     return pa.Table.from_arrays([pa.nulls(0, column.type) for column in schema], schema=schema)
-
-
-def rows_at(file: pq.ParquetFile, positions: np.ndarray) -> pa.Table:
-    """Rows at ascending positions, in one chunk unless a column of strings is too long for it.
-
-    Taken row group by row group: of a whole table Arrow would copy all rows first, and fail where a column holds more
-    than 2 GiB of text.
-    """
-    parts = [rows for _, rows in take_rows(file, positions)]
-    return pa.concat_tables([empty_table(file.schema_arrow), *parts]).combine_chunks()

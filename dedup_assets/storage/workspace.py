@@ -265,3 +265,15 @@ def admission_name(admission: Admission) -> str:
 def version_name(shard: str, fingerprint: str) -> str:
     """Folder name of one content of one shard; '@' cannot occur in a shard key."""
     return f"{shard}@{fingerprint[:16]}"
+
+
+def settings_as_they_are(path: Path | str) -> Settings:
+    """The settings of a workspace for what has to be known before one is opened, such as how often to look.
+
+    The defaults where there is no workspace yet, or where its file is broken: whoever opens it then says why.
+    """
+    file = Path(path).expanduser() / SETTINGS_FILE
+    try:
+        return Settings.from_toml(file.read_text(encoding="utf-8"), str(file))
+    except (OSError, UnicodeDecodeError, SettingsError):
+        return Settings()

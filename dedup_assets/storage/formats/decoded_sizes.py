@@ -64,11 +64,8 @@ def row_bytes(array: pa.Array) -> np.ndarray:
         return _between(array.values, np.where(lengths > 0, starts, 0), lengths)
     if pa.types.is_map(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
         bounds = array.offsets.to_numpy()
-        if pa.types.is_map(kind):
-            return _between(array.keys, bounds[:-1], np.diff(bounds)) + _between(
-                array.items, bounds[:-1], np.diff(bounds)
-            )
-        return _between(array.values, bounds[:-1], np.diff(bounds))
+        inside = (array.keys, array.items) if pa.types.is_map(kind) else (array.values,)
+        return np.sum([_between(values, bounds[:-1], np.diff(bounds)) for values in inside], axis=0)
     return np.full(len(array), max(1, _width(kind)), np.int64)
 
 
