@@ -173,7 +173,7 @@ def report(out: str | None, workspace: str, as_json: bool) -> None:
     from dedup_assets.storage.workspace import Workspace
 
     space = Workspace.open(workspace)
-    path = Path(out).expanduser().absolute() if out else space.root / "report.html"
+    path = Path(out).expanduser().absolute() if out else space.report
     publish_text(path, report_page(space, recorded_checks(space)))
     if as_json:
         print_json({"report": str(path)})

@@ -31,8 +31,6 @@ DEAD_LINK = "a link that leads nowhere"
 OWN = "inside a workspace or an output of dedup-assets"
 CHAINED = "its name holds '::', which a URL cannot say"
 
-_WEB = (("http", "https"), "http", "https")
-
 _COPY = "Copy it to a folder outside if it is to be curated."
 
 _SILENT = re.compile(r"_[^/]*|[^/]*\.crc|Thumbs\.db|desktop\.ini", re.IGNORECASE)
@@ -191,7 +189,7 @@ class _Walk:
 
     def __init__(self, root: str, anywhere: bool) -> None:
         self.root = root
-        self.real_root = "" if anywhere else os.path.realpath(root)
+        self.real_root = "" if anywhere else os.path.realpath(root)  # all paths lie in the empty one
         self.files: list[Listed] = []
         self.unread: list[Unread] = []
         self.seen: set[str] = set()
@@ -265,7 +263,8 @@ def _list_remote(source: str, anywhere: bool) -> Listing:
         raise SourceError(f"{source!r} lies {OWN}, whose files are never a source. {_COPY}")
     if filesystem.isfile(path):
         uri = without_credentials(source if "::" in source else filesystem.unstrip_protocol(path))
-        name = PurePosixPath(without_query(uri) if filesystem.protocol in _WEB else path).name
+        is_web = not {"http", "https"}.isdisjoint(_protocols(filesystem))
+        name = PurePosixPath(without_query(uri) if is_web else path).name
         return Listing("", [Listed(name, uri)])
     if "::" in source:
         raise SourceError(f"{source!r}: a chained URL must name one existing file, not a folder or a glob.")

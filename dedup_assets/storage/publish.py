@@ -258,13 +258,12 @@ def _wait_for(path: Path, descriptor: int, kind: int) -> None:
     taken = threading.Event()
 
     def tell() -> None:
-        waited = FIRST_SAID
-        while not taken.wait(FIRST_SAID if waited == FIRST_SAID else SAID_AGAIN):
+        waited, pause = 0.0, FIRST_SAID
+        while not taken.wait(pause):
+            waited, pause = waited + pause, SAID_AGAIN
             print(f"Waiting for {path}, held by {_holders(descriptor)} ({waited:g} s so far)", file=sys.stderr)
-            waited += SAID_AGAIN
 
-    telling = threading.Thread(target=tell, name="dedup-assets-lock", daemon=True)
-    telling.start()
+    threading.Thread(target=tell, name="dedup-assets-lock", daemon=True).start()
     try:
         fcntl.flock(descriptor, kind)
     finally:

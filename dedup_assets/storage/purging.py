@@ -32,8 +32,6 @@ from dedup_assets.storage.shards import read_records, read_rejected, text_keys
 from dedup_assets.storage.tables import write_parquet
 from dedup_assets.storage.workspace import Workspace
 
-REPORT = "report.html"
-
 REMAINS = (
     "What was taken down is no longer published. Its content is still in what was read, in published generations of "
     "the past, in old versions of the table of embeddings, in Dagster's history and in report.html, until "
@@ -66,8 +64,8 @@ def purge(workspace: Workspace) -> Freed:
                 freed.add("vectors in cells", vectors, 0)
         if settled_dimension(workspace) is not None:
             open_table(workspace).rewrite()
-        if (workspace.root / REPORT).is_file():
-            (workspace.root / REPORT).unlink()
+        if workspace.report.is_file():
+            workspace.report.unlink()
             freed.add("reports", 1, 0)
         workspace.ledger.vacuum()
     return freed
@@ -75,10 +73,13 @@ def purge(workspace: Workspace) -> Freed:
 
 def _purge_readings(workspace: Workspace, living: Living, a: Admission) -> int:
     """Write over the rows of a shard that were taken down, and those with an id that was; returns how many."""
+    taken_down = living.taken_down(a)
+    if not len(living.buried) and not len(taken_down):
+        return 0
     raw = workspace.raw(a.shard, a.fingerprint)
     records = read_records(raw)
     gone = np.asarray(pc.is_in(records.ids, living.buried).to_numpy(zero_copy_only=False), bool).copy()
-    gone[living.taken_down(a)] = True
+    gone[taken_down] = True
     rows = _blank_rows(a, raw, workspace.settings.id_column, records.positions[gone], living.buried)
     vectors = raw / "vectors.npy"
     if gone.any() and vectors.is_file():

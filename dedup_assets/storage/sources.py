@@ -94,14 +94,14 @@ def find_sources(sources: Sequence[str], follow_links: str = "inside") -> Found:
     found: list[Listed] = []
     unread: list[Unread] = []
     named: dict[str, str] = {}
-    for source in sources:
-        shown = without_credentials(os.fspath(source)) if is_url(os.fspath(source)) else ""
+    for source in map(os.fspath, sources):
+        shown = without_credentials(source) if is_url(source) else ""
         if shown and named.setdefault(shown, source) != source:
             raise SourceError(
                 f"two sources differ only in their credentials or behind the '?', which is not stored: {shown}. Name "
                 "one of them, or save what they hold under names of its own."
             )
-        listing = list_source(os.fspath(source), follow_links)
+        listing = list_source(source, follow_links)
         if not listing.files:
             others = listing.unread
             seen = f" ({unread_in_words(others)})" if others else ""

@@ -191,6 +191,11 @@ class Workspace:
         return Ledger(self.root / "ledger.sqlite")
 
     @property
+    def report(self) -> Path:
+        """Where the report is written if nothing else is asked for."""
+        return self.root / "report.html"
+
+    @property
     def dagster_home(self) -> Path:
         return self.root / "dagster"
 

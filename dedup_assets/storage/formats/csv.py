@@ -127,7 +127,7 @@ class _Lines:
         self.beginning.clear()
 
 
-def _lines(source: SourceFile, text: io.TextIOWrapper) -> Iterator[str]:
+def _bounded_lines(source: SourceFile, text: io.TextIOWrapper) -> Iterator[str]:
     """The lines of a file. Raises `ShardError` where one has no end, or where there is nothing but blank ones."""
     blank = 0
     while line := text.readline(LONGEST_RECORD):
@@ -149,7 +149,7 @@ def _open_text(source: SourceFile) -> io.TextIOWrapper:
 def _header(source: SourceFile) -> list[str] | None:
     with _open_text(source) as text:
         try:
-            header = next((record for record in csv.reader(_lines(source, text), strict=True) if record), None)
+            header = next((record for record in csv.reader(_bounded_lines(source, text), strict=True) if record), None)
         except csv.Error as error:
             raise ShardError(
                 f"{source.uri!r} (shard {source.key}): the header row is no CSV: {error}. "
@@ -165,7 +165,7 @@ def _header(source: SourceFile) -> list[str] | None:
 def _record_batches(source: SourceFile, header: list[str]) -> Iterator[_Records]:
     """The records behind the header, some 16 million characters at a time."""
     with _open_text(source) as text:
-        lines = _Lines(_lines(source, text))
+        lines = _Lines(_bounded_lines(source, text))
         reader = csv.reader(lines, strict=True)
         header_seen = False
         records: list[list[str]] = []
