@@ -11,6 +11,7 @@ import os
 import dagster as dg
 
 from dedup_assets.assets import SHARD_ASSETS
+from dedup_assets.assets.inputs import INPUTS
 from dedup_assets.automation.jobs import audit_recall, curate_new_shards, recurate_corpus, redecide
 from dedup_assets.automation.schedules import weekly_recuration_schedule
 from dedup_assets.automation.sensors import arriving_shards_sensor
@@ -25,7 +26,7 @@ WORKSPACE = os.environ.get("DEDUP_ASSETS_WORKSPACE", "dedup-workspace")
 SETTINGS = settings_as_they_are(WORKSPACE)
 
 defs = dg.Definitions(
-    assets=with_code_references(SHARD_ASSETS),
+    assets=[*with_code_references(SHARD_ASSETS), *INPUTS],
     asset_checks=[corpus_checks],
     jobs=[audit_recall, curate_new_shards, maintain_store, recurate_corpus, redecide],
     sensors=[arriving_shards_sensor(SETTINGS.watch_seconds)],

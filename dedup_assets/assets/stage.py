@@ -3,6 +3,7 @@ what was done, in the ledger and in Dagster's metadata."""
 
 from __future__ import annotations
 
+import itertools
 import sys
 import traceback
 import warnings
@@ -13,7 +14,9 @@ from typing import Any
 import dagster as dg
 
 from dedup_assets.assets.failures import ShardFailure, concerns_all
+from dedup_assets.assets.inputs import INPUTS_OF
 from dedup_assets.assets.interrupts import interrupts_noted
+from dedup_assets.assets.lineage import CODE_VERSION, REPORTED, Lineage, observations, reported_shards, retracted
 from dedup_assets.automation.partitions import range_ends, shard_partitions
 from dedup_assets.errors import DedupError, FailedShardsError, WorkspaceError, first_line
 from dedup_assets.report.metadata import RunMetadata
@@ -45,6 +48,7 @@ def shard_asset(*, deps: Sequence[Any], kinds: set[str], description: str) -> An
             owners=OWNERS,
             kinds=kinds,
             description=description,
+            code_version=CODE_VERSION,
         )
 
 
@@ -244,23 +248,38 @@ def stage_run(
         run.progress, run.spent = progress, spent
         progress.before = raise_interrupts
         yield run
-    if run.failed:
-        # The step fails, and Dagster would hold that against all partitions of its range.
-        _log_materialised(context, run, stage, [shard for shard in run.shards if shard not in run.failed])
+    context.add_output_metadata(REPORTED)
+    _report(context, run)
     run.raise_failures()
-    for shard, metadata in RunMetadata(run.workspace, stage, run.shards):
-        context.add_asset_metadata(metadata, partition_key=shard)
+
+
+def _report(context: dg.AssetExecutionContext, run: StageRun) -> None:
+    """Log a materialisation, with the facts of the ledger as metadata, for every shard that is finished at this stage.
+
+    Also where others failed and the step with them: Dagster would hold that against the whole range.
+    """
+    own = [shard for shard in run.shards if shard not in run.failed]
+    moved = run.moved()
+    lineage = Lineage(run.workspace, context.instance, {*own, *moved, *itertools.chain(*run.helped.values())})
+    if run.stage in INPUTS_OF:
+        read = lineage.done(STAGES[0]) if run.stage == STAGES[0] else {}
+        files = {shard: read[shard].basis for shard in own if shard in read}
+        for observation in observations(run.workspace, context.instance, files):
+            context.log_event(observation)
     # Outside the range of this run, or of its asset, yet what Dagster knew of them is no longer so.
-    for asset, shards in {stage: run.moved(), **run.helped}.items():
-        _log_materialised(context, run, asset, shards)
+    reports = [(stage, run.helped[stage]) for stage in STAGES if stage in run.helped]
+    reports.append((run.stage, [*own, *moved]))
+    if wiped := set(own).difference(reported_shards(context.instance, run.stage, own)):
+        # What rests on them was compared with what is no longer in Dagster's history.
+        reports += [
+            (stage, [shard for shard in own if shard in wiped and shard in lineage.done(stage)])
+            for stage in STAGES[STAGES.index(run.stage) + 1 :]
+        ]
+    for stage, shards in reports:
+        for shard, metadata in RunMetadata(run.workspace, stage, shards) if shards else ():
+            context.log_event(lineage.finished(stage, shard, metadata))
     for shard, reason in run.retracted.items():
-        context.add_asset_metadata({"retracted": reason, "dagster/partition_row_count": 0}, partition_key=shard)
-
-
-def _log_materialised(context: dg.AssetExecutionContext, run: StageRun, asset: str, shards: Sequence[str]) -> None:
-    """Tell Dagster of finished shards of an asset that its step does not report by itself."""
-    for shard, metadata in RunMetadata(run.workspace, asset, shards):
-        context.log_event(dg.AssetMaterialization(asset, partition=shard, metadata=metadata))
+        context.log_event(retracted(run.stage, shard, reason))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -10,8 +10,16 @@ from dataclasses import dataclass, field
 
 import dagster as dg
 
+from dedup_assets.assets.lineage import Lineage, observations, reported_versions, retracted
 from dedup_assets.automation.partitions import SHARDS, register_partitions
 from dedup_assets.report.metadata import RunMetadata
+from dedup_assets.storage.data_versions import (
+    RETRACTED,
+    WITHDRAWN,
+    changed_files,
+    file_versions,
+    finished_versions,
+)
 from dedup_assets.storage.ledger import STAGES
 from dedup_assets.storage.workspace import Workspace
 
@@ -25,65 +33,95 @@ class Differences:
     missing : list of str
         Shards that are no partitions, in the order in which they were registered.
     unreported : mapping
-        By stage, shards that are finished and not materialised, in that order.
+        By stage, shards of which Dagster has another version than the ledger, or none, in that order.
+    void : mapping
+        By stage, shards of which Dagster has a version, and the ledger none that holds.
     strangers : list of str
         Partitions that are no shards.
+    changed : list of str
+        Shards whose files have other content than was read, where files were looked at.
     """
 
     missing: list[str] = field(default_factory=list)
     unreported: dict[str, list[str]] = field(default_factory=dict)
+    void: dict[str, list[str]] = field(default_factory=dict)
     strangers: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.missing or self.unreported)
+        return bool(self.missing or self.unreported or self.void)
 
 
 def differences(
     shards: Sequence[str],
-    finished: Mapping[str, Collection[str]],
+    finished: Mapping[str, Mapping[str, str]],
     partitions: Collection[str],
-    materialised: Mapping[str, Collection[str]],
+    reported: Mapping[str, Mapping[str, str]],
 ) -> Differences:
     """Hold the ledger against Dagster.
+
+    What rests on a result that is reported is reported after it: Dagster may have lost the history by which it
+    compares the two.
 
     Parameters
     ----------
     shards
         Registered shards, in order.
     finished
-        By stage, the shards that count and are finished.
+        By stage, in their order, the data versions of the shards that are finished.
     partitions
         Dagster's partitions.
-    materialised
-        By stage, the partitions of which Dagster has a materialisation.
+    reported
+        By stage, the data versions that Dagster has.
     """
     known, registered = set(partitions), set(shards)
-    due = {stage: set(done).difference(materialised.get(stage, ())) for stage, done in finished.items()}
-    unreported = {stage: [shard for shard in shards if shard in waiting] for stage, waiting in due.items()}
+    due: set[str] = set()
+    unreported: dict[str, list[str]] = {}
+    void: dict[str, list[str]] = {}
+    for stage, versions in finished.items():
+        has = reported.get(stage, {})
+        due |= {shard for shard, version in versions.items() if has.get(shard) != version}
+        unreported[stage] = [shard for shard in shards if shard in due and shard in versions]
+        void[stage] = [s for s in shards if s in has and s not in versions and has[s] != WITHDRAWN]
     return Differences(
         [shard for shard in shards if shard not in known],
         {stage: found for stage, found in unreported.items() if found},
+        {stage: found for stage, found in void.items() if found},
         [key for key in partitions if key not in registered],
     )
 
 
-def agree(workspace: Workspace, instance: dg.DagsterInstance) -> Differences:
-    """Add the partitions and report the materialisations that Dagster lacks; returns what there was to do.
+def agree(workspace: Workspace, instance: dg.DagsterInstance, look_at_files: bool = False) -> Differences:
+    """Add the partitions, and report the materialisations and observations, that Dagster lacks; returns what there was
+    to do.
 
     A deleted partition comes back, and so does what was wiped: what stands in the ledger is published.
     """
+    # Dagster first: what is finished between the two looks is reported twice then, and never as void.
+    partitions = instance.get_dynamic_partitions(SHARDS)
+    reported = {stage: reported_versions(instance, stage) for stage in STAGES}
     ledger = workspace.ledger
     shards = ledger.shards()
-    live = {shard.key for shard in shards if shard.retracted is None}
-    found = differences(
-        [shard.key for shard in shards],
-        {stage: live.intersection(ledger.completions(stage)) for stage in STAGES},
-        instance.get_dynamic_partitions(SHARDS),
-        {stage: instance.get_materialized_partitions(dg.AssetKey(stage)) for stage in STAGES},
-    )
+    versions = finished_versions(ledger)
+    found = differences([shard.key for shard in shards], versions, partitions, reported)
     if found.missing:
         register_partitions(instance, found.missing)
-    for stage, finished in found.unreported.items():
-        for shard, metadata in RunMetadata(workspace, stage, finished):
-            instance.report_runless_asset_event(dg.AssetMaterialization(stage, partition=shard, metadata=metadata))
+    files = file_versions(workspace) if look_at_files else {}
+    found.changed.extend(changed_files(ledger, files))
+    for observation in observations(workspace, instance, files):
+        instance.report_runless_asset_event(observation)
+    due = {shard for stages in (found.unreported, found.void) for keys in stages.values() for shard in keys}
+    lineage = Lineage(workspace, instance, due)
+    reasons = {shard.key: shard.retracted or "" for shard in shards}
+    for stage in STAGES:
+        keys = found.unreported.get(stage, [])
+        for shard in keys:
+            if versions[stage][shard] == RETRACTED:
+                instance.report_runless_asset_event(retracted(stage, shard, reasons[shard]))
+        standing = [shard for shard in keys if versions[stage][shard] != RETRACTED]
+        for shard, metadata in RunMetadata(workspace, stage, standing) if standing else ():
+            if shard in lineage.done(stage):  # not retracted meanwhile
+                instance.report_runless_asset_event(lineage.finished(stage, shard, metadata))
+        for shard in found.void.get(stage, ()):
+            instance.report_runless_asset_event(lineage.void(stage, shard))
     return found

@@ -178,9 +178,10 @@ class EmbeddedDagster:
         return outcome
 
     def sync(self) -> Differences:
-        """Bring Dagster's partitions and materialisations in line with the ledger; returns what there was to do."""
+        """Bring Dagster's partitions, materialisations and observations in line with ledger and files; returns what
+        there was to do."""
         with instance_errors(self._instance.root_directory):
-            return agree(self._workspace, self._instance)
+            return agree(self._workspace, self._instance, look_at_files=True)
 
     def _spans(self, wanted: Collection[str]) -> list[list[str]]:
         """The wanted shards as ranges of Dagster's partitions, in the order in which they were registered."""

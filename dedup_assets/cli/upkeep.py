@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -85,8 +86,9 @@ def maintain(purge: bool, workspace: str, as_json: bool) -> None:
 @json_option
 def sync(workspace: str, as_json: bool) -> None:
     """Add the partitions and report the materialisations that Dagster lacks, after assets were wiped or partitions
-    deleted in the UI, or in another instance (DAGSTER_HOME). Every `curate` does so too. Names the partitions that are
-    no shards of this workspace.
+    deleted in the UI, or in another instance (DAGSTER_HOME). Every `curate` does so too. Looks at the files of all
+    shards besides: in the UI, what a `curate` of them would do shows as stale. Names the partitions that are no shards
+    of this workspace.
 
     \b
     Example:
@@ -97,15 +99,33 @@ def sync(workspace: str, as_json: bool) -> None:
     found = api.sync(workspace=workspace)
     reported = {stage: len(shards) for stage, shards in found.unreported.items()}
     if as_json:
-        print_json({"added": found.missing, "reported": reported, "strangers": found.strangers})
+        void = {stage: len(shards) for stage, shards in found.void.items()}
+        print_json(
+            {
+                "added": found.missing,
+                "reported": reported,
+                "void": void,
+                "changed": found.changed,
+                "strangers": found.strangers,
+            }
+        )
         return
     click.echo(f"{len(found.missing)} partitions added, {sum(reported.values())} materialisations reported")
+    if found.void:
+        withdrawn = sorted({shard for shards in found.void.values() for shard in shards})
+        click.echo(f"{_some(withdrawn)} are to be brought in again and show as stale: `dedup-assets curate` does it.")
+    if found.changed:
+        click.echo(f"The files of {_some(found.changed)} changed since they were read: `dedup-assets curate SOURCE`.")
     if found.strangers:
-        shown = ", ".join(map(visible, found.strangers[:10]))
         click.echo(
-            f"{len(found.strangers)} partitions are no shards of this workspace: {shown}. They are left alone; delete "
-            "them in the UI if nobody else uses them."
+            f"{len(found.strangers)} partitions are no shards of this workspace: {_some(found.strangers)}. They are "
+            "left alone; delete them in the UI if nobody else uses them."
         )
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(map(visible, names[:10])) + rest
 
 
 @click.command(short_help="Remove published generations of the past.")

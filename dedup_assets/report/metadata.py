@@ -20,6 +20,7 @@ from dedup_assets.report import measures, pictures
 from dedup_assets.report.columns import column_lineage, table_schema
 from dedup_assets.report.corpus import Corpus
 from dedup_assets.report.plots import data_uri
+from dedup_assets.storage.data_versions import place_version, published_to
 from dedup_assets.storage.ledger import REFERENCE, Admission, Completion, Generation
 from dedup_assets.storage.output import MANIFEST, read_manifest
 from dedup_assets.storage.tables import PAIRS, RECORD_DECISIONS
@@ -267,7 +268,8 @@ class RunMetadata:
     def _published(self, a: Admission) -> dict[str, Any]:
         files = [value for name, value in self._done[a.shard].facts.items() if name.endswith("_file")]
         metadata = {**self._model(), "bytes_written": sum(_bytes(Path(file)) for file in files)}
-        if a.shard == self._last:
+        is_here = published_to(self._done[a.shard].basis) == place_version(self._workspace)
+        if a.shard == self._last and is_here:  # elsewhere: another place was asked for since
             totals = read_manifest(self._workspace)["totals"]
             removed = totals["removed_exact"] + totals["removed_semantic"]
             metadata |= {

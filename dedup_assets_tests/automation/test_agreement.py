@@ -20,6 +20,7 @@ from dedup_assets.automation.sensors import runs_under_way
 from dedup_assets.definitions import defs
 from dedup_assets.errors import DedupError
 from dedup_assets.resources.workspace import serving
+from dedup_assets.storage.data_versions import WITHDRAWN
 from dedup_assets.storage.ledger import STAGES
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.cli.commands import Call
@@ -44,18 +45,34 @@ def test_spans_are_ranges_of_partitions_that_hold_what_is_wanted_and_nothing_els
             assert partitions.index(one[-1]) + 1 != partitions.index(other[0])
 
 
-@given(orders, st.dictionaries(st.sampled_from(STAGES), st.sets(names)), orders, st.data())
+versions = st.dictionaries(names, st.sampled_from(["1", "2", WITHDRAWN]))
+
+
+@given(orders, st.fixed_dictionaries(dict.fromkeys(STAGES, versions)), orders, st.data())
 def test_after_what_is_missing_was_done_nothing_is(
-    shards: list[str], finished: dict[str, set[str]], partitions: list[str], data: st.DataObject
+    shards: list[str], finished: dict[str, dict[str, str]], partitions: list[str], data: st.DataObject
 ) -> None:
-    finished = {stage: done & set(shards) for stage, done in finished.items()}
-    materialised = {stage: data.draw(st.sets(names)) for stage in STAGES}
-    found = differences(shards, finished, partitions, materialised)
+    finished = {stage: {s: v for s, v in done.items() if s in shards} for stage, done in finished.items()}
+    reported = {stage: data.draw(versions) for stage in STAGES}
+    found = differences(shards, finished, partitions, reported)
     assert set(found.strangers) == set(partitions) - set(shards)
-    after = {stage: materialised[stage] | set(found.unreported.get(stage, ())) for stage in STAGES}
+    after = {
+        stage: reported[stage]
+        | {shard: finished[stage][shard] for shard in found.unreported.get(stage, ())}
+        | dict.fromkeys(found.void.get(stage, ()), WITHDRAWN)
+        for stage in STAGES
+    }
     again = differences(shards, finished, [*partitions, *found.missing], after)
     assert not again and again.strangers == found.strangers
     assert [s for s in shards if s in found.missing] == found.missing
+
+
+@given(st.sampled_from(STAGES))
+def test_what_rests_on_a_result_that_is_reported_is_reported_after_it(stage: str) -> None:
+    finished = {name: {"a": "1", "b": "1"} for name in STAGES}
+    reported = finished | {stage: {"b": "1"}}
+    found = differences(["a", "b"], finished, ["a", "b"], reported)
+    assert found.unreported == {name: ["a"] for name in STAGES[STAGES.index(stage) :]} and not found.void
 
 
 def write(folder: Path, name: str, *texts: str) -> Path:
@@ -157,7 +174,8 @@ def test_what_was_wiped_or_is_in_a_new_instance_is_reported_again(ws: Path, call
         instance.wipe_assets([dg.AssetKey("raw_shards")])
     assert materialised(ws)["pairwise_similarities"] == set() == materialised(ws)["raw_shards"]
     done = call("sync", "--json", "--workspace", ws).json()
-    assert done == {"added": [], "reported": {"raw_shards": 3, "pairwise_similarities": 3}, "strangers": []}
+    # With what rests on them, which Dagster compares with their history.
+    assert done == {"added": [], "reported": dict.fromkeys(STAGES, 3), "void": {}, "changed": [], "strangers": []}
     assert all(found == whole for found in materialised(ws).values())
     with instance_of(ws) as instance:
         (event,) = instance.get_event_records(
@@ -172,11 +190,24 @@ def test_what_was_wiped_or_is_in_a_new_instance_is_reported_again(ws: Path, call
     assert all(found == whole for found in materialised(ws).values())
     with instance_of(ws) as instance:
         assert list(instance.get_dynamic_partitions(SHARDS)) == ["s01", "s02", "s03"]
-    # A retracted shard is reported no more.
+    # A retracted shard is reported as such: nothing of it is missing.
     da.retract("s02", workspace=ws, progress=False)
     shutil.rmtree(ws / "dagster")
     da.sync(workspace=ws)
-    assert all(found == whole - {"s02"} for found in materialised(ws).values())
+    assert all(found == whole for found in materialised(ws).values())
+    with instance_of(ws) as instance:
+        latest = instance.get_event_records(
+            dg.EventRecordsFilter(
+                dg.DagsterEventType.ASSET_MATERIALIZATION, asset_key=dg.AssetKey("raw_shards"), asset_partitions=["s02"]
+            )
+        )[0].asset_materialization
+        assert latest is not None and latest.metadata["retracted"].value == "takedown"
+
+
+def test_sync_names_the_files_that_changed(ws: Path, call: Call) -> None:  # noqa: F811
+    write(ws.parent / "in", "s02", "another content")
+    assert call("sync", "--json", "--workspace", ws).json()["changed"] == ["s02"]
+    assert "The files of s02 changed since they were read: `dedup-assets curate" in call("sync", "--workspace", ws).out
 
 
 def test_runs_of_others_in_a_shared_instance_are_none_of_ours(ws: Path) -> None:
