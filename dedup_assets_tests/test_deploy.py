@@ -104,7 +104,7 @@ def test_the_container_instance_stores_in_postgres(container_environment: None, 
 def test_the_workspace_names_the_code_location() -> None:
     (origin,) = location_origins_from_yaml_paths([str(ROOT / "workspace.yaml")])
     assert origin.location_name == "dedup_assets"
-    assert origin.loadable_target_origin.module_name == "dedup_assets.definitions"
+    assert origin.loadable_target_origin.module_name == "dedup_assets.location"
 
 
 def test_compose_publishes_on_the_loopback_address_only(compose: dict[str, Any]) -> None:
@@ -185,7 +185,7 @@ def test_the_image_copies_what_exists_and_runs_as_nobody_special() -> None:
 
 def test_the_chart_values_agree_with_the_other_files(values: dict[str, Any], compose: dict[str, Any]) -> None:
     (deployment,) = values["dagster-user-deployments"]["deployments"]
-    assert deployment["dagsterApiGrpcArgs"] == ["--module-name", "dedup_assets.definitions"]
+    assert deployment["dagsterApiGrpcArgs"] == ["--module-name", "dedup_assets.location"]
     environment = {entry["name"]: entry["value"] for entry in deployment["env"]}
     for name, value in environment.items():
         assert compose["services"]["daemon"]["environment"][name] == value

@@ -13,7 +13,7 @@ import dagster as dg
 import numpy as np
 
 from dedup_assets.assets.failures import concerns_all
-from dedup_assets.assets.kmeans_centroids import codebook_in_force, kmeans_centroids
+from dedup_assets.assets.kmeans_centroids import codebook_in_force
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.hashes import HashIndex, first_occurrences, hash_ids
 from dedup_assets.errors import ShardError
@@ -27,7 +27,7 @@ from dedup_assets.storage.shards import REJECTED, RETRACTED_ID, AdmittedShard, R
 
 
 @shard_asset(
-    deps=[kmeans_centroids],
+    deps=["kmeans_centroids"],
     kinds={"numpy", "dask"},
     description="The shard's place in the curation order, and its new texts by home cell with their ghosts.",
 )

@@ -12,8 +12,7 @@ from typing import Any
 import dagster as dg
 
 from dedup_assets.assets.duplicate_ids import STAGE as DECIDING
-from dedup_assets.assets.duplicate_ids import decide_shards, duplicate_ids
-from dedup_assets.assets.inputs import output_folder
+from dedup_assets.assets.duplicate_ids import decide_shards
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.workspace import WorkspaceResource
@@ -37,7 +36,7 @@ STAGE = "deduplicated_dataset"
 
 
 @shard_asset(
-    deps=[duplicate_ids, output_folder],
+    deps=["duplicate_ids", "output_folder"],
     kinds={"parquet"},
     description="The kept records in the input's own columns, types and order, with the duplicates and the "
     "quarantine beside them and a manifest over all shards.",

@@ -15,8 +15,7 @@ import dagster as dg
 import numpy as np
 import pyarrow as pa
 
-from dedup_assets.assets.inputs import decision_rules
-from dedup_assets.assets.pairwise_similarities import find_matches_of, match_shards, pairwise_similarities
+from dedup_assets.assets.pairwise_similarities import find_matches_of, match_shards
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.curation import BatchDecisions, TextDecisions, decide_batch
 from dedup_assets.resources.dask_cluster import DaskCluster
@@ -36,7 +35,7 @@ STAGE = "duplicate_ids"
 
 
 @shard_asset(
-    deps=[pairwise_similarities, decision_rules],
+    deps=["pairwise_similarities", "decision_rules"],
     kinds={"numba", "parquet"},
     description="For every record: kept, or removed by which keeper at what similarity, exact or semantic.",
 )

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 
 from dedup_assets.assets.failures import concerns_all
-from dedup_assets.assets.raw_shards import raw_shards
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.hashes import HashIndex, first_occurrences
 from dedup_assets.resources.dask_cluster import DaskCluster
@@ -33,7 +32,7 @@ GPU_BATCH_TEXTS = 16_384
 
 
 @shard_asset(
-    deps=[raw_shards],
+    deps=["raw_shards"],
     kinds={"torch", "lancedb"},
     description="A unit vector for every distinct text, in the LanceDB table `embeddings`. A text that was "
     "embedded before is never embedded again.",

@@ -10,9 +10,9 @@ from typing import Any
 
 import dagster as dg
 
-from dedup_assets.automation.partitions import shard_partitions
-from dedup_assets.resources.workspace import WorkspaceResource
+from dedup_assets.names import Names
 from dedup_assets.storage.data_versions import changed_files, file_versions, place_version, rules_version
+from dedup_assets.storage.workspace import Workspace
 
 SOURCE_FILES, DECISION_RULES, OUTPUT_FOLDER = "source_files", "decision_rules", "output_folder"
 
@@ -24,36 +24,41 @@ INPUTS_OF = {
 """The sources that an asset rests on, by its name."""
 
 
-def _source(description: str, **options: Any) -> Any:
+def define_inputs(names: Names) -> list[dg.SourceAsset]:
+    """The three sources of one workspace."""
+
+    def source(description: str, **options: Any) -> Any:
+        return dg.observable_source_asset(
+            group_name="deduplication",
+            description=description,
+            required_resource_keys={names.workspace},
+            **options,
+        )
+
+    def opened(context: dg.OpExecutionContext) -> Workspace:
+        return getattr(context.resources, names.workspace).open()
+
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.BetaWarning)  # as in `shard_asset`
-        return dg.observable_source_asset(group_name="deduplication", description=description, **options)
+        warnings.simplefilter("ignore", dg.BetaWarning)  # as in `ShardAsset`
 
+        @source(
+            "The file of each shard. Its version is that of the content: size and time of a file are looked at, and a "
+            "file that changed is read.",
+            partitions_def=dg.DynamicPartitionsDefinition(name=names.partitions),
+        )
+        def source_files(context) -> dg.DataVersionsByPartition:
+            return dg.DataVersionsByPartition(file_versions(opened(context)))
 
-@_source(
-    "The file of each shard. Its version is that of the content: size and time of a file are looked at, and a file "
-    "that changed is read.",
-    partitions_def=shard_partitions,
-)
-def source_files(workspace: WorkspaceResource) -> dg.DataVersionsByPartition:
-    """Look at the file of each shard that was read."""
-    return dg.DataVersionsByPartition(file_versions(workspace.open()))
+        @source(
+            "What decides which records are kept: threshold, keeper rule and the other settings of decisions, what was "
+            "retracted, rebuilds that were asked for. Another version is another generation of decisions."
+        )
+        def decision_rules(context) -> dg.DataVersion:
+            space = opened(context)
+            return dg.DataVersion(rules_version(space, changed_files(space.ledger, file_versions(space))))
 
+        @source("Where the deduplicated dataset is published: `output` in curation.toml.")
+        def output_folder(context) -> dg.DataVersion:
+            return dg.DataVersion(place_version(opened(context)))
 
-@_source(
-    "What decides which records are kept: threshold, keeper rule and the other settings of decisions, what was "
-    "retracted, rebuilds that were asked for. Another version is another generation of decisions."
-)
-def decision_rules(workspace: WorkspaceResource) -> dg.DataVersion:
-    """The generation of decisions that a curation would leave."""
-    space = workspace.open()
-    return dg.DataVersion(rules_version(space, changed_files(space.ledger, file_versions(space))))
-
-
-@_source("Where the deduplicated dataset is published: `output` in curation.toml.")
-def output_folder(workspace: WorkspaceResource) -> dg.DataVersion:
-    """The folder that is published to."""
-    return dg.DataVersion(place_version(workspace.open()))
-
-
-INPUTS = (source_files, decision_rules, output_folder)
+    return [source_files, decision_rules, output_folder]

@@ -9,7 +9,6 @@ import time
 import dagster as dg
 import numpy as np
 
-from dedup_assets.assets.embeddings import embeddings
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.kmeans import choose_cells, fit_centroids, sample_size
 from dedup_assets.resources.centroids import fit_on_gpus
@@ -32,7 +31,7 @@ FIT_ROWS = 2_000
 
 
 @shard_asset(
-    deps=[embeddings],
+    deps=["embeddings"],
     kinds={"torch", "cuml"},
     description="The codebook in force for this shard. Stale or badly trained centroids cost time, never a match.",
 )

@@ -140,10 +140,8 @@ def retracted(stage: str, shard: str, reason: str) -> dg.AssetMaterialization:
 
 
 def reported_versions(instance: dg.DagsterInstance, stage: str) -> dict[str, str]:
-    """The version that Dagster has of each partition of an asset; empty where it is of a time without versions."""
-    key = dg.AssetKey(stage)
-    known = dict.fromkeys(instance.get_materialized_partitions(key), "")
-    return known | _latest(instance, stage, _MATERIALIZATION, None)
+    """The version that Dagster has of each partition of an asset."""
+    return _latest(instance, stage, _MATERIALIZATION, None)
 
 
 def reported_shards(instance: dg.DagsterInstance, stage: str, shards: Collection[str]) -> set[str]:

@@ -11,7 +11,6 @@ import dagster as dg
 import numpy as np
 import pyarrow as pa
 
-from dedup_assets.assets.cluster_partitions import cluster_partitions
 from dedup_assets.assets.failures import concerns_all
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.cell_groups import CellGroup, plan_groups
@@ -42,7 +41,7 @@ anew what its neighbours hold too."""
 
 
 @shard_asset(
-    deps=[cluster_partitions],
+    deps=["cluster_partitions"],
     kinds={"torch", "dask", "parquet"},
     description="Every match between this shard and the corpus admitted before it, down to the floor: the "
     "same set that comparing every pair gives.",

@@ -6,7 +6,6 @@ from pathlib import PurePosixPath
 
 import dagster as dg
 
-from dedup_assets.assets.inputs import source_files
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.errors import ShardError, SourceError
 from dedup_assets.resources.workspace import WorkspaceResource
@@ -20,7 +19,7 @@ from dedup_assets.storage.source_files import content_fingerprint
 
 
 @shard_asset(
-    deps=[source_files],
+    deps=["source_files"],
     kinds={"parquet"},
     description="One input file as validated records: row numbers, ids, text hashes. Rows that cannot be "
     "records go to quarantine with their reason.",

@@ -3,12 +3,15 @@ what was done, in the ledger and in Dagster's metadata."""
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -17,8 +20,9 @@ from dedup_assets.assets.failures import ShardFailure, concerns_all
 from dedup_assets.assets.inputs import INPUTS_OF
 from dedup_assets.assets.interrupts import interrupts_noted
 from dedup_assets.assets.lineage import CODE_VERSION, REPORTED, Lineage, observations, reported_shards, retracted
-from dedup_assets.automation.partitions import range_ends, shard_partitions
 from dedup_assets.errors import DedupError, FailedShardsError, WorkspaceError, first_line
+from dedup_assets.names import Names
+from dedup_assets.partitions import range_ends
 from dedup_assets.report.metadata import RunMetadata
 from dedup_assets.report.progress import Progress, StageTime, stage_progress
 from dedup_assets.resources.dask_cluster import DaskCluster
@@ -35,21 +39,62 @@ RECURATE = "dedup-assets/recurate"
 __all__ = ["GROUP", "RECURATE", "STAGES", "StageRun", "shard_asset", "stage_run"]
 
 
-def shard_asset(*, deps: Sequence[Any], kinds: set[str], description: str) -> Any:
-    """Declare a shard asset: one partition a shard, one or many in a run, identity mappings upstream."""
-    with warnings.catch_warnings():
-        # Backfill policies are "beta" in this Dagster; the release is pinned, so the warning informs nobody.
-        warnings.simplefilter("ignore", dg.BetaWarning)
-        return dg.asset(
-            deps=list(deps),
-            partitions_def=shard_partitions,
-            backfill_policy=dg.BackfillPolicy.single_run(),
-            group_name=GROUP,
-            owners=OWNERS,
-            kinds=kinds,
-            description=description,
-            code_version=CODE_VERSION,
-        )
+@dataclass(frozen=True)
+class ShardAsset:
+    """One of the seven, for any workspace: `define` makes the asset of one workspace of it.
+
+    Attributes
+    ----------
+    compute : callable
+        Takes the context, the workspace and, where it has a parameter for them, the Dask workers.
+    deps : tuple of str
+        Names of the assets and sources it rests on.
+    """
+
+    compute: Callable[..., None]
+    deps: tuple[str, ...]
+    kinds: frozenset[str]
+    description: str
+
+    @property
+    def name(self) -> str:
+        return self.compute.__name__
+
+    def define(self, names: Names) -> dg.AssetsDefinition:
+        """The asset: one partition a shard, one or many in a run, identity mappings upstream."""
+        keys = [names.workspace]
+        if "dask" in inspect.signature(self.compute).parameters:
+            keys.append(names.dask)
+
+        def compute(context) -> None:  # without an annotation: Dagster takes none that is a string
+            self.compute(context, *(getattr(context.resources, key) for key in keys))
+
+        code = self.compute.__code__
+        with warnings.catch_warnings():
+            # "Beta" in this Dagster: the tests hold for the versions that are allowed.
+            warnings.simplefilter("ignore", dg.BetaWarning)
+            reference = dg.LocalFileCodeReference(
+                file_path=code.co_filename, line_number=code.co_firstlineno, label=Path(code.co_filename).name
+            )
+            return dg.asset(
+                name=self.name,
+                deps=list(self.deps),
+                required_resource_keys=set(keys),
+                partitions_def=dg.DynamicPartitionsDefinition(name=names.partitions),
+                backfill_policy=dg.BackfillPolicy.single_run(),
+                group_name=GROUP,
+                owners=OWNERS,
+                kinds=set(self.kinds),
+                description=self.description,
+                code_version=CODE_VERSION,
+                # Paths of this machine; nothing is looked up elsewhere.
+                metadata={"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[reference])},
+            )(compute)
+
+
+def shard_asset(*, deps: Sequence[str], kinds: set[str], description: str) -> Callable[..., ShardAsset]:
+    """Declare a shard asset."""
+    return lambda compute: ShardAsset(compute, tuple(deps), frozenset(kinds), description)
 
 
 class StageRun:
@@ -207,10 +252,10 @@ class StageRun:
         if self.failed:
             others = len({*self.shards} - {*self.failed})
             reasons = "\n".join(f"  {shard}: {message}" for shard, message in self.failed.items())
+            finished = f"\nThe other {others} are finished at this stage." if others else ""
             raise FailedShardsError(
-                f"{len(self.failed)} of {others + len(self.failed)} shards failed in {self.stage}:\n{reasons}\n"
-                f"The other {others} are finished at this stage; run them without the failed ones, or "
-                "correct the files and run again.",
+                f"{len(self.failed)} of {others + len(self.failed)} shards failed in {self.stage}:\n"
+                f"{reasons}{finished}",
                 self.failed,
                 self.run_id,
             )

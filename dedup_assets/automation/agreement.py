@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import dagster as dg
 
 from dedup_assets.assets.lineage import Lineage, observations, reported_versions, retracted
-from dedup_assets.automation.partitions import SHARDS, register_partitions
+from dedup_assets.names import Names
+from dedup_assets.partitions import register_partitions
 from dedup_assets.report.metadata import RunMetadata
 from dedup_assets.storage.data_versions import (
     RETRACTED,
@@ -98,14 +99,15 @@ def agree(workspace: Workspace, instance: dg.DagsterInstance, look_at_files: boo
     A deleted partition comes back, and so does what was wiped: what stands in the ledger is published.
     """
     # Dagster first: what is finished between the two looks is reported twice then, and never as void.
-    partitions = instance.get_dynamic_partitions(SHARDS)
+    name = Names.of(workspace.root).partitions
+    partitions = instance.get_dynamic_partitions(name)
     reported = {stage: reported_versions(instance, stage) for stage in STAGES}
     ledger = workspace.ledger
     shards = ledger.shards()
     versions = finished_versions(ledger)
     found = differences([shard.key for shard in shards], versions, partitions, reported)
     if found.missing:
-        register_partitions(instance, found.missing)
+        register_partitions(instance, name, found.missing)
     files = file_versions(workspace) if look_at_files else {}
     found.changed.extend(changed_files(ledger, files))
     for observation in observations(workspace, instance, files):

@@ -110,7 +110,7 @@ class Survey:
         if self.unread:
             parts.append(f"{self.unread}.")
         if self.waiting:
-            parts.append(f"Waiting for the next look: {_some(self.waiting)}.")
+            parts.append(f"Waiting for the next look: {some(self.waiting)}.")
         if self.later:
             parts.append(f"{self.later} more come in later (shards_per_run).")
         return " ".join([*parts, *self.problems])
@@ -397,6 +397,6 @@ def read_memory(text: str | None) -> dict[str, Sighting]:
         return {}
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
     shown = ", ".join(names[:5])
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dagster as dg
 
-from dedup_assets.assets import SHARD_ASSETS
 from dedup_assets.assets.stage import RECURATE, STAGES
-from dedup_assets.checks.asset_checks import corpus_checks
+from dedup_assets.checks.asset_checks import CHECKS
 
 # In process: the chain of seven is short and the parallel work is done by Dask, so a process per step
 # would only add its start, about four seconds each.
 curate_new_shards = dg.define_asset_job(
     "curate_new_shards",
-    selection=dg.AssetSelection.assets(*SHARD_ASSETS),
+    # By name, here and below: what others hang on these assets, in definitions that are merged, is theirs to run.
+    selection=dg.AssetSelection.assets(*STAGES),
     executor_def=dg.in_process_executor,
     description="All seven assets for some shards: from files to the deduplicated dataset.",
 )
@@ -28,7 +28,6 @@ recurate_corpus = dg.define_asset_job(
     "recurate_corpus",
     # Without the two that read files and texts: what is curated anew is what is there. Those between the centroids
     # and the decisions keep the order, and have nothing to do.
-    # By name: what others hang on these assets, in definitions that are merged with these, is theirs to run.
     selection=dg.AssetSelection.assets(*STAGES[2:]),
     executor_def=dg.in_process_executor,
     tags={RECURATE: "true"},
@@ -38,7 +37,7 @@ recurate_corpus = dg.define_asset_job(
 
 audit_recall = dg.define_asset_job(
     "audit_recall",
-    selection=dg.AssetSelection.checks(corpus_checks),
+    selection=dg.AssetSelection.checks(*(check.key for check in CHECKS)),
     executor_def=dg.in_process_executor,
     description="All checks on the whole corpus, with samples of 1,000 or as many as `sample` says: measured recall, "
     "evidence for removals, conservation of rows, drift. Changes nothing.",

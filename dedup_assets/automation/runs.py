@@ -27,11 +27,12 @@ from sqlalchemy.exc import OperationalError
 from dedup_assets.assets.stage import STAGES
 from dedup_assets.automation.agreement import Differences, agree
 from dedup_assets.automation.jobs import audit_recall, curate_new_shards, recurate_corpus, redecide
-from dedup_assets.automation.partitions import SHARDS, range_tags, register_partitions, spans
 from dedup_assets.automation.scrubbing import scrub_history
 from dedup_assets.checks.asset_checks import CHECKS, STEP
 from dedup_assets.errors import VERBOSE, DedupError, FailedShardsError, UnexpectedError, WorkspaceError, first_line
 from dedup_assets.forks import require_own_threads
+from dedup_assets.names import Names
+from dedup_assets.partitions import range_tags, register_partitions, spans
 from dedup_assets.resources.sqlite_log import steady_sqlite
 from dedup_assets.resources.workspace import serving
 from dedup_assets.storage.changes import changed_content_error, has_changed, unfinished_shards
@@ -130,6 +131,7 @@ class EmbeddedDagster:
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
+        self._names = Names.of(workspace.root)
 
     def __enter__(self) -> EmbeddedDagster:
         require_own_threads()
@@ -153,7 +155,9 @@ class EmbeddedDagster:
     def register(self) -> None:
         """Add all shards that are no partitions."""
         with instance_errors(self._instance.root_directory):
-            register_partitions(self._instance, [shard.key for shard in self._workspace.ledger.shards()])
+            register_partitions(
+                self._instance, self._names.partitions, [shard.key for shard in self._workspace.ledger.shards()]
+            )
 
     def curate(self, named: Sequence[str]) -> Outcome:
         """Finish every registered shard that is not finished, and bring all decisions up to date.
@@ -186,7 +190,7 @@ class EmbeddedDagster:
     def _spans(self, wanted: Collection[str]) -> list[list[str]]:
         """The wanted shards as ranges of Dagster's partitions, in the order in which they were registered."""
         order = [shard.key for shard in self._workspace.ledger.shards()]
-        return list(spans(self._instance.get_dynamic_partitions(SHARDS), wanted, order))
+        return list(spans(self._instance.get_dynamic_partitions(self._names.partitions), wanted, order))
 
     def _admit_freed(self, outcome: Outcome) -> None:
         """Bring the shards in again that hold records whose ids are free now."""
@@ -209,7 +213,7 @@ class EmbeddedDagster:
         """Evaluate all checks on the whole corpus, with samples of a size, or the usual one where it is 0."""
         with one_run_at_a_time(), instance_errors(self._instance.root_directory):
             config = {**self._run_config(), "ops": {STEP: {"config": {"sample": sample}}}}
-            result = _resolved(audit_recall.name).execute_in_process(instance=self._instance, run_config=config)
+            result = self._job(audit_recall.name).execute_in_process(instance=self._instance, run_config=config)
             return Outcome(
                 run_ids=[result.run_id], checks=[Checked.of(found) for found in result.get_asset_check_evaluations()]
             )
@@ -254,7 +258,7 @@ class EmbeddedDagster:
         """Run a job over neighbouring partitions; without the failed ones again if some failed."""
         try:
             with one_run_at_a_time():
-                result = _resolved(job_name).execute_in_process(
+                result = self._job(job_name).execute_in_process(
                     instance=self._instance,
                     tags=range_tags(span),
                     run_config=self._run_config(),
@@ -283,6 +287,11 @@ class EmbeddedDagster:
                 "in the UI has too."
             ) from problem
 
+    def _job(self, name: str) -> dg.JobDefinition:
+        from dedup_assets.definitions import definitions_for
+
+        return definitions_for(self._workspace.root).resolve_job_def(name)
+
     def _run_config(self) -> dict[str, object]:
         # What the caller asked for this once. Where to publish is kept in the workspace, and another process may have
         # changed it since.
@@ -291,7 +300,7 @@ class EmbeddedDagster:
             # The command line says what happened; Dagster's own log stays in the instance.
             "loggers": {"console": {"config": {"log_level": "ERROR" if os.environ.get(VERBOSE) else "CRITICAL"}}},
             "resources": {
-                "workspace": {
+                self._names.workspace: {
                     "config": {
                         "path": str(self._workspace.root),
                         "options": json.dumps(options, sort_keys=True),
@@ -426,9 +435,3 @@ def changed_shards(workspace: Workspace, named: Sequence[str]) -> tuple[list[str
         except DedupError as problem:
             refused[key] = str(problem)
     return changed, refused
-
-
-def _resolved(name: str) -> dg.JobDefinition:
-    from dedup_assets.definitions import defs
-
-    return defs.resolve_job_def(name)

@@ -5,35 +5,34 @@ from __future__ import annotations
 import dagster as dg
 
 from dedup_assets.automation.jobs import recurate_corpus
-from dedup_assets.automation.partitions import SHARDS, range_tags, spans
 from dedup_assets.errors import DedupError
-from dedup_assets.resources.workspace import WorkspaceResource
+from dedup_assets.names import Names
+from dedup_assets.partitions import range_tags, spans
 from dedup_assets.storage.ledger import STAGES
 
 SUNDAYS = "0 3 * * 0"
 """When it would run if it were switched on by hand in the UI."""
 
 
-def weekly_recuration_schedule(cron: str) -> dg.ScheduleDefinition:
+def weekly_recuration_schedule(names: Names, cron: str) -> dg.ScheduleDefinition:
     """The schedule `weekly_recuration`: off until `recurate_cron` in curation.toml says when, or a person does."""
 
     @dg.schedule(
         name="weekly_recuration",
         job=recurate_corpus,
+        required_resource_keys={names.workspace},
         cron_schedule=cron or SUNDAYS,
         default_status=dg.DefaultScheduleStatus.RUNNING if cron else dg.DefaultScheduleStatus.STOPPED,
         description="Curates everything anew in one order over all records, as a new generation beside the old one. "
         "Nothing is embedded again. When: recurate_cron in curation.toml.",
     )
-    def weekly_recuration(
-        context: dg.ScheduleEvaluationContext, workspace: WorkspaceResource
-    ) -> dg.RunRequest | dg.SkipReason:
+    def weekly_recuration(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         try:
-            decided = workspace.open().ledger.completions(STAGES[-1])
+            decided = getattr(context.resources, names.workspace).open().ledger.completions(STAGES[-1])
         except DedupError as problem:
             return dg.SkipReason(str(problem))
         # Two runs would be two re-curations, and any shard will do: the result covers all.
-        ranges = list(spans(context.instance.get_dynamic_partitions(SHARDS), decided))
+        ranges = list(spans(context.instance.get_dynamic_partitions(names.partitions), decided))
         if not ranges:
             return dg.SkipReason("Nothing is curated yet: there is nothing to decide anew.")
         return dg.RunRequest(tags=range_tags(max(ranges, key=len)))

@@ -8,17 +8,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from pathlib import Path
 
 import dagster as dg
 
 from dedup_assets.automation.agreement import agree
-from dedup_assets.automation.arrival import Due, Survey, ask_for_decisions, read_memory, survey, write_memory
+from dedup_assets.automation.arrival import Due, Survey, ask_for_decisions, read_memory, some, survey, write_memory
 from dedup_assets.automation.jobs import audit_recall, curate_new_shards, recurate_corpus, redecide
-from dedup_assets.automation.partitions import SHARDS, partitions_of, range_tags, shard_partitions, spans
-from dedup_assets.automation.upkeep import maintain_store
+from dedup_assets.automation.upkeep import MAINTAIN_STORE
 from dedup_assets.errors import DedupError
-from dedup_assets.resources.workspace import WorkspaceResource
+from dedup_assets.names import WORKSPACE_KEY, Names
+from dedup_assets.partitions import partitions_of, range_ends, range_tags, spans
 from dedup_assets.storage.changes import unfinished_shards
 from dedup_assets.storage.freed_ids import readmit_freed
 from dedup_assets.storage.ledger import STAGES, VANISHED
@@ -27,28 +26,27 @@ from dedup_assets.storage.registration import register_files
 from dedup_assets.storage.retraction import retract_shards
 from dedup_assets.storage.workspace import Workspace
 
-_JOBS = {job.name for job in (audit_recall, curate_new_shards, maintain_store, recurate_corpus, redecide)}
+_JOBS = {MAINTAIN_STORE, *(job.name for job in (audit_recall, curate_new_shards, recurate_corpus, redecide))}
 _ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 _FAILED, _FAILED_RUNS = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]), 20
 _UNDER_WAY = dg.RunsFilter(statuses=[status for status in dg.DagsterRunStatus if status not in _ENDED])
 
 
-def arriving_shards_sensor(watch_seconds: int) -> dg.SensorDefinition:
+def arriving_shards_sensor(names: Names, watch_seconds: int) -> dg.SensorDefinition:
     """The sensor `arriving_shards`, which looks every `watch_seconds` (Dagster's daemon: every 5 at most)."""
 
     @dg.sensor(
         name="arriving_shards",
         jobs=[curate_new_shards, redecide],
+        required_resource_keys={names.workspace},
         minimum_interval_seconds=watch_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Looks at the sources in curation.toml (`dedup-assets watch`). New, changed and returned shard "
         "files are curated, vanished ones retracted; files that are still being written wait.",
     )
-    def arriving_shards(
-        context: dg.SensorEvaluationContext, workspace: WorkspaceResource
-    ) -> dg.SensorResult | dg.SkipReason:
+    def arriving_shards(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:
-            space = workspace.open()
+            space = getattr(context.resources, names.workspace).open()
             _end_dead_runs(context.instance, space)
             if not (space.settings.sources or space.settings.reference_sources):
                 idle = not runs_under_way(context.instance, space)
@@ -77,15 +75,19 @@ def _end_dead_runs(instance: dg.DagsterInstance, space: Workspace) -> None:
 def runs_under_way(instance: dg.DagsterInstance, space: Workspace) -> list[dg.DagsterRun]:
     """The runs on this workspace's assets that have not ended. The instance may be shared with other work, which is
     none of ours, and with other workspaces, as far as a run's configuration names them."""
-    return [run for run in instance.get_runs(_UNDER_WAY) if _is_ours(run, space)]
+    partitions = instance.get_dynamic_partitions(Names.of(space.root).partitions)
+    return [run for run in instance.get_runs(_UNDER_WAY) if _is_ours(run, space, partitions)]
 
 
-def _is_ours(run: dg.DagsterRun, space: Workspace) -> bool:
+def _is_ours(run: dg.DagsterRun, space: Workspace, partitions: Sequence[str]) -> bool:
     if run.job_name not in _JOBS and _assets_of(run).isdisjoint(STAGES):
         return False
     resources = run.run_config.get("resources", {})
-    named = resources.get("workspace", {}).get("config", {}).get("path") if isinstance(resources, dict) else None
-    return not isinstance(named, str) or Path(named) == space.root
+    theirs = [key for key in resources if key.startswith(WORKSPACE_KEY)] if isinstance(resources, dict) else []
+    if theirs:
+        return Names.of(space.root).workspace in theirs
+    # A run from the UI of another workspace is over partitions that are none of ours.
+    return not range_ends(run.tags)[0] or bool(partitions_of(run.tags, partitions))
 
 
 def _assets_of(run: dg.DagsterRun) -> set[str]:
@@ -100,12 +102,16 @@ def _rest_of_failed_runs(instance: dg.DagsterInstance, space: Workspace) -> list
     waiting = set(unfinished_shards(space)).difference(failures) if failures else set()
     if not waiting:
         return []
-    partitions = list(instance.get_dynamic_partitions(SHARDS))
+    partitions = list(instance.get_dynamic_partitions(Names.of(space.root).partitions))
     requests: list[dg.RunRequest] = []
     for run in instance.get_runs(_FAILED, limit=_FAILED_RUNS):
         whole = run.job_name == curate_new_shards.name or _assets_of(run).issuperset(STAGES)
         keys = partitions_of(run.tags, partitions)
-        if not whole or not _is_ours(run, space) or run.run_id not in {failures[k][2] for k in keys if k in failures}:
+        if (
+            not whole
+            or not _is_ours(run, space, partitions)
+            or run.run_id not in {failures[k][2] for k in keys if k in failures}
+        ):
             continue
         rest = waiting.intersection(keys)
         waiting -= rest
@@ -119,7 +125,8 @@ def _rest_of_failed_runs(instance: dg.DagsterInstance, space: Workspace) -> list
 
 
 def _tick(context: dg.SensorEvaluationContext, space: Workspace) -> dg.SensorResult:
-    partitions = list(context.instance.get_dynamic_partitions(SHARDS))
+    name = Names.of(space.root).partitions
+    partitions = list(context.instance.get_dynamic_partitions(name))
     under_way = runs_under_way(context.instance, space)
     in_flight = {key for run in under_way for key in partitions_of(run.tags, partitions)}
     memory = read_memory(context.cursor)
@@ -136,6 +143,7 @@ def _tick(context: dg.SensorEvaluationContext, space: Workspace) -> dg.SensorRes
     requests = list(_requests(found, [*partitions, *new]))
     if not requests and not under_way:
         requests = _rest_of_failed_runs(context.instance, space)
+    found.problems += _deleted(space, new)
     for problem in found.problems:
         context.log.warning(problem)
     if not requests and not under_way:
@@ -145,8 +153,18 @@ def _tick(context: dg.SensorEvaluationContext, space: Workspace) -> dg.SensorRes
         run_requests=requests,
         skip_reason=None if requests else f"{waits}{found.words()}",
         cursor=write_memory(found.memory),
-        dynamic_partitions_requests=[shard_partitions.build_add_request(new)] if new else [],
+        dynamic_partitions_requests=[dg.AddDynamicPartitionsRequest(name, new)] if new else [],
     )
+
+
+def _deleted(space: Workspace, missing: Sequence[str]) -> Iterator[str]:
+    """What to say of shards that are no partitions although they are published: somebody deleted these in the UI."""
+    published = space.ledger.completions(STAGES[-1]) if missing else {}
+    if deleted := [key for key in missing if key in published]:
+        yield (
+            f"{len(deleted)} partitions were deleted and are added again, since their shards are published: "
+            f"{some(deleted)}. To take one back, run `dedup-assets retract SHARD --workspace {space.root}`."
+        )
 
 
 def _register(space: Workspace, found: Survey) -> None:

@@ -24,7 +24,7 @@ from dedup_assets.storage.workspace import Workspace
 LOCATIONS = """\
 load_from:
   - python_module:
-      module_name: dedup_assets.definitions
+      module_name: dedup_assets.location
       location_name: dedup_assets
 """
 

@@ -4,29 +4,36 @@ from typing import Any
 
 import dagster as dg
 
-from dedup_assets.resources.workspace import WorkspaceResource
+from dedup_assets.names import Names
 from dedup_assets.storage.maintenance import maintain
 
-
-@dg.op(description="Removes what nothing that is current refers to, and compacts the table of embeddings.")
-def tend_store(context: dg.OpExecutionContext, workspace: WorkspaceResource) -> None:
-    """Maintain the workspace and report what it gave back."""
-    freed = maintain(workspace.open())
-    metadata: dict[str, Any] = {"bytes_freed": freed.total}
-    metadata |= {f"{kind} (entries)": count for kind, count in freed.counts.items()}
-    if freed.waits:
-        metadata["waits"] = freed.waits
-    context.add_output_metadata(metadata)
-    context.log.info(f"{freed.total} bytes freed. {freed.waits}".strip())
+MAINTAIN_STORE = "maintain_store"
 
 
-@dg.job(
-    name="maintain_store",
-    executor_def=dg.in_process_executor,
-    description="Gives room back: superseded versions of the table of embeddings, vectors of texts that are gone, "
-    "cells of retired centroids, readings and matches of retracted content, leftovers of killed runs. "
-    "Changes no result.",
-)
-def maintain_store() -> None:
-    """One step: it waits for the stages that are under way, and holds off the next."""
-    tend_store()
+def define_maintain_store(names: Names) -> dg.JobDefinition:
+    """The job for one workspace. One step: it waits for the stages that are under way, and holds off the next."""
+
+    @dg.op(
+        required_resource_keys={names.workspace},
+        description="Removes what nothing that is current refers to, and compacts the table of embeddings.",
+    )
+    def tend_store(context) -> None:  # Dagster reads annotations, and not as strings
+        freed = maintain(getattr(context.resources, names.workspace).open())
+        metadata: dict[str, Any] = {"bytes_freed": freed.total}
+        metadata |= {f"{kind} (entries)": count for kind, count in freed.counts.items()}
+        if freed.waits:
+            metadata["waits"] = freed.waits
+        context.add_output_metadata(metadata)
+        context.log.info(f"{freed.total} bytes freed. {freed.waits}".strip())
+
+    @dg.job(
+        name=MAINTAIN_STORE,
+        executor_def=dg.in_process_executor,
+        description="Gives room back: superseded versions of the table of embeddings, vectors of texts that are gone, "
+        "cells of retired centroids, readings and matches of retracted content, leftovers of killed runs. "
+        "Changes no result.",
+    )
+    def maintain_store() -> None:
+        tend_store()
+
+    return maintain_store

@@ -15,11 +15,11 @@ from typing import Any
 
 import dagster as dg
 
-from dedup_assets.automation.partitions import SHARDS
 from dedup_assets.checks import evidence, health, recall, rows
 from dedup_assets.checks.finding import NAMED, Finding
 from dedup_assets.checks.recall import BruteForce
 from dedup_assets.checks.scope import Scope
+from dedup_assets.names import Names
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.workspace import MAINTENANCE
 
@@ -119,34 +119,39 @@ class AuditConfig(dg.Config):
     """Records, and removals, in each sample; 0: 64 after a run over some shards, 1,000 for the whole corpus."""
 
 
-@dg.multi_asset_check(
-    name=STEP,
-    specs=[
-        dg.AssetCheckSpec(check.name, asset=check.asset, description=check.description, blocking=False)
-        for check in CHECKS
-    ],
-    can_subset=True,
-    description="What the contract promises, measured on what is published.",
-)
-def corpus_checks(
-    context: dg.AssetCheckExecutionContext, config: AuditConfig, workspace: WorkspaceResource
-) -> Iterator[dg.AssetCheckResult]:
-    """Evaluate the checks that were asked for, on the shards of the run, or on everything where it has none."""
-    scope = Scope(workspace.open(), run_shards(context), config.sample)
-    brute_force = BruteForce(scope)
-    # What is published now may be of the past before the last check: it is not pruned under their eyes.
-    with scope.workspace.lock(MAINTENANCE, shared=True):
-        for check in CHECKS:
-            if check.key in context.selected_asset_check_keys:
-                yield as_result(check, scope, evaluated(check, scope, brute_force))
+def define_checks(names: Names) -> dg.AssetChecksDefinition:
+    """The checks of one workspace."""
+
+    @dg.multi_asset_check(
+        name=STEP,
+        specs=[
+            dg.AssetCheckSpec(check.name, asset=check.asset, description=check.description, blocking=False)
+            for check in CHECKS
+        ],
+        can_subset=True,
+        required_resource_keys={names.workspace},
+        description="What the contract promises, measured on what is published.",
+    )
+    def corpus_checks(context: dg.AssetCheckExecutionContext, config: AuditConfig) -> Iterator[dg.AssetCheckResult]:
+        """Evaluate the checks that were asked for, on the shards of the run, or on everything where it has none."""
+        workspace: WorkspaceResource = getattr(context.resources, names.workspace)
+        scope = Scope(workspace.open(), run_shards(context, names), config.sample)
+        brute_force = BruteForce(scope)
+        # What is published now may be of the past before the last check: it is not pruned under their eyes.
+        with scope.workspace.lock(MAINTENANCE, shared=True):
+            for check in CHECKS:
+                if check.key in context.selected_asset_check_keys:
+                    yield as_result(check, scope, evaluated(check, scope, brute_force))
+
+    return corpus_checks
 
 
-def run_shards(context: dg.AssetCheckExecutionContext) -> list[str] | None:
+def run_shards(context: dg.AssetCheckExecutionContext, names: Names) -> list[str] | None:
     """Shards of the run this step is part of; None where it is about no partition."""
     tags = context.run.tags
     first, last = (tags.get(f"dagster/asset_partition_range_{end}") for end in ("start", "end"))
     if first is not None and last is not None:
-        keys = list(context.instance.get_dynamic_partitions(SHARDS))
+        keys = list(context.instance.get_dynamic_partitions(names.partitions))
         return keys[keys.index(first) : keys.index(last) + 1]
     single = tags.get("dagster/partition")
     return None if single is None else [single]

@@ -111,6 +111,8 @@ def sync(workspace: str, as_json: bool) -> None:
         )
         return
     click.echo(f"{len(found.missing)} partitions added, {sum(reported.values())} materialisations reported")
+    if found.missing:
+        click.echo("A partition that is deleted comes back: `dedup-assets retract SHARD` takes its shard back.")
     if found.void:
         withdrawn = sorted({shard for shards in found.void.values() for shard in shards})
         click.echo(f"{_some(withdrawn)} are to be brought in again and show as stale: `dedup-assets curate` does it.")

@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 
 from dedup_assets.errors import SettingsError
+from dedup_assets.names import DASK_KEY, DEFAULT_WORKSPACE, WORKSPACE_KEY
 from dedup_assets.resources.sqlite_log import steady_sqlite
 from dedup_assets.settings import Settings
 from dedup_assets.storage.asked import refuse_unasked
@@ -67,14 +68,15 @@ def _refuse_foreign(run_config: Mapping[str, Any], root: Path) -> None:
     """Raise SettingsError where a run config says what only the process itself may say: whoever reaches the webserver
     can launch a run with any config."""
     resources = run_config.get("resources") or {}
-    named = ((resources.get("workspace") or {}).get("config") or {}).get("path")
-    own = Path(os.environ.get("DEDUP_ASSETS_WORKSPACE", "dedup-workspace")).expanduser().absolute()
-    if named is not None and root not in _served and root != own:
+    configs = {key: (given or {}).get("config") or {} for key, given in resources.items()}
+    named = any("path" in config for key, config in configs.items() if key.startswith(WORKSPACE_KEY))
+    own = Path(os.environ.get("DEDUP_ASSETS_WORKSPACE", DEFAULT_WORKSPACE)).expanduser().absolute()
+    if named and root not in _served and root != own:
         raise SettingsError(
             f"The run config names the workspace {root}, and this server is for {own}: leave it out, or start "
             "`dedup-assets ui` on the other one."
         )
-    if ((resources.get("dask") or {}).get("config") or {}).get("scheduler"):
+    if any(config.get("scheduler") for key, config in configs.items() if key.startswith(DASK_KEY)):
         raise SettingsError(
             "The run config names a Dask scheduler. Ask for one by --scheduler, or set DEDUP_ASSETS_SCHEDULER where "
             "the server starts."

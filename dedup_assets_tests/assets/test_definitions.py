@@ -15,16 +15,15 @@ import pytest
 from dedup_assets.assets import SHARD_ASSETS
 from dedup_assets.assets.raw_shards import raw_shards
 from dedup_assets.assets.stage import STAGES
-from dedup_assets.automation.partitions import SHARDS, register_partitions
 from dedup_assets.definitions import defs
 from dedup_assets.errors import ShardError, WorkspaceError
+from dedup_assets.names import DEFAULT_WORKSPACE, Names
 from dedup_assets.resources.dask_cluster import DaskCluster
-from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.settings import Settings
 from dedup_assets.storage.sources import discover
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import assert_same_tree, corpus, curate, tree, write_shards
-from dedup_assets_tests.assets.materialising import materialise
+from dedup_assets_tests.assets.materialising import add_partitions, materialise
 
 KEYS = ["s00", "s01", "s02"]
 ROWS = {"s00": 12, "s01": 0, "s02": 20}
@@ -70,7 +69,7 @@ def test_the_graph_is_a_chain_of_seven_shard_assets_and_what_they_rest_on() -> N
     for key in graph.materializable_asset_keys:
         node = graph.get(key)
         assert isinstance(node.partitions_def, dg.DynamicPartitionsDefinition)
-        assert node.partitions_def.name == SHARDS == "shards"
+        assert node.partitions_def.name == Names.of(DEFAULT_WORKSPACE).partitions
         assert node.group_name == "deduplication"
         assert node.backfill_policy == dg.BackfillPolicy.single_run()
         assert node.description
@@ -126,13 +125,13 @@ def row_counts(instance: dg.DagsterInstance, asset: str) -> dict[str, int]:
 def test_each_asset_takes_one_shard_or_a_range_and_reports_rows_for_each(
     instance: dg.DagsterInstance, space: Workspace, tmp_path: Path
 ) -> None:
-    register_partitions(instance, KEYS)
+    add_partitions(instance, space, KEYS)
     for asset in SHARD_ASSETS:
         materialise([asset], instance, space, KEYS[:1])
-        assert row_counts(instance, asset.key.to_user_string()) == {"s00": ROWS["s00"]}
+        assert row_counts(instance, asset.name) == {"s00": ROWS["s00"]}
     for asset in SHARD_ASSETS:
         materialise([asset], instance, space, KEYS)
-        assert row_counts(instance, asset.key.to_user_string()) == ROWS
+        assert row_counts(instance, asset.name) == ROWS
     # The same result as through the Python interface.
     result = curate(sorted((tmp_path / "in").iterdir()), tmp_path / "other", threshold=0.9)
     assert_same_tree(tree(space.output), tree(result.output))
@@ -147,7 +146,7 @@ def test_each_asset_takes_one_shard_or_a_range_and_reports_rows_for_each(
 def test_materialising_again_repeats_no_work_and_reports_the_same(
     instance: dg.DagsterInstance, space: Workspace
 ) -> None:
-    register_partitions(instance, KEYS)
+    add_partitions(instance, space, KEYS)
     materialise(SHARD_ASSETS, instance, space, KEYS)
     before = {stage: space.ledger.completions(stage) for stage in STAGES}
     materialise(SHARD_ASSETS, instance, space, KEYS)
@@ -158,7 +157,7 @@ def test_materialising_again_repeats_no_work_and_reports_the_same(
 def test_a_partition_without_a_source_is_an_error_that_says_how_to_register_it(
     instance: dg.DagsterInstance, space: Workspace
 ) -> None:
-    register_partitions(instance, ["nobody"])
+    add_partitions(instance, space, ["nobody"])
     with pytest.raises(ShardError, match=r"'nobody' is a partition but no source is registered.*`dedup-assets reg"):
         materialise([raw_shards], instance, space, ["nobody"])
 
@@ -167,7 +166,7 @@ def test_a_partition_without_a_source_is_an_error_that_says_how_to_register_it(
 def test_a_missing_upstream_shard_is_an_error_that_names_the_asset_and_the_shard(
     instance: dg.DagsterInstance, space: Workspace, position: int
 ) -> None:
-    register_partitions(instance, KEYS)
+    add_partitions(instance, space, KEYS)
     wanted = rf"{STAGES[position]}: {STAGES[position - 1]} is not finished for s00: materialise {STAGES[position - 1]}"
     with pytest.raises(WorkspaceError, match=wanted):
         materialise([SHARD_ASSETS[position]], instance, space, KEYS[:1])
@@ -176,10 +175,10 @@ def test_a_missing_upstream_shard_is_an_error_that_names_the_asset_and_the_shard
 def test_a_folder_that_is_no_workspace_is_an_error_that_says_how_to_make_one(
     instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
-    register_partitions(instance, KEYS)
-    resources = {"workspace": WorkspaceResource(path=str(tmp_path / "nothing"))}
+    nobodys = Workspace(tmp_path / "nothing", Settings())
+    add_partitions(instance, nobodys, KEYS)
     with pytest.raises(WorkspaceError, match=r"nothing is not a workspace.*`dedup-assets curate SOURCE"):
-        dg.materialize([raw_shards], instance=instance, resources=resources, partition_key="s00")
+        materialise([raw_shards], instance, nobodys, KEYS[:1])
     assert not (tmp_path / "nothing").exists()
 
 

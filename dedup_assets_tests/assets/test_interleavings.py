@@ -19,10 +19,10 @@ from sqlalchemy.exc import IntegrityError
 
 import dedup_assets as da
 from dedup_assets.assets.stage import STAGES, StageRun
-from dedup_assets.automation.partitions import SHARDS, register_partitions
 from dedup_assets.automation.runs import EmbeddedDagster
 from dedup_assets.compute.text import hash_texts
 from dedup_assets.errors import ShardError, WorkspaceError
+from dedup_assets.partitions import register_partitions
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage import retraction
@@ -280,15 +280,15 @@ def test_partitions_that_another_process_adds_at_the_same_moment_are_no_error() 
             add(name, keys)
 
         patched.setattr(instance, "add_dynamic_partitions", beside_another)
-        assert register_partitions(instance, ["a", "b", "c"]) == ["a", "b", "c"]
-        assert list(instance.get_dynamic_partitions(SHARDS)) == ["a", "b", "c"]
+        assert register_partitions(instance, "shards", ["a", "b", "c"]) == ["a", "b", "c"]
+        assert list(instance.get_dynamic_partitions("shards")) == ["a", "b", "c"]
 
         def refused(*_: object) -> None:
             raise taken
 
         patched.setattr(instance, "add_dynamic_partitions", refused)
         with pytest.raises(IntegrityError):
-            register_partitions(instance, ["d"])
+            register_partitions(instance, "shards", ["d"])
 
 
 def test_failures_of_a_run_are_its_own_whatever_others_enter_or_mend(

@@ -15,14 +15,16 @@ from hypothesis import strategies as st
 
 import dedup_assets as da
 from dedup_assets.automation.agreement import agree, differences
-from dedup_assets.automation.partitions import SHARDS, spans
 from dedup_assets.automation.sensors import runs_under_way
-from dedup_assets.definitions import defs
+from dedup_assets.definitions import definitions_for
 from dedup_assets.errors import DedupError
+from dedup_assets.names import Names
+from dedup_assets.partitions import spans
 from dedup_assets.resources.workspace import serving
 from dedup_assets.storage.data_versions import WITHDRAWN
 from dedup_assets.storage.ledger import STAGES
 from dedup_assets.storage.workspace import Workspace
+from dedup_assets_tests.assets.materialising import partition_set, run_config
 from dedup_assets_tests.cli.commands import Call
 from dedup_assets_tests.cli.conftest import call  # noqa: F401
 
@@ -114,8 +116,8 @@ def changed(ws: Path) -> list[Path]:
 def test_a_stranger_among_the_partitions_is_in_no_run_and_ends_nothing(ws: Path, call: Call) -> None:  # noqa: F811
     with instance_of(ws) as instance:
         for key in ("s01", "s02", "s03"):
-            instance.delete_dynamic_partition(SHARDS, key)
-        instance.add_dynamic_partitions(SHARDS, ["s01", "stranger", "s02", "s03", "another"])
+            instance.delete_dynamic_partition(partition_set(ws), key)
+        instance.add_dynamic_partitions(partition_set(ws), ["s01", "stranger", "s02", "s03", "another"])
     result = da.curate(*changed(ws), workspace=ws, progress=False)
     assert len(result.summary["run_ids"]) == 2  # s01, and s02 with s03
     assert sorted(result.kept["text"].to_pylist())[-1] == "new text of s03" and not result.failures
@@ -127,12 +129,12 @@ def test_a_stranger_among_the_partitions_is_in_no_run_and_ends_nothing(ws: Path,
 
 def test_a_deleted_partition_comes_back_and_what_changed_is_done(ws: Path) -> None:
     with instance_of(ws) as instance:
-        instance.delete_dynamic_partition(SHARDS, "s01")
+        instance.delete_dynamic_partition(partition_set(ws), "s01")
     result = da.curate(*changed(ws), workspace=ws, progress=False)
     texts = set(result.kept["text"].to_pylist())
     assert {f"new text of s0{n}" for n in (1, 2, 3)} <= texts and not any("a text of" in text for text in texts)
     with instance_of(ws) as instance:
-        assert list(instance.get_dynamic_partitions(SHARDS)) == ["s02", "s03", "s01"]
+        assert list(instance.get_dynamic_partitions(partition_set(ws))) == ["s02", "s03", "s01"]
     # Shards are admitted in the order in which they were registered all the same.
     admissions = Workspace.open(ws).ledger.live_admissions()
     assert [a.shard for a in sorted(admissions, key=lambda a: a.number)] == ["s01", "s02", "s03"]
@@ -146,11 +148,9 @@ def test_a_range_without_a_partition_is_refused_with_the_reason(ws: Path) -> Non
 
 
 def test_a_run_without_a_partition_says_to_choose_some(ws: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = defs.resolve_job_def("curate_new_shards")
+    job = definitions_for(ws).resolve_job_def("curate_new_shards")
     with serving(ws), dg.instance_for_test() as instance, pytest.raises(DedupError, match=r"over no partition. Choose"):
-        job.execute_in_process(
-            instance=instance, run_config={"resources": {"workspace": {"config": {"path": str(ws)}}}}
-        )
+        job.execute_in_process(instance=instance, run_config=run_config(ws))
 
 
 def test_watching_makes_the_settings_of_the_instance_that_its_daemon_reads(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_what_was_wiped_or_is_in_a_new_instance_is_reported_again(ws: Path, call
     da.curate(workspace=ws, progress=False)  # nothing is left to do
     assert all(found == whole for found in materialised(ws).values())
     with instance_of(ws) as instance:
-        assert list(instance.get_dynamic_partitions(SHARDS)) == ["s01", "s02", "s03"]
+        assert list(instance.get_dynamic_partitions(partition_set(ws))) == ["s01", "s02", "s03"]
     # A retracted shard is reported as such: nothing of it is missing.
     da.retract("s02", workspace=ws, progress=False)
     shutil.rmtree(ws / "dagster")
@@ -225,7 +225,7 @@ def test_runs_of_others_in_a_shared_instance_are_none_of_ours(ws: Path) -> None:
         instance.create_run_for_job(of_others, status=dg.DagsterRunStatus.STARTED)
         assert runs_under_way(instance, space) == []
         for path in paths.values():
-            config = {"resources": {"workspace": {"config": {"path": path}}}}
+            config = run_config(Path(path))
             instance.create_run(
                 job_name="curate_new_shards",
                 run_id=None,
@@ -247,4 +247,4 @@ def test_runs_of_others_in_a_shared_instance_are_none_of_ours(ws: Path) -> None:
                 asset_graph=None,
             )
         (found,) = runs_under_way(instance, space)
-        assert found.run_config["resources"]["workspace"]["config"]["path"] == paths["ours"]
+        assert found.run_config["resources"][Names.of(ws).workspace]["config"]["path"] == paths["ours"]

@@ -15,14 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 
 import dedup_assets as da
-from dedup_assets.automation.partitions import SHARDS
 from dedup_assets.automation.schedules import weekly_recuration_schedule
 from dedup_assets.automation.sensors import arriving_shards_sensor
-from dedup_assets.definitions import defs
+from dedup_assets.definitions import definitions_for
+from dedup_assets.names import Names
 from dedup_assets.resources.workspace import WorkspaceResource, serving
 from dedup_assets.storage.ledger import VANISHED
 from dedup_assets.storage.liveness import holding_run
 from dedup_assets.storage.workspace import Workspace
+from dedup_assets_tests.assets.materialising import partition_set, run_config
 from dedup_assets_tests.automation.watched import INTERVAL, Watched
 from dedup_assets_tests.end_to_end import children
 
@@ -36,27 +37,32 @@ class Daemon:
         self.watched = watched
         self.instance = instance
         self.cursor: str | None = None
-        self.sensor = arriving_shards_sensor(INTERVAL)
+        self.sensor = arriving_shards_sensor(Names.of(watched.space.root), INTERVAL)
         self.resource = WorkspaceResource(path=str(watched.space.root))
 
     def tick(self) -> dg.SensorResult:
         """One tick; `watched.now` is the time of it."""
         with dg.build_sensor_context(
-            instance=self.instance, cursor=self.cursor, resources={"workspace": self.resource}
+            instance=self.instance,
+            cursor=self.cursor,
+            resources={Names.of(self.watched.space.root).workspace: self.resource},
         ) as context:
             result = self.sensor.evaluate_tick(context)
         for request in result.dynamic_partitions_requests or ():
-            self.instance.add_dynamic_partitions(SHARDS, list(request.partition_keys))
+            self.instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
         self.cursor = result.cursor or self.cursor
         return result
+
+    def job(self, request: dg.RunRequest) -> dg.JobDefinition:
+        return definitions_for(self.watched.space.root).resolve_job_def(request.job_name)
 
     def run(self, request: dg.RunRequest, raise_on_error: bool = True) -> dg.ExecuteInProcessResult:
         """Run a request in this process, on the workspace of the test."""
         with serving(self.watched.space.root):
-            return defs.resolve_job_def(request.job_name).execute_in_process(
+            return self.job(request).execute_in_process(
                 instance=self.instance,
                 tags={**request.tags, "dagster/run_key": request.run_key},
-                run_config={"resources": {"workspace": {"config": {"path": str(self.watched.space.root)}}}},
+                run_config=run_config(self.watched.space.root),
                 raise_on_error=raise_on_error,
             )
 
@@ -82,7 +88,7 @@ def test_what_arrives_is_registered_run_and_then_left_alone(watched: Watched, da
         watched.write(name, 10 * n)
     arrived = daemon.tick()
     assert spans(arrived) == [("curate_new_shards", "b1", "b3")]
-    assert daemon.instance.get_dynamic_partitions(SHARDS) == ["b1", "b2", "b3"]
+    assert daemon.instance.get_dynamic_partitions(partition_set(watched.space.root)) == ["b1", "b2", "b3"]
     (request,) = arrived.run_requests
     daemon.run(request)
     assert daemon.tick().run_requests == []
@@ -104,7 +110,7 @@ def test_nothing_is_requested_while_a_run_has_the_shard(
     for n, name in enumerate("abc"):
         watched.write(name, 10 * n)
     (request,) = daemon.tick().run_requests
-    run = daemon.instance.create_run_for_job(defs.resolve_job_def(request.job_name), tags=request.tags, status=status)
+    run = daemon.instance.create_run_for_job(daemon.job(request), tags=request.tags, status=status)
     daemon.cursor = None  # whatever the sensor remembers
     assert daemon.tick().run_requests == []
     watched.write("d", 40)
@@ -150,7 +156,7 @@ def test_a_run_that_failed_for_one_shard_is_followed_by_one_for_the_rest_and_no_
     (watched.folder / "c.parquet").write_bytes(b"PAR1 no more")
     space = Workspace.create_or_open(watched.space.root, {"sources": []})
     da.register(watched.folder, workspace=space.root)
-    daemon.instance.add_dynamic_partitions(SHARDS, ["a", "b", "stranger", "c", "d"])
+    daemon.instance.add_dynamic_partitions(partition_set(watched.space.root), ["a", "b", "stranger", "c", "d"])
     request = dg.RunRequest(run_key="by hand", job_name="curate_new_shards", tags=dict(zip(KEYS, "ad", strict=True)))
     # Dagster fails a range with a stranger as a whole: here the range is cut in two.
     first = daemon.run(request.with_replaced_attrs(tags=dict(zip(KEYS, "ab", strict=True))))
@@ -246,7 +252,7 @@ def test_a_shard_that_is_registered_otherwise_keeps_its_key(watched: Watched, da
     da.register(path, workspace=watched.space.root)  # as `a`; by its folder it would be deep_a-...
     watched.write("b", 10)
     assert spans(daemon.tick()) == [("curate_new_shards", "a", "b")]
-    assert daemon.instance.get_dynamic_partitions(SHARDS) == ["a", "b"]
+    assert daemon.instance.get_dynamic_partitions(partition_set(watched.space.root)) == ["a", "b"]
 
 
 # -- killed runs -------------------------------------------------------------------------------------
@@ -281,7 +287,9 @@ def test_a_run_under_way_is_not_taken_for_dead(watched: Watched, daemon: Daemon)
     watched.write("a", 0)
     (request,) = daemon.tick().run_requests
     run = daemon.instance.create_run_for_job(
-        defs.resolve_job_def(request.job_name), tags=request.tags, status=dg.DagsterRunStatus.STARTED
+        daemon.job(request),
+        tags=request.tags,
+        status=dg.DagsterRunStatus.STARTED,
     )
     with holding_run(watched.space.root, run.run_id):
         assert daemon.tick().run_requests == []
@@ -330,16 +338,32 @@ def test_the_settings_of_the_workspace_are_those_of_sensor_and_schedule(tmp_path
         assert loaded(tmp_path / unreadable) == "30 RUNNING 0 3 * * 0 STOPPED"
 
 
+def test_a_deleted_partition_comes_back_and_the_tick_says_what_takes_a_shard_back(
+    watched: Watched, daemon: Daemon
+) -> None:
+    for n, name in enumerate("ab"):
+        watched.write(name, 10 * n)
+    daemon.run(daemon.tick().run_requests[0])
+    daemon.instance.delete_dynamic_partition(partition_set(watched.space.root), "a")
+    result = daemon.tick()
+    assert "1 partitions were deleted and are added again" in str(result.skip_message) and ": a. " in str(
+        result.skip_message
+    )
+    assert daemon.instance.get_dynamic_partitions(partition_set(watched.space.root)) == ["b", "a"]
+    assert "deleted" not in str(daemon.tick().skip_message)
+
+
 # -- re-curation -------------------------------------------------------------------------------------
 
 
 def test_the_schedule_asks_for_one_run_that_decides_everything_anew(watched: Watched, tmp_path: Path) -> None:
     (tmp_path / "instance").mkdir()
     daemon = Daemon(watched, dg.DagsterInstance.local_temp(str(tmp_path / "instance")))
-    schedule = weekly_recuration_schedule("")
+    schedule = weekly_recuration_schedule(Names.of(watched.space.root), "")
 
     def fire() -> list[dg.RunRequest] | str:
-        with dg.build_schedule_context(instance=daemon.instance, resources={"workspace": daemon.resource}) as context:
+        resources = {Names.of(watched.space.root).workspace: daemon.resource}
+        with dg.build_schedule_context(instance=daemon.instance, resources=resources) as context:
             tick = schedule.evaluate_tick(context)
         return list(tick.run_requests or []) or str(tick.skip_message)
 

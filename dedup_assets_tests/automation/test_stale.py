@@ -15,14 +15,13 @@ from dagster._core.loader import LoadingContextForTest
 
 import dedup_assets as da
 from dedup_assets.assets import SHARD_ASSETS
-from dedup_assets.automation.partitions import SHARDS
 from dedup_assets.automation.runs import EmbeddedDagster
-from dedup_assets.definitions import defs
+from dedup_assets.definitions import definitions_for
 from dedup_assets.errors import DedupError
 from dedup_assets.storage.ledger import STAGES, TAKEDOWN
 from dedup_assets.storage.retraction import retract_shards
 from dedup_assets.storage.workspace import Workspace
-from dedup_assets_tests.assets.materialising import materialise
+from dedup_assets_tests.assets.materialising import materialise, partition_set
 
 WORDS = [f"word{n}" for n in range(12)]
 
@@ -87,7 +86,7 @@ class History:
 
     def delete_a_partition(self) -> None:
         with instance_of(self.ws) as instance:
-            instance.delete_dynamic_partition(SHARDS, self.random.choice(self.shards))
+            instance.delete_dynamic_partition(partition_set(self.ws), self.random.choice(self.shards))
 
     def materialise_some(self) -> None:
         """What a person does in the UI: some stages of a shard, whether or not there is something to do."""
@@ -108,9 +107,11 @@ def instance_of(ws: Path) -> dg.DagsterInstance:
 def marked(ws: Path) -> dict[str, str]:
     """By shard, the first stage that Dagster shows as stale or missing."""
     with instance_of(ws) as instance:
-        resolver = CachingStaleStatusResolver(instance, defs.resolve_asset_graph(), LoadingContextForTest(instance))
+        resolver = CachingStaleStatusResolver(
+            instance, definitions_for(ws).resolve_asset_graph(), LoadingContextForTest(instance)
+        )
         found = {}
-        for shard in instance.get_dynamic_partitions(SHARDS):
+        for shard in instance.get_dynamic_partitions(partition_set(ws)):
             for stage in STAGES:
                 if resolver.get_status(dg.AssetKey(stage), shard) is not StaleStatus.FRESH:
                     found.setdefault(shard, stage)

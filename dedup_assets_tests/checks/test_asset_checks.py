@@ -11,16 +11,16 @@ import dagster as dg
 import pytest
 
 from dedup_assets.assets import SHARD_ASSETS
-from dedup_assets.automation.partitions import register_partitions
 from dedup_assets.checks import health
-from dedup_assets.checks.asset_checks import CHECKS, corpus_checks
+from dedup_assets.checks.asset_checks import CHECKS, define_checks
 from dedup_assets.checks.finding import Finding
 from dedup_assets.definitions import defs
-from dedup_assets.resources.dask_cluster import DaskCluster
-from dedup_assets.resources.workspace import WorkspaceResource
+from dedup_assets.names import Names
+from dedup_assets.storage.ledger import STAGES
 from dedup_assets.storage.tables import write_pairs
 from dedup_assets.storage.workspace import MAINTENANCE, Workspace
 from dedup_assets_tests.assets.corpora import corpus, curate, write_shards
+from dedup_assets_tests.assets.materialising import add_partitions, resources_of
 from dedup_assets_tests.checks.examined import published, rewrite, with_value, without
 from dedup_assets_tests.cli.commands import Call, call
 
@@ -31,9 +31,9 @@ ALL = {f"{check.asset}: {check.name}" for check in CHECKS}
 
 
 @pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
+def instance(space: Workspace) -> Iterator[dg.DagsterInstance]:
     with dg.DagsterInstance.ephemeral() as ephemeral:
-        register_partitions(ephemeral, KEYS)
+        add_partitions(ephemeral, space, KEYS)
         yield ephemeral
 
 
@@ -48,11 +48,12 @@ def run(
     instance: dg.DagsterInstance, space: Workspace, selection: dg.AssetSelection, tags: dict[str, str] | None = None
 ) -> dict[str, dg.AssetCheckEvaluation]:
     """Run what is selected of the assets and checks; evaluations by `asset: name`."""
+    names = Names.of(space.root)
     definitions = dg.Definitions(
-        assets=list(SHARD_ASSETS),
-        asset_checks=[corpus_checks],
+        assets=[asset.define(names) for asset in SHARD_ASSETS],
+        asset_checks=[define_checks(names)],
         jobs=[dg.define_asset_job("selected", selection=selection, executor_def=dg.in_process_executor)],
-        resources={"workspace": WorkspaceResource(path=str(space.root)), "dask": DaskCluster()},
+        resources=resources_of(space),
     )
     result = definitions.resolve_job_def("selected").execute_in_process(instance=instance, tags=tags or {})
     assert result.success
@@ -69,7 +70,7 @@ def spanning(keys: Sequence[str]) -> dict[str, str]:
 def test_a_run_over_a_range_evaluates_every_check_on_the_shards_of_the_range(
     instance: dg.DagsterInstance, space: Workspace
 ) -> None:
-    found = run(instance, space, dg.AssetSelection.assets(*SHARD_ASSETS), spanning(KEYS[1:]))
+    found = run(instance, space, dg.AssetSelection.assets(*STAGES), spanning(KEYS[1:]))
     assert set(found) == ALL and all(evaluation.passed for evaluation in found.values())
     rows = found["deduplicated_dataset: rows_are_conserved"].metadata
     assert (rows["rows"].value, rows["scope"].value) == (45, "2 shards of this run")

@@ -15,6 +15,7 @@ import pytest
 
 import dedup_assets as da
 from dedup_assets.automation.guarded_webserver import Guard
+from dedup_assets.names import Names
 from dedup_assets_tests.cli.commands import write_corpus
 from dedup_assets_tests.end_to_end.served import LAUNCH_JOB, Served, served_ui
 
@@ -186,11 +187,11 @@ def test_a_run_config_connects_nowhere(ui: Served, folder: Path) -> None:
         own = str(folder / "ws")
 
         def options(**named: str) -> dict[str, object]:
-            return {"workspace": {"config": {"path": own, "options": json.dumps(named)}}}
+            return {Names.of(own).workspace: {"config": {"path": own, "options": json.dumps(named)}}}
 
         configs: dict[str, dict[str, object]] = {
             "names the Dask scheduler": options(scheduler=address),
-            "names a Dask scheduler": {"dask": {"config": {"scheduler": address}}},
+            "names a Dask scheduler": {Names.of(own).dask: {"config": {"scheduler": address}}},
         }
         try:
             launched = {}

@@ -15,15 +15,13 @@ import pytest
 import dedup_assets as da
 from dedup_assets import api
 from dedup_assets.assets import duplicate_ids
-from dedup_assets.automation.partitions import register_partitions
 from dedup_assets.automation.runs import recorded_checks
 from dedup_assets.report import page as report
 from dedup_assets.report.html import COMPARED_WORDS, marked_differences
 from dedup_assets.report.page import report_page
-from dedup_assets.resources.dask_cluster import DaskCluster
-from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import corpus, curate, make_table, write_shards
+from dedup_assets_tests.assets.materialising import add_partitions, materialise
 
 HOSTILE = [
     "<script>alert(1)</script> & <img src=x onerror=alert(2)> \"quoted\" 'single' </div></body>",
@@ -182,9 +180,8 @@ def test_decisions_that_wait_to_be_published_are_named(tmp_path: Path) -> None:
     curate(write_shards(tmp_path / "in", corpus("clustered", [60])), tmp_path / "ws", threshold=0.9, floor=0.8)
     space = Workspace.open(tmp_path / "ws").with_options({"threshold": 0.85})
     with dg.DagsterInstance.ephemeral() as instance:
-        register_partitions(instance, ["s00"])
-        resources = {"workspace": WorkspaceResource(path=str(space.root)), "dask": DaskCluster()}
-        dg.materialize([duplicate_ids], instance=instance, partition_key="s00", resources=resources)
+        add_partitions(instance, space, ["s00"])
+        materialise([duplicate_ids], instance, space, ["s00"])
     text = report_page_of(tmp_path)
     assert "Generation 2 is decided and not published yet" in text
     assert "similarity ≥ 0.9<" in text and ">0.85: " in text

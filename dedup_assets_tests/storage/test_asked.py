@@ -15,6 +15,7 @@ import pytest
 import dedup_assets as da
 from dedup_assets.definitions import defs
 from dedup_assets.errors import SettingsError, WorkspaceError
+from dedup_assets.names import DEFAULT_WORKSPACE, Names
 from dedup_assets.resources.workspace import WorkspaceResource, serving
 from dedup_assets.storage import asked
 from dedup_assets.storage.asked import refuse_unasked, remember_asked
@@ -126,11 +127,14 @@ def test_a_run_sets_matters_of_cost_alone(workspace: Path, name: str) -> None:
     assert WorkspaceResource(path=str(workspace), options=options).open().settings.clusters == 3
 
 
+NAMES = Names.of(DEFAULT_WORKSPACE)  # of the definitions that a server in this folder has
+
+
 @pytest.mark.parametrize(
     ("resources", "refusal"),
     [
-        ({"workspace": {"config": {"path": "{workspace}"}}}, "and this server is for"),
-        ({"dask": {"config": {"scheduler": EVIL}}}, "names a Dask scheduler"),
+        ({NAMES.workspace: {"config": {"path": "{workspace}"}}}, "and this server is for"),
+        ({NAMES.dask: {"config": {"scheduler": EVIL}}}, "names a Dask scheduler"),
     ],
 )
 def test_a_run_config_names_no_other_workspace_or_scheduler(
@@ -143,5 +147,5 @@ def test_a_run_config_names_no_other_workspace_or_scheduler(
     assert refusal in str(caught.value.__cause__)
     monkeypatch.setenv("DEDUP_ASSETS_WORKSPACE", str(workspace))
     with serving(workspace):
-        own = {"resources": {"workspace": {"config": {"path": str(workspace), "options": '{"scheduler": ""}'}}}}
+        own = {"resources": {NAMES.workspace: {"config": {"path": str(workspace), "options": '{"scheduler": ""}'}}}}
         assert job.execute_in_process(run_config=own).success

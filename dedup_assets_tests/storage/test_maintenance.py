@@ -15,7 +15,7 @@ import pytest
 import dedup_assets as da
 from dedup_assets import api
 from dedup_assets.automation.runs import EmbeddedDagster
-from dedup_assets.definitions import defs
+from dedup_assets.definitions import definitions_for
 from dedup_assets.errors import WorkspaceError
 from dedup_assets.resources.workspace import serving
 from dedup_assets.storage import maintenance
@@ -35,6 +35,7 @@ from dedup_assets_tests.assets.corpora import (
     tree,
     write_shards,
 )
+from dedup_assets_tests.assets.materialising import run_config
 from dedup_assets_tests.checks.examined import examine, failed
 from dedup_assets_tests.cli.commands import Call, call
 
@@ -272,9 +273,9 @@ def test_the_commands_report_what_they_freed(paths: list[Path], tmp_path: Path, 
 
 def test_the_job_in_the_ui_does_the_same(paths: list[Path], tmp_path: Path) -> None:
     space = grown(paths[:3], tmp_path / "ws")
-    config = {"resources": {"workspace": {"config": {"path": str(space.root)}}}}
+    config = run_config(space.root)
     with serving(space.root):
-        result = defs.resolve_job_def("maintain_store").execute_in_process(run_config=config)
+        result = definitions_for(space.root).resolve_job_def("maintain_store").execute_in_process(run_config=config)
     (event,) = [event for event in result.all_events if event.event_type_value == "STEP_OUTPUT"]
     assert event.step_output_data.metadata["cells (entries)"].value > 0
     assert event.step_output_data.metadata["bytes_freed"].value > 0

@@ -1,4 +1,4 @@
-"""The one partitions definition: every asset is partitioned by shard, and maps to its upstream by identity."""
+"""Partitions: every asset has one a shard, in a set of the workspace's own (see `Names`)."""
 
 from __future__ import annotations
 
@@ -7,27 +7,23 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import dagster as dg
 from sqlalchemy.exc import IntegrityError
 
-SHARDS = "shards"
-
 # As Dagster itself names them; it does not export the names.
 _ONE = "dagster/partition"
 _FIRST, _LAST = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
-shard_partitions = dg.DynamicPartitionsDefinition(name=SHARDS)
 
-
-def register_partitions(instance: dg.DagsterInstance, keys: Sequence[str]) -> list[str]:
-    """Add shard keys as partitions, in order; returns those that are new to the instance."""
-    known = set(instance.get_dynamic_partitions(SHARDS))
+def register_partitions(instance: dg.DagsterInstance, name: str, keys: Sequence[str]) -> list[str]:
+    """Add shard keys to a set of partitions, in order; returns those that are new to the instance."""
+    known = set(instance.get_dynamic_partitions(name))
     new = [key for key in keys if key not in known]
     if new:
         try:
-            instance.add_dynamic_partitions(SHARDS, new)
+            instance.add_dynamic_partitions(name, new)
         except IntegrityError:
             # Dagster looks for those that are there, and adds the others, in two steps: another process came between.
-            if known.issuperset(instance.get_dynamic_partitions(SHARDS)):
+            if known.issuperset(instance.get_dynamic_partitions(name)):
                 raise
-            register_partitions(instance, keys)
+            register_partitions(instance, name, keys)
     return new
 
 
@@ -67,13 +63,13 @@ def range_tags(span: Sequence[str]) -> dict[str, str]:
 
 def range_ends(tags: Mapping[str, str]) -> tuple[str | None, str | None]:
     """The first and the last partition of the range that a run with these tags is over; None where it is over none."""
-    return tags.get(_FIRST), tags.get(_LAST)
+    return tags.get(_FIRST, tags.get(_ONE)), tags.get(_LAST, tags.get(_ONE))
 
 
 def partitions_of(tags: Mapping[str, str], keys: Sequence[str]) -> list[str]:
     """The partitions that a run with these tags is over; `keys` are all there are, in Dagster's order."""
     if _ONE in tags:
-        return [tags[_ONE]]
+        return [key for key in keys if key == tags[_ONE]]
     first, last = range_ends(tags)
     if first not in keys or last not in keys:
         return []
