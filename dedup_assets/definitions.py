@@ -11,6 +11,7 @@ import os
 import dagster as dg
 
 from dedup_assets.assets import SHARD_ASSETS
+from dedup_assets.automation.cancelling import cancellable_executor
 from dedup_assets.automation.jobs import audit_recall, curate_new_shards, recurate_corpus, redecide
 from dedup_assets.automation.schedules import weekly_recuration_schedule
 from dedup_assets.automation.sensors import arriving_shards_sensor
@@ -34,5 +35,5 @@ defs = dg.Definitions(
         "workspace": WorkspaceResource(path=WORKSPACE),
         "dask": DaskCluster(scheduler=os.environ.get("DEDUP_ASSETS_SCHEDULER", "")),
     },
-    executor=dg.in_process_executor,
+    executor=cancellable_executor,
 )

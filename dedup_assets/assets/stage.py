@@ -13,9 +13,10 @@ from typing import Any
 import dagster as dg
 
 from dedup_assets.assets.failures import ShardFailure, concerns_all
-from dedup_assets.assets.interrupts import interrupts_noted
+from dedup_assets.automation.cancelling import raise_if_cancelled
 from dedup_assets.automation.partitions import range_ends, shard_partitions
 from dedup_assets.errors import DedupError, FailedShardsError, WorkspaceError, first_line
+from dedup_assets.interrupts import interrupts_noted, raise_interrupt
 from dedup_assets.report.metadata import RunMetadata
 from dedup_assets.report.progress import Progress, StageTime, stage_progress
 from dedup_assets.resources.dask_cluster import DaskCluster
@@ -237,13 +238,15 @@ def stage_run(
         token = context.run.tags.get("dagster/backfill") or context.run.root_run_id or context.run.run_id
         run.ledger.request_rebuild(token)
     with (
-        interrupts_noted() as raise_interrupts,
+        interrupts_noted(),
         stage_progress(stage) as (progress, spent),
         run.workspace.lock(MAINTENANCE, shared=True),
     ):
         run.progress, run.spent = progress, spent
-        progress.before = raise_interrupts
+        progress.before = raise_interrupt
+        raise_if_cancelled(context.instance, context.run.run_id)
         yield run
+        raise_if_cancelled(context.instance, context.run.run_id)
     if run.failed:
         # The step fails, and Dagster would hold that against all partitions of its range.
         _log_materialised(context, run, stage, [shard for shard in run.shards if shard not in run.failed])

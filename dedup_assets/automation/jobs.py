@@ -6,6 +6,7 @@ import dagster as dg
 
 from dedup_assets.assets import SHARD_ASSETS
 from dedup_assets.assets.stage import RECURATE, STAGES
+from dedup_assets.automation.cancelling import cancellable_executor
 from dedup_assets.checks.asset_checks import corpus_checks
 
 # In process: the chain of seven is short and the parallel work is done by Dask, so a process per step
@@ -13,14 +14,14 @@ from dedup_assets.checks.asset_checks import corpus_checks
 curate_new_shards = dg.define_asset_job(
     "curate_new_shards",
     selection=dg.AssetSelection.assets(*SHARD_ASSETS),
-    executor_def=dg.in_process_executor,
+    executor_def=cancellable_executor,
     description="All seven assets for some shards: from files to the deduplicated dataset.",
 )
 
 redecide = dg.define_asset_job(
     "redecide",
     selection=dg.AssetSelection.assets("duplicate_ids", "deduplicated_dataset"),
-    executor_def=dg.in_process_executor,
+    executor_def=cancellable_executor,
     description="New decisions from stored matches: no model, no join. For a new threshold or keeper rule.",
 )
 
@@ -30,7 +31,7 @@ recurate_corpus = dg.define_asset_job(
     # and the decisions keep the order, and have nothing to do.
     # By name: what others hang on these assets, in definitions that are merged with these, is theirs to run.
     selection=dg.AssetSelection.assets(*STAGES[2:]),
-    executor_def=dg.in_process_executor,
+    executor_def=cancellable_executor,
     tags={RECURATE: "true"},
     description="Everything decided anew in one order over all records, under new centroids, as a new generation "
     "beside the old one; nothing is embedded again. Any shards may be chosen: the result covers all.",
@@ -39,7 +40,7 @@ recurate_corpus = dg.define_asset_job(
 audit_recall = dg.define_asset_job(
     "audit_recall",
     selection=dg.AssetSelection.checks(corpus_checks),
-    executor_def=dg.in_process_executor,
+    executor_def=cancellable_executor,
     description="All checks on the whole corpus, with samples of 1,000 or as many as `sample` says: measured recall, "
     "evidence for removals, conservation of rows, drift. Changes nothing.",
 )
