@@ -6,6 +6,7 @@ for each of the seven steps would add its start, about four seconds each; the pa
 
 import dagster as dg
 
+from dedup_assets.automation.cancelling import cancellable_executor
 from dedup_assets.definitions import defs as mergeable
 
-defs = dg.Definitions.merge(mergeable, dg.Definitions(executor=dg.in_process_executor))
+defs = dg.Definitions.merge(mergeable, dg.Definitions(executor=cancellable_executor))

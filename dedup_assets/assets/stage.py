@@ -18,9 +18,10 @@ import dagster as dg
 
 from dedup_assets.assets.failures import ShardFailure, concerns_all
 from dedup_assets.assets.inputs import INPUTS_OF
-from dedup_assets.assets.interrupts import interrupts_noted
 from dedup_assets.assets.lineage import CODE_VERSION, REPORTED, Lineage, observations, reported_shards, retracted
+from dedup_assets.automation.cancelling import raise_if_cancelled
 from dedup_assets.errors import DedupError, FailedShardsError, WorkspaceError, first_line
+from dedup_assets.interrupts import interrupts_noted, raise_interrupt
 from dedup_assets.names import Names
 from dedup_assets.partitions import range_ends
 from dedup_assets.report.metadata import RunMetadata
@@ -286,13 +287,15 @@ def stage_run(
         token = context.run.tags.get("dagster/backfill") or context.run.root_run_id or context.run.run_id
         run.ledger.request_rebuild(token)
     with (
-        interrupts_noted() as raise_interrupts,
+        interrupts_noted(),
         stage_progress(stage) as (progress, spent),
         run.workspace.lock(MAINTENANCE, shared=True),
     ):
         run.progress, run.spent = progress, spent
-        progress.before = raise_interrupts
+        progress.before = raise_interrupt
+        raise_if_cancelled(context.instance, context.run.run_id)
         yield run
+        raise_if_cancelled(context.instance, context.run.run_id)
     context.add_output_metadata(REPORTED)
     _report(context, run)
     run.raise_failures()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from dedup_assets.assets.stage import RECURATE, STAGES
+from dedup_assets.automation.cancelling import cancellable_executor
 from dedup_assets.checks.asset_checks import CHECKS
 
 # In process: the chain of seven is short and the parallel work is done by Dask, so a process per step
@@ -13,14 +14,14 @@ curate_new_shards = dg.define_asset_job(
     "curate_new_shards",
     # By name, here and below: what others hang on these assets, in definitions that are merged, is theirs to run.
     selection=dg.AssetSelection.assets(*STAGES),
-    executor_def=dg.in_process_executor,
+    executor_def=cancellable_executor,
     description="All seven assets for some shards: from files to the deduplicated dataset.",
 )
 
 redecide = dg.define_asset_job(
     "redecide",
     selection=dg.AssetSelection.assets("duplicate_ids", "deduplicated_dataset"),
-    executor_def=dg.in_process_executor,
+    executor_def=cancellable_executor,
     description="New decisions from stored matches: no model, no join. For a new threshold or keeper rule.",
 )
 
@@ -29,7 +30,7 @@ recurate_corpus = dg.define_asset_job(
     # Without the two that read files and texts: what is curated anew is what is there. Those between the centroids
     # and the decisions keep the order, and have nothing to do.
     selection=dg.AssetSelection.assets(*STAGES[2:]),
-    executor_def=dg.in_process_executor,
+    executor_def=cancellable_executor,
     tags={RECURATE: "true"},
     description="Everything decided anew in one order over all records, under new centroids, as a new generation "
     "beside the old one; nothing is embedded again. Any shards may be chosen: the result covers all.",
@@ -38,7 +39,7 @@ recurate_corpus = dg.define_asset_job(
 audit_recall = dg.define_asset_job(
     "audit_recall",
     selection=dg.AssetSelection.checks(*(check.key for check in CHECKS)),
-    executor_def=dg.in_process_executor,
+    executor_def=cancellable_executor,
     description="All checks on the whole corpus, with samples of 1,000 or as many as `sample` says: measured recall, "
     "evidence for removals, conservation of rows, drift. Changes nothing.",
 )

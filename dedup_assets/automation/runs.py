@@ -31,6 +31,7 @@ from dedup_assets.automation.scrubbing import scrub_history
 from dedup_assets.checks.asset_checks import CHECKS, STEP
 from dedup_assets.errors import VERBOSE, DedupError, FailedShardsError, UnexpectedError, WorkspaceError, first_line
 from dedup_assets.forks import require_own_threads
+from dedup_assets.interrupts import interrupts_noted, raise_interrupt
 from dedup_assets.names import Names
 from dedup_assets.partitions import range_tags, register_partitions, spans
 from dedup_assets.resources.sqlite_log import steady_sqlite
@@ -59,7 +60,6 @@ run_monitoring:
   max_runtime_seconds: 86400
 """
 
-
 _HARMLESS = {
     *("telemetry", "nux", "concurrency", "run_monitoring", "run_retries", "retention", "run_queue"),
     *("sensors", "schedules", "backfills", "auto_materialize", "code_servers", "freshness"),
@@ -82,10 +82,13 @@ _running = threading.RLock()
 @contextmanager
 def one_run_at_a_time() -> Iterator[None]:
     """Let no other thread of this process run a job while the block lasts: a run of Dagster's begins by configuring
-    the process's logging anew, which does not go together with what another one logs, and each uses every core."""
+    the process's logging anew, which does not go together with what another one logs, and each uses every core. An
+    interrupt that a run lost ends the block with it."""
     require_own_threads()
-    with _running:
+    with _running, interrupts_noted():
+        raise_interrupt()
         yield
+        raise_interrupt()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from typing import Any
 
 import dagster as dg
 
+from dedup_assets.automation.cancelling import cancellable_executor
 from dedup_assets.names import Names
 from dedup_assets.storage.maintenance import maintain
 
@@ -28,7 +29,7 @@ def define_maintain_store(names: Names) -> dg.JobDefinition:
 
     @dg.job(
         name=MAINTAIN_STORE,
-        executor_def=dg.in_process_executor,
+        executor_def=cancellable_executor,
         description="Gives room back: superseded versions of the table of embeddings, vectors of texts that are gone, "
         "cells of retired centroids, readings and matches of retracted content, leftovers of killed runs. "
         "Changes no result.",

@@ -19,6 +19,7 @@ from dedup_assets.checks import evidence, health, recall, rows
 from dedup_assets.checks.finding import NAMED, Finding
 from dedup_assets.checks.recall import BruteForce
 from dedup_assets.checks.scope import Scope
+from dedup_assets.interrupts import raise_interrupt
 from dedup_assets.names import Names
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.workspace import MAINTENANCE
@@ -140,6 +141,7 @@ def define_checks(names: Names) -> dg.AssetChecksDefinition:
         # What is published now may be of the past before the last check: it is not pruned under their eyes.
         with scope.workspace.lock(MAINTENANCE, shared=True):
             for check in CHECKS:
+                raise_interrupt()
                 if check.key in context.selected_asset_check_keys:
                     yield as_result(check, scope, evaluated(check, scope, brute_force))
 

@@ -52,7 +52,7 @@ CONNECT_SECONDS = 20
 """Within which a scheduler that is there answers."""
 
 CLOSE_SECONDS = 5
-"""For taking leave of a scheduler, which may be lost."""
+"""For taking leave of a scheduler, which may be lost, and of tasks that run when nobody wants their result any more."""
 
 WINDOW_PER_THREAD = 3
 """Tasks in flight per worker thread: enough that none waits, few enough to bound what is in memory."""
@@ -304,6 +304,9 @@ class DaskCluster(dg.ConfigurableResource):
         finally:
             self._joined.close()
             if cluster is not None:
+                for worker in getattr(cluster, "workers", {}).values():  # those in this process
+                    # Dask itself waits half a minute for tasks that run.
+                    cluster.sync(worker.close, timeout=CLOSE_SECONDS)
                 cluster.close()
             if self._torch_threads is not None:
                 import torch

@@ -19,7 +19,7 @@ from dedup_assets.compute.blocks import ShardPiece
 from dedup_assets.compute.cells import assign
 from dedup_assets.compute.encoder import Encoder
 from dedup_assets.compute.join import MAX_MATCHES, DenseCells, Matches, match_pieces
-from dedup_assets.errors import ModelError
+from dedup_assets.errors import DedupError, ModelError
 from dedup_assets.settings import Settings
 from dedup_assets.storage.cells import ShardCells, read_centroids
 from dedup_assets.storage.embeddings import EmbeddingTable
@@ -182,7 +182,8 @@ TELL_SECONDS = 0.5
 class _Teller:
     """Counts what is done in a task and tells the client, a few times a second; outside of Dask nobody is told.
 
-    The client gets (number, count so far): what is told twice, or by a task that runs again, does no harm.
+    The client gets (number, count so far): what is told twice, or by a task that runs again, does no harm. A task whose
+    worker is closed meanwhile, because the run was interrupted, ends here.
     """
 
     def __init__(self, topic: str, number: int) -> None:
@@ -202,6 +203,8 @@ class _Teller:
             now = time.monotonic()
             if self._worker is None or now - self._told < TELL_SECONDS:
                 return
+            if self._worker.status.name in ("closing", "closed"):
+                raise DedupError("The Dask worker of this task was closed.")
             self._told = now
         self._worker.log_event(self._topic, (self._number, self._count))
 

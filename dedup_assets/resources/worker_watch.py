@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from dedup_assets.errors import ClusterError
+from dedup_assets.interrupts import raise_interrupt
 
 Result = TypeVar("Result")
 
@@ -38,6 +39,7 @@ class Patience:
 
     def wait(self, what: str, remedy: str) -> None:
         """Call it now and then while waiting. Raises ClusterError once it takes too long."""
+        raise_interrupt()
         now = time.monotonic()
         waited = now - self._since
         if waited >= self.seconds:
@@ -120,7 +122,9 @@ class WorkerWatch:
             raise self._gone() from problem
 
     def look(self) -> None:
-        """Raise ClusterError if the scheduler is lost, or all workers have been for too long."""
+        """Raise ClusterError if the scheduler is lost, or all workers have been for too long, or for an interrupt that
+        ended nothing."""
+        raise_interrupt()
         now = time.monotonic()
         every = min(LOOK_SECONDS, self._patience.seconds / 5)
         if now - self._looked < every:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from dedup_assets.errors import WorkspaceError
+from dedup_assets.interrupts import raise_interrupt
 
 FIRST_SAID, SAID_AGAIN = 10.0, 60.0
 """Seconds after which a wait for a lock is told, and told again."""
@@ -254,7 +255,7 @@ def _wait_for(path: Path, descriptor: int, kind: int) -> None:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         return
     except BlockingIOError:
-        pass
+        raise_interrupt()  # one from before would not end the wait
     taken = threading.Event()
 
     def tell() -> None:

@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 
 import dedup_assets as da
+from dedup_assets.automation.cancelling import cancellable_executor
 from dedup_assets.definitions import definitions_for
 from dedup_assets.names import Names
 from dedup_assets.resources.workspace import serving
@@ -55,7 +56,7 @@ def test_merged_with_definitions_of_others_our_jobs_run_our_assets_alone(ws: Pat
 def test_without_an_executor_of_a_location_ours_run_in_one_process() -> None:
     from dedup_assets.location import defs as location
 
-    assert location.executor is dg.in_process_executor
+    assert location.executor is cancellable_executor
     assert definitions_for("anywhere").executor is None
 
 

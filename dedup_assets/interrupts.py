@@ -1,0 +1,95 @@
+"""Interrupts that end what they interrupt, also where they arrive at a bad moment.
+
+A handler raises in whatever the main thread is at. That may be the callback of a weak reference, a finaliser or a
+callback of the garbage collector, of which Python ignores exceptions; and between the steps of a run Dagster's handlers
+only take note, and forget it when the run ends. Either way the work would go on to its end. Here every interrupt is
+noted below the handlers, whichever are in force, and whoever does long work looks at the note between two pieces of it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property
+
+_INTERRUPTS = frozenset(map(int, (signal.SIGINT, signal.SIGTERM)))
+
+
+class _Note:
+    """The signals that arrived in a block. Of the process, as signals are."""
+
+    def __init__(self) -> None:
+        self.taking = False
+        self.signals = b""  # a byte each
+
+    @cached_property  # never closed: Python writes to it from a signal handler
+    def pipe(self) -> tuple[int, int]:
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        os.set_blocking(writing, False)
+        return reading, writing
+
+    def read(self) -> bytes:
+        with suppress(BlockingIOError):
+            while more := os.read(self.pipe[0], 4096):
+                self.signals += more
+        return self.signals
+
+    def clear(self) -> bytes:
+        signals, self.signals = self.read(), b""
+        return signals
+
+
+_note = _Note()
+
+
+@contextmanager
+def interrupts_noted() -> Iterator[None]:
+    """While the block lasts, note SIGINT and SIGTERM for `raise_interrupt`. Within another such block, or outside the
+    main thread, in which signals arrive, it adds nothing."""
+    if _note.taking or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _note.clear()
+    before = -1
+    try:
+        before = signal.set_wakeup_fd(_note.pipe[1], warn_on_full_buffer=False)
+        _note.taking = True
+        yield
+    finally:
+        _note.taking = False
+        _give_back(before)
+
+
+def _give_back(descriptor: int) -> None:
+    """Let signals be told to whoever was told of them before, such as an event loop, those too that arrived since."""
+    try:
+        signal.set_wakeup_fd(descriptor)
+    except (OSError, ValueError):  # closed by now
+        signal.set_wakeup_fd(-1)
+        descriptor = -1
+    signals = _note.clear()
+    if descriptor != -1 and signals:
+        with suppress(OSError):
+            os.write(descriptor, signals)
+
+
+def raise_interrupt() -> None:
+    """Raise KeyboardInterrupt in the main thread if an interrupt arrived in the block, even if it was raised before:
+    where somebody comes by here, that ended nothing."""
+    if _note.taking and threading.current_thread() is threading.main_thread() and _INTERRUPTS & {*_note.read()}:
+        raise KeyboardInterrupt
+
+
+def _forget() -> None:
+    """In a forked child: what it is sent is nothing to its parent, whose pipe it has."""
+    global _note
+    if _note.taking:
+        signal.set_wakeup_fd(-1)
+    _note = _Note()
+
+
+os.register_at_fork(after_in_child=_forget)

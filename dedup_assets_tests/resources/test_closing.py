@@ -1,0 +1,54 @@
+"""The workers in this process end soon, also in the middle of a task."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from dedup_assets.resources import worker_tasks
+from dedup_assets.resources.dask_cluster import CLOSE_SECONDS, DaskCluster
+from dedup_assets.settings import Settings
+
+SECONDS = 25
+
+
+started, ended = threading.Event(), threading.Event()  # the tasks run in this process
+
+
+def tell() -> None:
+    """A long task that tells how far it is."""
+    done = worker_tasks._Teller("topic", 0)
+    try:
+        for _ in range(SECONDS * 20):
+            started.set()
+            time.sleep(0.05)
+            done()
+    finally:
+        ended.set()
+
+
+def sleep() -> None:
+    """One that does not."""
+    started.set()
+    ended.wait(SECONDS)
+
+
+@pytest.mark.parametrize(("task", "seconds"), [(tell, 3.0), (sleep, CLOSE_SECONDS + 3.0)])
+def test_an_interrupted_run_does_not_wait_for_its_tasks(task, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_tasks, "TELL_SECONDS", 0.1)
+    started.clear()
+    ended.clear()
+    dask = DaskCluster()
+    dask.adopt(Settings())
+    running = dask.client().submit(task, pure=False)
+    assert started.wait(20), running
+    since = time.monotonic()
+    dask.close()
+    assert time.monotonic() - since < seconds
+    if task is tell:
+        assert ended.wait(3), "the task goes on although nobody wants its result"
+    ended.set()
+    assert list(dask.map(pow, [(2, 3)])) == [(0, 8)]
+    dask.close()
