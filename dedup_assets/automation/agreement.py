@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import dagster as dg
+from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
 from dedup_assets.assets.lineage import Lineage, observations, reported_versions, retracted
 from dedup_assets.names import Names
@@ -96,18 +97,19 @@ def agree(workspace: Workspace, instance: dg.DagsterInstance, look_at_files: boo
     """Add the partitions, and report the materialisations and observations, that Dagster lacks; returns what there was
     to do.
 
-    A deleted partition comes back, and so does what was wiped: what stands in the ledger is published.
+    A deleted partition comes back, and so does what was wiped: what stands in the ledger is published. A partition
+    that is red only because a run over it broke off, while all that it was to do is finished, is green again.
     """
     # Dagster first: what is finished between the two looks is reported twice then, and never as void.
     name = Names.of(workspace.root).partitions
-    partitions = instance.get_dynamic_partitions(name)
-    reported = {stage: reported_versions(instance, stage) for stage in STAGES}
+    partitions = list(instance.get_dynamic_partitions(name))
     ledger = workspace.ledger
     shards = ledger.shards()
+    register_partitions(instance, name, [shard.key for shard in shards])  # without, Dagster has no status of them
+    failing = set(ledger.failures())
+    reported = {stage: _standing(instance, name, stage, failing) for stage in STAGES}
     versions = finished_versions(ledger)
     found = differences([shard.key for shard in shards], versions, partitions, reported)
-    if found.missing:
-        register_partitions(instance, name, found.missing)
     files = file_versions(workspace) if look_at_files else {}
     found.changed.extend(changed_files(ledger, files))
     for observation in observations(workspace, instance, files):
@@ -127,3 +129,18 @@ def agree(workspace: Workspace, instance: dg.DagsterInstance, look_at_files: boo
         for shard in found.void.get(stage, ()):
             instance.report_runless_asset_event(lineage.void(stage, shard))
     return found
+
+
+def _standing(instance: dg.DagsterInstance, name: str, stage: str, failing: Collection[str]) -> dict[str, str]:
+    """The version that Dagster has of each partition of an asset, without those that it shows as failed although their
+    shard is none of the `failing`.
+
+    What is failed is read from the status that the UI keeps and goes on with.
+    """
+    partitions = dg.DynamicPartitionsDefinition(name=name)
+    status = get_and_update_asset_status_cache_value(instance, dg.AssetKey(stage), partitions)
+    red: set[str] = set()
+    if status is not None:
+        red.update(status.deserialize_failed_partition_subsets(partitions).get_partition_keys())
+    versions = reported_versions(instance, stage)
+    return {shard: version for shard, version in versions.items() if shard not in red or shard in failing}

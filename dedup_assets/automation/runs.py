@@ -11,8 +11,9 @@ import json
 import os
 import sqlite3
 import threading
+import uuid
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,7 @@ from dedup_assets.assets.stage import STAGES
 from dedup_assets.automation.agreement import Differences, agree
 from dedup_assets.automation.jobs import audit_recall, curate_new_shards, recurate_corpus, redecide
 from dedup_assets.automation.scrubbing import scrub_history
+from dedup_assets.automation.sensors import end_dead_runs
 from dedup_assets.checks.asset_checks import CHECKS, STEP
 from dedup_assets.errors import VERBOSE, DedupError, FailedShardsError, UnexpectedError, WorkspaceError, first_line
 from dedup_assets.forks import require_own_threads
@@ -39,6 +41,7 @@ from dedup_assets.resources.workspace import serving
 from dedup_assets.storage.changes import changed_content_error, has_changed, unfinished_shards
 from dedup_assets.storage.freed_ids import readmit_freed
 from dedup_assets.storage.generations import decidable, decisions_due
+from dedup_assets.storage.liveness import holding_run
 from dedup_assets.storage.publish import publish_text, storage_errors
 from dedup_assets.storage.workspace import Workspace
 
@@ -181,14 +184,19 @@ class EmbeddedDagster:
             self._run(curate_new_shards.name, span, outcome)
         self._admit_freed(outcome)
         self._redecide(outcome)
-        agree(self._workspace, self._instance)
+        self._agree()
         return outcome
 
     def sync(self) -> Differences:
         """Bring Dagster's partitions, materialisations and observations in line with ledger and files; returns what
         there was to do."""
         with instance_errors(self._instance.root_directory):
-            return agree(self._workspace, self._instance, look_at_files=True)
+            return self._agree(look_at_files=True)
+
+    def _agree(self, look_at_files: bool = False) -> Differences:
+        # Partitions of a run whose process was killed would be shown as under way for ever where no daemon looks.
+        end_dead_runs(self._instance, self._workspace)
+        return agree(self._workspace, self._instance, look_at_files)
 
     def _spans(self, wanted: Collection[str]) -> list[list[str]]:
         """The wanted shards as ranges of Dagster's partitions, in the order in which they were registered."""
@@ -260,11 +268,13 @@ class EmbeddedDagster:
     def _run(self, job_name: str, span: list[str], outcome: Outcome) -> None:
         """Run a job over neighbouring partitions; without the failed ones again if some failed."""
         try:
-            with one_run_at_a_time():
+            run_id = str(uuid.uuid4())
+            with one_run_at_a_time(), self._ended(run_id):
                 result = self._job(job_name).execute_in_process(
                     instance=self._instance,
                     tags=range_tags(span),
                     run_config=self._run_config(),
+                    run_id=run_id,
                 )
             outcome.run_ids.append(result.run_id)
             outcome.checks += map(Checked.of, result.get_asset_check_evaluations())
@@ -294,6 +304,22 @@ class EmbeddedDagster:
         from dedup_assets.definitions import definitions_for
 
         return definitions_for(self._workspace.root).resolve_job_def(name)
+
+    @contextmanager
+    def _ended(self, run_id: str) -> Iterator[None]:
+        """See to it that a run ends with the block, whatever ends that: Dagster plans the partitions of a run before it
+        begins, and one that never begins, or whose end is not recorded, shows them as under way for ever."""
+        with holding_run(self._workspace.root, run_id):
+            try:
+                yield
+            except BaseException:
+                with suppress(Exception):  # what broke the run off is told
+                    run = self._instance.get_run_by_id(run_id)
+                    if run is not None and not run.is_finished:
+                        self._instance.report_run_failed(
+                            run, "It was broken off. Run it again: what was finished is kept."
+                        )
+                raise
 
     def _run_config(self) -> dict[str, object]:
         # What the caller asked for this once. Where to publish is kept in the workspace, and another process may have

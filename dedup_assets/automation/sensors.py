@@ -6,6 +6,7 @@ How files are compared is in `arrival`; here are the effects on the ledger and w
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
@@ -29,6 +30,9 @@ from dedup_assets.storage.workspace import Workspace
 _JOBS = {MAINTAIN_STORE, *(job.name for job in (audit_recall, curate_new_shards, recurate_corpus, redecide))}
 _ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 _FAILED, _FAILED_RUNS = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]), 20
+LAUNCH_SECONDS = 300
+"""A run is put into the queue as soon as it is made; after this time it never will be."""
+
 _UNDER_WAY = dg.RunsFilter(statuses=[status for status in dg.DagsterRunStatus if status not in _ENDED])
 
 
@@ -47,7 +51,7 @@ def arriving_shards_sensor(names: Names, watch_seconds: int) -> dg.SensorDefinit
     def arriving_shards(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:
             space = getattr(context.resources, names.workspace).open()
-            _end_dead_runs(context.instance, space)
+            end_dead_runs(context.instance, space)
             if not (space.settings.sources or space.settings.reference_sources):
                 idle = not runs_under_way(context.instance, space)
                 if idle and (requests := _rest_of_failed_runs(context.instance, space)):
@@ -63,13 +67,15 @@ def arriving_shards_sensor(names: Names, watch_seconds: int) -> dg.SensorDefinit
     return arriving_shards
 
 
-def _end_dead_runs(instance: dg.DagsterInstance, space: Workspace) -> None:
-    """Say of runs whose process was killed that they have failed: nobody else does, and while they count as
-    started no other run begins and their shards wait."""
+def end_dead_runs(instance: dg.DagsterInstance, space: Workspace) -> None:
+    """Say of runs whose process was killed, and of those that never got into the queue, that they have failed: nobody
+    else does, and while they count as under way no other run begins and their shards wait."""
     for run in runs_under_way(instance, space):
         if has_died(space.root, run.run_id):
             instance.report_run_failed(run, "Its process is gone. Run it again: what was finished is kept.")
             forget_run(space.root, run.run_id)
+        elif _was_never_launched(instance, run):
+            instance.report_run_failed(run, "It was made and never launched: the range may hold no partition.")
 
 
 def runs_under_way(instance: dg.DagsterInstance, space: Workspace) -> list[dg.DagsterRun]:
@@ -77,6 +83,13 @@ def runs_under_way(instance: dg.DagsterInstance, space: Workspace) -> list[dg.Da
     none of ours, and with other workspaces, as far as a run's configuration names them."""
     partitions = instance.get_dynamic_partitions(Names.of(space.root).partitions)
     return [run for run in instance.get_runs(_UNDER_WAY) if _is_ours(run, space, partitions)]
+
+
+def _was_never_launched(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether a run has stayed as it was made: Dagster makes it before it looks at its range, and leaves it so where it
+    refuses that."""
+    record = instance.get_run_record_by_id(run.run_id) if run.status is dg.DagsterRunStatus.NOT_STARTED else None
+    return record is not None and record.create_timestamp.timestamp() <= time.time() - LAUNCH_SECONDS
 
 
 def _is_ours(run: dg.DagsterRun, space: Workspace, partitions: Sequence[str]) -> bool:
@@ -87,7 +100,7 @@ def _is_ours(run: dg.DagsterRun, space: Workspace, partitions: Sequence[str]) ->
     if theirs:
         return Names.of(space.root).workspace in theirs
     # A run from the UI of another workspace is over partitions that are none of ours.
-    return not range_ends(run.tags)[0] or bool(partitions_of(run.tags, partitions))
+    return all(end is None or end in partitions for end in range_ends(run.tags))
 
 
 def _assets_of(run: dg.DagsterRun) -> set[str]:

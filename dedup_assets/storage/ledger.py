@@ -151,9 +151,13 @@ class Ledger(LedgerFile):
         return [_completion(row) for row in rows]
 
     def fail(self, shard: str, stage: str, message: str, run_id: str) -> None:
-        """Record why a shard could not be processed; a later completion clears it."""
+        """Record why a shard could not be processed; a later completion clears it. What is no shard, or is retracted,
+        is passed over: nothing would ever clear it."""
         with self._transaction(write=True) as connection:
-            connection.execute("INSERT OR REPLACE INTO failure VALUES (?, ?, ?, ?)", (shard, stage, message, run_id))
+            connection.execute(
+                "INSERT OR REPLACE INTO failure SELECT key, ?, ?, ? FROM shard WHERE key = ? AND retracted IS NULL",
+                (stage, message, run_id, shard),
+            )
 
     def recover(self, stage: str, shards: Collection[str]) -> None:
         """Forget that shards failed at a stage: what they failed with was taken back, and nothing is left to do."""

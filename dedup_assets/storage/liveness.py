@@ -23,17 +23,20 @@ def _path(root: Path, run_id: str) -> Path:
 
 @contextmanager
 def holding_run(root: Path, run_id: str) -> Iterator[None]:
-    """Show for the duration of the block that this process works on a run in the workspace at `root`."""
+    """Show for the duration of the block that this process works on a run in the workspace at `root`. Blocks of one run
+    may overlap, in one process or several: the last one to end takes the sign away."""
     path = _path(root, run_id)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)  # steps of one run in several processes hold it together
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
         os.pwrite(descriptor, socket.gethostname().encode(), 0)
         yield
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
         os.close(descriptor)
 
 

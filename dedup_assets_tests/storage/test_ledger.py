@@ -134,6 +134,7 @@ def test_the_history_of_a_shard_is_in_the_order_in_which_its_stages_finished(led
 
 
 def test_a_failure_stays_until_the_stage_that_failed_is_finished(ledger: Ledger) -> None:
+    ledger.register([source("a"), source("b")])
     ledger.fail("a", "embeddings", "no model", "run-1")
     ledger.fail("b", "raw_shards", "truncated", "run-1")
     ledger.complete("raw_shards", [("a", "1", {}, 0.0)], "run-2")
@@ -146,6 +147,14 @@ def test_a_failure_stays_until_the_stage_that_failed_is_finished(ledger: Ledger)
     assert {shard: failure[:2] for shard, failure in ledger.failures().items()} == {
         "b": ("raw_shards", "still truncated")
     }
+
+
+def test_what_is_no_shard_or_is_out_does_not_fail(ledger: Ledger) -> None:
+    ledger.register([source("a")])
+    ledger.retract_shard("a", VANISHED)
+    for key in ("a", "stranger"):
+        ledger.fail(key, "raw_shards", "no source", "run")
+    assert ledger.failures() == {}
 
 
 def test_named_facts_are_kept(ledger: Ledger) -> None:
@@ -333,6 +342,7 @@ def test_a_transaction_that_fails_leaves_nothing(
 ) -> None:
     ledger.admit([admission(1, "a")], [("a", "1", {}, 0.0)], "cells", "run")
     ledger.add_generation(Generation(1, "print", "append", 1), [], "duplicate_ids", "run")
+    ledger.register([source("b")])
     ledger.fail("b", "cells", "earlier", "run")
     with pytest.raises(problem):
         act(ledger)
