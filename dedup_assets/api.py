@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dedup_assets.arguments import record_names, resolve_options, source_names, workspace_path
 from dedup_assets.errors import DedupError, SettingsError, SourceError, WorkspaceError
+from dedup_assets.interrupts import letting_go
 from dedup_assets.named_sources import brought_in, unread_summary
 from dedup_assets.report.curation import Curation
-from dedup_assets.report.progress import Listener, StageClock, StageTime, listening
+from dedup_assets.report.progress import Listener, StageClock, listening
+from dedup_assets.report.totals import summary_of, totals_of
 from dedup_assets.storage import purging
 from dedup_assets.storage.ledger import CORPUS, REFERENCE, TAKEDOWN
 from dedup_assets.storage.listing import absolute_source, list_source
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from dedup_assets.automation.runs import Checked, EmbeddedDagster, Outcome
 
 
+@letting_go
 def curate(
     *sources: str | Path,
     workspace: str | Path,
@@ -87,6 +89,7 @@ def curate(
     )
 
 
+@letting_go
 def register(*sources: str | Path, workspace: str | Path, role: str = CORPUS, **options: Any) -> list[str]:
     """Register shards as Dagster partitions without running anything.
 
@@ -122,6 +125,7 @@ def register(*sources: str | Path, workspace: str | Path, role: str = CORPUS, **
     return registered.due
 
 
+@letting_go
 def watch(*sources: str | Path, workspace: str | Path, role: str = CORPUS, **options: Any) -> dict[str, int]:
     """Name sources whose shards are to be curated by themselves as long as Dagster's daemon runs on the workspace.
 
@@ -160,6 +164,7 @@ def watch(*sources: str | Path, workspace: str | Path, role: str = CORPUS, **opt
     return {source: len(list_source(source, space.settings.follow_links).files) for source in watched}
 
 
+@letting_go
 def recurate(*, workspace: str | Path, listener: Listener | None = None, progress: bool = True) -> Curation:
     """Decide everything anew: new centroids, and one order over all records (by `keep`, then by content).
 
@@ -191,6 +196,7 @@ def recurate(*, workspace: str | Path, listener: Listener | None = None, progres
     return _run_and_report(space, lambda dagster: dagster.recurate(), _shown(listener, progress), started, check=True)
 
 
+@letting_go
 def retract(
     *names: str,
     workspace: str | Path,
@@ -252,6 +258,7 @@ def retract(
     )
 
 
+@letting_go
 def rethreshold(
     threshold: float, *, workspace: str | Path, listener: Listener | None = None, progress: bool = True
 ) -> Curation:
@@ -289,6 +296,7 @@ def rethreshold(
     return _run_and_report(space, lambda dagster: dagster.curate([]), _shown(listener, progress), started, check=True)
 
 
+@letting_go
 def audit(*, workspace: str | Path, sample: int = 0) -> list[Checked]:
     """Evaluate all checks on what is published; changes nothing.
 
@@ -319,6 +327,7 @@ def audit(*, workspace: str | Path, sample: int = 0) -> list[Checked]:
         return dagster.audit(sample).checks
 
 
+@letting_go
 def sync(*, workspace: str | Path) -> Differences:
     """Bring Dagster's partitions and materialisations in line with the workspace, which is right.
 
@@ -347,6 +356,7 @@ def sync(*, workspace: str | Path) -> Differences:
         return dagster.sync()
 
 
+@letting_go
 def purge(*, workspace: str | Path) -> Freed:
     """Take the content of all that was taken down out of every file of the workspace, for good.
 
@@ -376,6 +386,7 @@ def purge(*, workspace: str | Path) -> Freed:
     return freed
 
 
+@letting_go
 def open_curation(workspace: str | Path) -> Curation:
     """The published result of an existing workspace.
 
@@ -395,7 +406,7 @@ def open_curation(workspace: str | Path) -> Curation:
     >>> da.open_curation("ws").removed.head()
     """
     space = Workspace.open(workspace_path(workspace))
-    return Curation(space.root, space.output, _totals(space))
+    return Curation(space.root, space.output, totals_of(space))
 
 
 def _shown(listener: Listener | None, progress: bool) -> AbstractContextManager[Listener | None]:
@@ -424,7 +435,7 @@ def _run_and_report(
     curation = Curation(
         space.root,
         space.output,
-        {**_summary(space, clock, outcome.run_ids, started), **(more or {})},
+        {**summary_of(space, clock, outcome.run_ids, started), **(more or {})},
         outcome.failures,
         {f"{c.asset}: {c.name}": c.summary for c in outcome.checks if not c.passed and not c.is_warning},
     )
@@ -444,46 +455,3 @@ def failed_checks_message(failed: Mapping[str, str]) -> str:
         f"The result is published, but it does not hold what it promises:\n{listed}\n"
         "`dedup-assets audit` looks at the whole corpus, names what is wrong and says what to do."
     )
-
-
-def _summary(space: Workspace, clock: StageClock, run_ids: Sequence[str], started: float) -> dict[str, Any]:
-    from dedup_assets.assets.stage import STAGES
-
-    # Every stage is there, also one that had nothing to do: scripts look them up by name.
-    spent = {stage: clock.stages.get(stage, StageTime()) for stage in STAGES}
-    stages = {stage: {"seconds": round(entry.seconds, 4), "rows": entry.rows} for stage, entry in spent.items()}
-    return {
-        **_totals(space),
-        "stages": stages,
-        "overhead_seconds": round(max(0.0, time.perf_counter() - started - clock.seconds), 4),
-        "run_ids": list(run_ids),
-    }
-
-
-def _by_reason(manifest: Mapping[str, Any]) -> dict[str, int]:
-    """The quarantined rows of all shards by their reasons, the most frequent first."""
-    counts: Counter[str] = Counter()
-    for shard in manifest["shards"]:
-        counts.update(shard["quarantined_by_reason"])
-    return dict(counts.most_common())
-
-
-def _totals(space: Workspace) -> dict[str, Any]:
-    try:
-        manifest = read_manifest(space)
-    except WorkspaceError:
-        manifest = {"shards": [], "totals": {}}
-    embedded = space.ledger.completions("embeddings")
-    names = ("rows_in", "kept", "reference", "removed_exact", "removed_semantic", "quarantined")
-    return {
-        "shards": len(manifest["shards"]),
-        **{name: manifest["totals"].get(name, 0) for name in names},
-        "quarantined_by_reason": _by_reason(manifest),
-        **{
-            name: sum(done.facts.get(name, 0) for done in embedded.values())
-            for name in ("texts_over_window", "texts_not_understood")
-        },
-        "threshold": space.settings.threshold,
-        "output": str(space.output),
-        "workspace": str(space.root),
-    }

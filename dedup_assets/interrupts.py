@@ -8,12 +8,18 @@ noted below the handlers, whichever are in force, and whoever does long work loo
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, wraps
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 _INTERRUPTS = frozenset(map(int, (signal.SIGINT, signal.SIGTERM)))
 
@@ -82,6 +88,37 @@ def raise_interrupt() -> None:
     where somebody comes by here, that ended nothing."""
     if _note.taking and threading.current_thread() is threading.main_thread() and _INTERRUPTS & {*_note.read()}:
         raise KeyboardInterrupt
+
+
+def letting_go(work: Callable[P, Result]) -> Callable[P, Result]:
+    """Let an interrupted call go of everything it had begun.
+
+    An interrupt may arrive when a context manager is entered and before its block is, which then never ends: the
+    traceback holds it, and a notebook holds the traceback. The next call would wait for its transaction, or its lock.
+    """
+
+    @wraps(work)
+    def called(*arguments: P.args, **named: P.kwargs) -> Result:
+        try:
+            return work(*arguments, **named)
+        except KeyboardInterrupt as interrupt:
+            _clear_frames(interrupt)
+            raise
+
+    return called
+
+
+def _clear_frames(problem: BaseException) -> None:
+    """Close what hangs on the frames that an exception, and those that led to it, went through."""
+    waiting: list[BaseException | None] = [problem]
+    known: list[BaseException] = []
+    while waiting:
+        cause = waiting.pop()
+        if cause is not None and not any(cause is other for other in known):
+            known.append(cause)
+            traceback.clear_frames(cause.__traceback__)
+            waiting += [cause.__cause__, cause.__context__]
+    gc.collect()
 
 
 def _forget() -> None:

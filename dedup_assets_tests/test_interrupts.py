@@ -58,7 +58,7 @@ def shards(folder: Path) -> Path:
 
 def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, preexec_fn=heed_interrupts)
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, preexec_fn=heed_interrupts)
 
 
 @pytest.mark.parametrize("number", [2, 15], ids=["SIGINT", "SIGTERM"])
@@ -106,6 +106,46 @@ except KeyboardInterrupt:
 def test_an_interrupt_after_the_last_step_ends_the_call(tmp_path: Path) -> None:
     done = run(BETWEEN, shards(tmp_path))
     assert done.stdout == "capture_interrupts.<locals>._new_signal_handler\ninterrupted\n", done.stderr[-3000:]
+
+
+ENTERED = """
+import contextlib, fcntl, os, signal, sqlite3, sys
+from pathlib import Path
+import dedup_assets as da
+from dedup_assets.storage.workspace import Workspace
+
+name, folder = sys.argv[1], Path(sys.argv[2])
+enter, kept = contextlib._GeneratorContextManager.__enter__, []
+
+def interrupted(self):
+    global left
+    entered = enter(self)
+    if self.gen.__qualname__ == name:
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+    return entered
+
+contextlib._GeneratorContextManager.__enter__ = interrupted
+for left in (1, 3):
+    try:
+        da.curate(*sorted(folder.glob("s*.jsonl")), workspace=folder / "ws", embedding_column="v", progress=False)
+    except KeyboardInterrupt as problem:
+        kept.append(problem)  # as a notebook does
+assert len(kept) == 2
+connection = sqlite3.connect(Workspace.open(folder / "ws").ledger._path, timeout=0)
+connection.execute("BEGIN IMMEDIATE")
+for file in (folder / "ws" / "locks").iterdir():
+    if file.is_file():
+        fcntl.flock(os.open(file, os.O_RDWR), fcntl.LOCK_EX | fcntl.LOCK_NB)
+print("free")
+"""
+
+
+@pytest.mark.parametrize("name", ["LedgerFile._transaction", "exclusive_lock"])
+def test_an_interrupted_call_leaves_nothing_that_the_next_one_would_wait_for(name: str, tmp_path: Path) -> None:
+    done = run(ENTERED, name, shards(tmp_path))
+    assert done.stdout == "free\n", done.stderr[-3000:]
 
 
 @pytest.fixture

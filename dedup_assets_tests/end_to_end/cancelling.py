@@ -125,14 +125,19 @@ def cancelled(ui: Served, run: str) -> bool:
     return True
 
 
-def tries(shards: Corpus, ui: Served, count: int, seed: int) -> Iterator[Try]:
-    """Cancel runs at random moments: most while they work, some in the queue, some at the end or after it."""
-    rng = random.Random(seed)
+def whole_run(shards: Corpus, ui: Served) -> float:
+    """Seconds that a run takes from its start to its end."""
     run = launched(shards, ui)
     wait(ui, run, ("STARTED",), 60)
     started = time.monotonic()
     assert wait(ui, run, ENDED, 120) == "SUCCESS"
-    whole = time.monotonic() - started
+    return time.monotonic() - started
+
+
+def tries(shards: Corpus, ui: Served, count: int, seed: int, whole: float) -> Iterator[Try]:
+    """Cancel runs at random moments: most while they work, some in the queue, some at the end or after it. `whole` are
+    the seconds that a run takes."""
+    rng = random.Random(seed)
     for number in range(count):
         moment = rng.choice([-rng.random(), *(rng.random() for _ in range(7)), *(rng.uniform(0.9, 1.02) for _ in "12")])
         run = launched(shards, ui)
@@ -179,7 +184,7 @@ def main() -> None:
     count, seed = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
     done: list[Try] = []
     with tempfile.TemporaryDirectory() as folder, cancelling(Path(folder)) as (shards, ui):
-        for entry in tries(shards, ui, count, seed):
+        for entry in tries(shards, ui, count, seed, whole_run(shards, ui)):
             done.append(entry)
             print(len(done), entry, "MISSED" if entry.missed else "", flush=True)
         shards.curate()
