@@ -25,10 +25,11 @@ from dagster._daemon.backfill import execute_backfill_iteration
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 from dagster_graphql.schema import create_schema
 
-from dedup_assets.automation.partitions import SHARDS, range_tags
+from dedup_assets.automation.partitions import range_tags
 from dedup_assets.automation.sensors import arriving_shards_sensor
 from dedup_assets.resources.sqlite_log import steady_sqlite
 from dedup_assets.resources.workspace import WorkspaceResource
+from dedup_assets.storage.ledger import STAGES
 from dedup_assets.storage.liveness import has_died
 from dedup_assets_tests.end_to_end.served import LAUNCH, LAUNCH_JOB
 
@@ -60,6 +61,11 @@ mutation Delete($selector: RepositorySelector!, $set: String!, $keys: [String!]!
 WIPE = """
 mutation Wipe($ranges: [PartitionsByAssetSelector!]!) {
   wipeAssets(assetPartitionRanges: $ranges) { __typename ... on PythonError { message } }
+}"""
+
+SET = """
+query Set($asset: AssetKeyInput!) {
+  assetNodeOrError(assetKey: $asset) { ... on AssetNode { partitionDefinition { name } } }
 }"""
 
 PARTITIONS = """
@@ -107,11 +113,17 @@ class Ui:
             raise AssertionError(f"{query.split('(')[0]}: {answer.errors}")
         return answer.data
 
+    def partition_set(self) -> str:
+        """The name under which Dagster keeps the partitions of the assets."""
+        return self.graphql(SET, asset={"path": [STAGES[0]]})["assetNodeOrError"]["partitionDefinition"]["name"]
+
     def add(self, key: str) -> str:
-        return _said(self.graphql(ADD, selector=LOCATION, set=SHARDS, key=key)["addDynamicPartition"])
+        return _said(self.graphql(ADD, selector=LOCATION, set=self.partition_set(), key=key)["addDynamicPartition"])
 
     def delete(self, *keys: str) -> str:
-        return _said(self.graphql(DELETE, selector=LOCATION, set=SHARDS, keys=keys)["deleteDynamicPartitions"])
+        return _said(
+            self.graphql(DELETE, selector=LOCATION, set=self.partition_set(), keys=keys)["deleteDynamicPartitions"]
+        )
 
     def wipe(self, asset: str) -> str:
         return _said(self.graphql(WIPE, ranges=[{"assetKey": {"path": [asset]}}])["wipeAssets"])
@@ -187,6 +199,9 @@ class Daemon:
     workspace: Path
     cursor: str | None = None
     asked: set[str] = field(default_factory=set)
+
+    def switch(self, on: bool) -> None:
+        """It looks when it is told to."""
 
     def look(self) -> list[str]:
         """One look at everything; returns what the sensor asked for."""
