@@ -17,12 +17,15 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from dedup_assets_tests.end_to_end.walk_steps import Apart
 
 LIMIT = 120.0
 """Seconds in which the last curation has to end."""
@@ -68,18 +71,22 @@ _FORK = multiprocessing.get_context("fork")
 class Walk:
     """One walk, while it is made. Draws from its own memory alone, never from what came of a step."""
 
-    def __init__(self, root: Path, seed: int, say: Callable[[str], object], apart: Callable[..., int | None]) -> None:
+    def __init__(
+        self, root: Path, seed: int, real: bool, say: Callable[[str], object], apart: Callable[..., int | None]
+    ) -> None:
+        from dedup_assets_tests.end_to_end.walk_real import SETTINGS
         from dedup_assets_tests.end_to_end.walk_ui import INSTANCE, serve
         from dedup_assets_tests.end_to_end.walk_world import World
 
         self.root = root
         self.seed = seed
+        self.real = real
         self.say = say
         self.apart = apart
         self.rng = np.random.default_rng(seed)
         self.home = root / "home"
         self.home.mkdir(parents=True)
-        (self.home / "dagster.yaml").write_text(INSTANCE)
+        (self.home / "dagster.yaml").write_text(SETTINGS if real else INSTANCE)
         self.workspace = root / "ws"
         serve(self.workspace, self.home)
         self.world = World(root / "in", seed)
@@ -92,19 +99,27 @@ class Walk:
         """Walk, and return what does not agree at the end."""
         import dedup_assets as da
         from dedup_assets.automation import sensors
+        from dedup_assets_tests.end_to_end.walk_real import real_ui
         from dedup_assets_tests.end_to_end.walk_steps import Steps
         from dedup_assets_tests.end_to_end.walk_ui import Daemon, ui_of
         from dedup_assets_tests.end_to_end.walk_world import OPTIONS
 
-        sensors.LAUNCH_SECONDS = 0  # of steps that come one after the other none is being launched
+        if not self.real:
+            sensors.LAUNCH_SECONDS = 0  # of steps that come one after the other none is being launched
         for key in ("a", "b"):
             self._new(key)
-        da.curate(self.world.folder, workspace=self.workspace, progress=False, **OPTIONS)
+        da.curate(self.world.folder, workspace=self.workspace, progress=False, **OPTIONS, watch_seconds=5)
         if self.seed % 2:
             da.watch(self.world.folder, workspace=self.workspace)
-        with ui_of(self.home) as ui:
-            daemon = Daemon(ui, self.workspace)
-            act = Steps(self.world, self.other, self.workspace, ui, self.apart)
+        with ExitStack() as stack:
+            ui: Any
+            daemon: Any
+            if self.real:
+                ui, daemon = stack.enter_context(real_ui(self.home, self.workspace))
+            else:
+                ui = stack.enter_context(ui_of(self.home))
+                daemon = Daemon(ui, self.workspace)
+            act = Steps(self.world, self.other, self.workspace, ui, daemon, self.apart)
             for number in range(steps):
                 name, arguments = self.draw()
                 began = time.monotonic()
@@ -117,6 +132,7 @@ class Walk:
                     return [f"step {number}, {name}, raised: {traceback.format_exc().splitlines()[-1]}"]
                 self.say(f"{number:3d} {name} {arguments}: {came} ({time.monotonic() - began:.1f} s)")
             daemon.end_lost()
+            sensors.LAUNCH_SECONDS = 0
             return self._judge(ui)
 
     def _judge(self, ui: Any) -> list[str]:
@@ -246,7 +262,7 @@ class Walk:
 
 
 @contextmanager
-def _zygote() -> Iterator[Callable[..., int | None]]:
+def _zygote() -> Iterator[Apart]:
     """Call functions in processes of their own, forked from one that stays as this one is now: it has imported
     everything and computed nothing."""
     mine, theirs = _FORK.Pipe()
@@ -281,7 +297,7 @@ def _breed(calls: Connection, others: Connection) -> None:
             child.join()
 
 
-def walk(root: Path, seed: int, steps: int, log: Path) -> None:
+def walk(root: Path, seed: int, steps: int, real: bool, log: Path) -> None:
     """Walk in this process; what was done and the verdict are in `log`."""
     with log.with_suffix(".stderr").open("wb") as errors:
         os.dup2(errors.fileno(), 2)  # Dagster's log of every run
@@ -293,7 +309,7 @@ def walk(root: Path, seed: int, steps: int, log: Path) -> None:
 
         began = time.monotonic()
         try:
-            found = Walk(root, seed, say, apart).run(steps)
+            found = Walk(root, seed, real, say, apart).run(steps)
         except BaseException:
             say(traceback.format_exc())
             raise
@@ -305,10 +321,10 @@ def walk(root: Path, seed: int, steps: int, log: Path) -> None:
         sys.exit(1)
 
 
-def walked(seed: int, steps: int, folder: Path) -> str:
+def walked(seed: int, steps: int, folder: Path, real: bool = False) -> str:
     """Walk in a process of its own; returns the log. Raises AssertionError with it where something does not agree."""
     root, log = folder / f"walk-{seed}", folder / f"walk-{seed}.log"
-    process = _CONTEXT.Process(target=walk, args=(root, seed, steps, log))
+    process = _CONTEXT.Process(target=walk, args=(root, seed, steps, real, log))
     process.start()
     process.join()
     said = log.read_text() if log.exists() else ""
@@ -323,6 +339,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--walks", type=int, default=1, help="so many walks, with the seeds that follow")
+    parser.add_argument("--real", action="store_true", help="with Dagster's own webserver and daemon: slower")
     parser.add_argument("--folder", type=Path, default=None, help="where the workspaces and logs are put")
     parser.add_argument("--quiet", action="store_true", help="print the verdicts alone")
     options = parser.parse_args()
@@ -331,7 +348,7 @@ def main() -> None:
     wrong = 0
     for seed in range(options.seed, options.seed + options.walks):
         try:
-            said = walked(seed, options.steps, folder)
+            said = walked(seed, options.steps, folder, options.real)
         except AssertionError as problem:
             said, wrong = str(problem), wrong + 1
         lines = said.splitlines()

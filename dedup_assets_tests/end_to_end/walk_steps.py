@@ -16,21 +16,26 @@ import dedup_assets as da
 from dedup_assets.errors import DedupError, UnexpectedError
 from dedup_assets.storage import publish
 from dedup_assets.storage.ledger import STAGES, Ledger
-from dedup_assets_tests.end_to_end.walk_ui import Ui, serve, ui_of
+from dedup_assets_tests.end_to_end.walk_real import RealUi
+from dedup_assets_tests.end_to_end.walk_ui import Daemon, Ui, serve, ui_of
 from dedup_assets_tests.end_to_end.walk_world import OPTIONS, World
 
 Apart = Callable[..., int | None]
-"""Calls a function in a process of its own; returns the exit code, None where it had to be killed."""
+"""Calls a function in a process of its own; returns the exit code, None where it does not end."""
 
 
 class Steps:
     """Calls of steps by name."""
 
-    def __init__(self, world: World, other: World, workspace: Path, ui: Ui, apart: Apart) -> None:
+    def __init__(
+        self, world: World, other: World, workspace: Path, ui: Ui, daemon: Daemon, apart: Callable[..., int | None]
+    ) -> None:
         self._world = world
         self._other = other
         self._workspace = workspace
         self._ui = ui
+        self._daemon = daemon
+        self._daemon_on = False
         self._start = apart
 
     def __call__(self, name: str, **arguments: Any) -> str:
@@ -94,6 +99,8 @@ class Steps:
         return " ".join(f"{len(s.green)}+{len(s.red)}-{len(s.under_way)}?" for s in shown.values())
 
     def daemon(self, on: bool) -> str:
+        self._daemon.switch(on)
+        self._daemon_on = on
         return "on" if on else "off"
 
     # -- others in the instance, and what does not come to its end ---------------------------------------
@@ -117,6 +124,8 @@ class Steps:
             run_id = launch(self._ui, **arguments)
             if len(run_id.split()) != 1 or not self._ui.instance.get_run_by_id(run_id):
                 return run_id
+            if isinstance(self._ui, RealUi):
+                return self._ui.end(run_id, after * 0.05, deadly, self._daemon_on)
         log = self._workspace.with_name("child.log")
         log.write_text("")
         home = Path(os.environ["DAGSTER_HOME"])

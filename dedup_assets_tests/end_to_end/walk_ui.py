@@ -30,6 +30,7 @@ from dedup_assets.names import Names
 from dedup_assets.partitions import range_tags
 from dedup_assets.resources.sqlite_log import steady_sqlite
 from dedup_assets.resources.workspace import WorkspaceResource
+from dedup_assets.storage.ledger import STAGES
 from dedup_assets.storage.liveness import has_died
 from dedup_assets_tests.end_to_end.served import LAUNCH, LAUNCH_JOB
 
@@ -61,6 +62,11 @@ mutation Delete($selector: RepositorySelector!, $set: String!, $keys: [String!]!
 WIPE = """
 mutation Wipe($ranges: [PartitionsByAssetSelector!]!) {
   wipeAssets(assetPartitionRanges: $ranges) { __typename ... on PythonError { message } }
+}"""
+
+SET = """
+query Set($asset: AssetKeyInput!) {
+  assetNodeOrError(assetKey: $asset) { ... on AssetNode { partitionDefinition { name } } }
 }"""
 
 PARTITIONS = """
@@ -97,7 +103,6 @@ class Ui:
     """The webserver's GraphQL on an instance."""
 
     def __init__(self, context: WorkspaceProcessContext) -> None:
-        self.partition_set = Names.of(os.environ["DEDUP_ASSETS_WORKSPACE"]).partitions
         self.context = context
         self.instance = context.instance
         self._schema = create_schema()
@@ -109,12 +114,16 @@ class Ui:
             raise AssertionError(f"{query.split('(')[0]}: {answer.errors}")
         return answer.data
 
+    def partition_set(self) -> str:
+        """The name under which Dagster keeps the partitions of the assets."""
+        return self.graphql(SET, asset={"path": [STAGES[0]]})["assetNodeOrError"]["partitionDefinition"]["name"]
+
     def add(self, key: str) -> str:
-        return _said(self.graphql(ADD, selector=LOCATION, set=self.partition_set, key=key)["addDynamicPartition"])
+        return _said(self.graphql(ADD, selector=LOCATION, set=self.partition_set(), key=key)["addDynamicPartition"])
 
     def delete(self, *keys: str) -> str:
         return _said(
-            self.graphql(DELETE, selector=LOCATION, set=self.partition_set, keys=keys)["deleteDynamicPartitions"]
+            self.graphql(DELETE, selector=LOCATION, set=self.partition_set(), keys=keys)["deleteDynamicPartitions"]
         )
 
     def wipe(self, asset: str) -> str:
@@ -192,6 +201,9 @@ class Daemon:
     workspace: Path
     cursor: str | None = None
     asked: set[str] = field(default_factory=set)
+
+    def switch(self, on: bool) -> None:
+        """It looks when it is told to."""
 
     def look(self) -> list[str]:
         """One look at everything; returns what the sensor asked for."""
