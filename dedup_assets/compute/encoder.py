@@ -304,7 +304,7 @@ class Encoder:
         """
         import torch
 
-        from dedup_assets.compute.device_rows import is_out_of_memory, release
+        from dedup_assets.compute.device_memory import is_out_of_memory, release
 
         start = 0
         length = ladder_length(step, self._ladder)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from dedup_assets.compute.join import CellBlock, Matches, exact_matches, match_c
 from dedup_assets.compute.kmeans import fit_centroids
 from dedup_assets.compute.similarity import canonical_pairs, squared_norms
 from dedup_assets_tests.gpu.generate import generated
+from dedup_assets_tests.gpu.simulated import SmallDevice
 
 FLOORS = (0.80, 0.90, 0.95, 0.99)
 DIMENSIONS = (384, 768)
@@ -104,43 +106,47 @@ def check_centroids(device: str, d: int, n: int = 20_000) -> str:
 
 
 @contextmanager
-def little_memory(device: str, free_bytes: int) -> Iterator[None]:
-    """Leave torch only so much more of a GPU's memory."""
+def little_memory(device: str, most: int) -> Iterator[None]:
+    """Leave torch only so many bytes of a GPU."""
+    index = torch.device(device).index
+    index = torch.cuda.current_device() if index is None else index  # the setting takes no device without one
     torch.cuda.empty_cache()
-    total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(device) + free_bytes) / total, device)
+    total = torch.cuda.get_device_properties(index).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, most / total), index)
     try:
         yield
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        torch.cuda.set_per_process_memory_fraction(1.0, index)
         torch.cuda.empty_cache()
 
 
-def check_memory(device: str, n: int = 30_000, free_bytes: int = 160 << 20) -> str:
-    """With too little memory for a pack, the join halves it and finds the same. On a GPU only."""
-    from dedup_assets.compute import device_join
+def check_memory(device: str, n: int = 200_000, d: int = 384, most: int = 192 << 20, clusters: int = 40) -> str:
+    """On a device that has room for a part of the vectors only, fit, assignment and join go on and find the same.
 
-    vectors = corpus(n, 384, "float16", 4)
-    wanted = exact_matches(vectors, 0.9, clusters=20)
-    failures = 0
-    seen = device_join.is_out_of_memory
+    On a GPU torch is left ``most`` bytes; on CPU tensors a device of so many bytes is simulated.
+    """
+    from dedup_assets.compute import device_memory
+
+    vectors = generated(n, d, "cpu", 4).numpy()
+    wanted = exact_matches(vectors, 0.95, clusters=clusters)
+    refused = 0
+    seen = device_memory.is_out_of_memory
 
     def counted(error: BaseException) -> bool:
-        nonlocal failures
-        failures += seen(error)
+        nonlocal refused
+        refused += seen(error)
         return seen(error)
 
-    rows = DeviceRows.of(vectors, device)
-    exact_matches(rows, 0.9, clusters=20)  # libraries take their workspace
-    device_join.is_out_of_memory = counted
-    try:
-        with little_memory(device, free_bytes):
-            found = exact_matches(rows, 0.9, clusters=20, tile_bytes=1 << 30)
-    finally:
-        device_join.is_out_of_memory = seen
+    if device.startswith("cuda"):
+        exact_matches(vectors[:4_000], 0.95, clusters=4, device=device)  # libraries take their workspace
+        small: AbstractContextManager[Any] = little_memory(device, most)
+    else:
+        small = SmallDevice(most).active(tells=False)
+    with patch.object(device_memory, "is_out_of_memory", counted), small:
+        found = exact_matches(vectors, 0.95, clusters=clusters, device=device)
     same_matches(wanted, found)
-    assert failures, "there was room enough: leave less"
-    return f"{failures} attempts found no room; {len(found)} matches, all of them"
+    assert refused, "there was room enough: leave less"
+    return f"{refused} attempts found no room in {most >> 10:,} KiB; {len(found)} matches of {n:,} rows, all of them"
 
 
 def encoder_parts(dimension: int = 384) -> tuple[Any, Any, str] | None:
@@ -212,5 +218,4 @@ def checks(device: str, tiny: bool = False) -> Iterator[tuple[str, Any, tuple[An
             yield f"cells {d}-d {dtype}", check_cells, (device, d, dtype, 0.9, n)
         yield f"centroids {d}-d", check_centroids, (device, d, 3 * n)
     yield "encoder", check_encoder, (device, 30 if tiny else 300)
-    if device.startswith("cuda"):
-        yield "memory", check_memory, (device,)
+    yield "memory", check_memory, (device, 3_000, 64, 900_000, 6) if tiny else (device,)
