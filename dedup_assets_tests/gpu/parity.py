@@ -18,7 +18,7 @@ import torch
 from dedup_assets.compute.cells import assign
 from dedup_assets.compute.decisions import leader_cover
 from dedup_assets.compute.device_rows import DeviceRows, cosines
-from dedup_assets.compute.join import CellBlock, Matches, exact_matches, match_cells, unique_matches
+from dedup_assets.compute.join import CellBlock, DenseCells, Matches, exact_matches, match_cells, unique_matches
 from dedup_assets.compute.kmeans import fit_centroids
 from dedup_assets.compute.similarity import canonical_pairs, squared_norms
 from dedup_assets_tests.gpu.generate import generated
@@ -90,6 +90,39 @@ def check_cells(device: str, d: int, dtype: str, floor: float, n: int = 4_000) -
     for other in found[1:]:
         same_matches(found[0], other)
     return f"{len(found[0])} matches; ghosts per row: {ghosts[0]:.2f} on the CPU, {ghosts[1]:.2f} on the device"
+
+
+def check_precisions(device: str, d: int, floor: float, n: int = 4_000) -> str:
+    """Whatever precision proposes, the same is decided."""
+    from dedup_assets.compute import cells, precision
+
+    vectors = corpus(n, d, "float16", 5)
+    wanted = exact_matches(vectors, floor, clusters=max(2, n // 200))
+    for low in precision.PRECISIONS:
+        with (
+            patch.object(precision, "native_precision", lambda device, low=low: low),
+            patch.object(cells, "native_precision", lambda device, low=low: low),
+        ):
+            same_matches(wanted, exact_matches(vectors, floor, clusters=max(2, n // 200), device=device))
+    return f"{', '.join(precision.PRECISIONS)}: {len(wanted)} matches each"
+
+
+def check_dense(device: str, d: int, floor: float, n: int = 4_000) -> str:
+    """The cell of near-copies is named on the device too, and what is listed beside it is the same."""
+    vectors = corpus(n, d, "float16", 6)
+    cells = assign(vectors, fit_centroids(vectors, max(2, n // 400)), floor)
+    rows, offsets = cells.home_rows()
+    block = CellBlock(vectors, offsets, rows, cells.ghost_offsets, cells.ghost_rows, np.ones(n, bool))
+    spot = n // 10
+    named, listed = [], []
+    for where in ("cpu", device):
+        dense = DenseCells(max(2, spot // 40))
+        listed.append(unique_matches(list(match_cells(block, floor, device=where, dense=dense))))
+        named.append(set(dense.cells))
+    assert named[1] and named[1] <= named[0], f"dense cells: {named[0]} on the CPU, {named[1]} on the device"
+    if named[0] == named[1]:
+        same_matches(*listed)
+    return f"{len(named[1])} cells named, {len(listed[1])} matches listed"
 
 
 def check_centroids(device: str, d: int, n: int = 20_000) -> str:
@@ -216,6 +249,8 @@ def checks(device: str, tiny: bool = False) -> Iterator[tuple[str, Any, tuple[An
             for floor in (0.9,) if tiny else FLOORS:
                 yield f"decisions {d}-d {dtype} at {floor}", check_decisions, (device, d, dtype, floor, n)
             yield f"cells {d}-d {dtype}", check_cells, (device, d, dtype, 0.9, n)
+        yield f"precisions {d}-d", check_precisions, (device, d, 0.9, n)
+        yield f"dense cells {d}-d", check_dense, (device, d, 0.9, n)
         yield f"centroids {d}-d", check_centroids, (device, d, 3 * n)
-    yield "encoder", check_encoder, (device, 30 if tiny else 300)
-    yield "memory", check_memory, (device, 3_000, 64, 900_000, 6) if tiny else (device,)
+    yield "encoder", check_encoder, (device, 12 if tiny else 300)
+    yield "memory", check_memory, (device, 2_000, 64, 900_000, 4) if tiny else (device,)

@@ -24,6 +24,6 @@ def test_memory_is_left_to_a_device_named_without_its_number_too(device, index, 
 
 
 def test_the_check_works_on_a_simulated_device_and_fails_where_there_is_room_enough():
-    assert "all of them" in parity.check_memory("cpu:0", 3_000, 64, 900_000, 6)
+    assert "all of them" in parity.check_memory("cpu:0", 2_000, 64, 900_000, 4)
     with pytest.raises(AssertionError, match="leave less"):
         parity.check_memory("cpu:0", 600, 64, 1 << 30, 2)
