@@ -59,6 +59,10 @@ class ClusterError(DedupError):
     """Dask's scheduler or workers are lost or do not fit: no shard is to blame, and none can be worked on."""
 
 
+class NoRoomError(DedupError):
+    """A device has no memory for the smallest piece of work."""
+
+
 class MissingPackageError(DedupError, ModuleNotFoundError):
     """An optional library is not installed; the message names the install."""
 

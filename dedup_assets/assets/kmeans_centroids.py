@@ -26,6 +26,10 @@ REFIT_GROWTH = 2.0
 everything anew at every doubling costs, over the life of a corpus, at most one more assignment per text:
 the amortised growth of an array."""
 
+SMALL_FIT = 10_000_000
+"""Sampled rows times centroids up to which a CPU fits in about a second, and no GPU is asked: up to some 450 cells,
+a corpus of a few hundred thousand texts."""
+
 FIT_ROWS = 2_000
 """Texts of a shard used to measure how well the codebook fits it: the mean is then good to about 0.002."""
 
@@ -103,7 +107,7 @@ def _fitted(workspace: Workspace, dask: DaskCluster, texts: int, cells: int) -> 
         return np.eye(1, dimension, dtype=np.float32), {"sample": 0, "fitted_with": "nothing"}
     sample = open_table(workspace).sample(sample_size(texts, cells), workspace.settings.seed)
     device = dask.resolved_device()
-    if device == "cuda":
+    if device == "cuda" and len(sample) * cells > SMALL_FIT:
         centroids, fitted_with = dask.watching(
             lambda client: fit_on_gpus(client, sample, cells, workspace.settings.seed)
         )

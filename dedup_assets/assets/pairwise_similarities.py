@@ -100,7 +100,7 @@ def _match_under(
     new_numbers = np.array([a.number for a in new])
     folders = [(str(workspace.cells(codebook, a)), a.number, bool(a.number in new_numbers)) for a in visible]
     lanes, threads = dask.lanes()
-    memory = memory_plan(workspace.settings, lanes)
+    memory = memory_plan(workspace.settings, lanes, dask.rooms())
     groups = _plan(folders, memory.group_bytes, lanes)
     done = _CellsDone(run.progress, groups, codebook.cells)
     topic = f"cells of {run.run_id}, {codebook.name}"

@@ -151,15 +151,16 @@ def assign(
         raise ValueError(f"vectors of shape {vectors.shape} do not fit centroids of shape {book.shape}")
     n, k = len(vectors), len(book)
     if device != "cpu" or isinstance(vectors, DeviceRows):
-        rows = vectors if isinstance(vectors, DeviceRows) else DeviceRows.of(vectors, device)
+        where = vectors.device if isinstance(vectors, DeviceRows) else device
         home, counts, cells = home_and_ghosts(
-            rows,
+            vectors,
+            where,
             book,
             _distances(book, np.linalg.norm(book.astype(np.float64), axis=1)),
             half_angle(floor),
             _MARGIN,
             floor > 0,
-            native_precision(rows.device),
+            native_precision(where),
             tile_bytes or DEVICE_TILE_BYTES,
         )
         return CellAssignment(home, *_sort_by_cell([(counts, cells)], range(1), k))

@@ -8,10 +8,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from dedup_assets.compute.device_rows import DeviceRows, float32_sums, is_out_of_memory, release
+from dedup_assets.compute.device_memory import Room, by_slices, free_bytes, is_out_of_memory, release
+from dedup_assets.compute.device_rows import DeviceRows, float32_sums
 from dedup_assets.compute.precision import PRECISIONS
 from dedup_assets.compute.similarity import accumulation_error
-from dedup_assets.errors import DedupError
 
 TILE_BYTES = 128 << 20
 """Product of rows and centroids in half precision kept at a time. What is computed from it takes ten times
@@ -28,7 +28,8 @@ _LARGEST_HALF = 1024.0
 
 
 def home_and_ghosts(
-    rows: DeviceRows,
+    vectors: DeviceRows | np.ndarray,
+    device: str,
     book: np.ndarray,
     distance: np.ndarray,
     sine: float,
@@ -41,8 +42,11 @@ def home_and_ghosts(
 
     Parameters
     ----------
-    rows : DeviceRows
-        n vectors.
+    vectors : DeviceRows or array (n, d), float16 or float32
+        Rows of the host are uploaded as many at a time as the device has room for; what comes of them goes back tile
+        by tile.
+    device : str
+        Where to compute; where the rows lie, if they lie on one.
     book : float32 array (k, d)
         The codebook.
     distance : float32 array (k, k)
@@ -60,38 +64,42 @@ def home_and_ghosts(
 
     Raises
     ------
-    DedupError
+    NoRoomError
         The device has no room even for a tile of `SMALLEST_TILE` rows.
     """
-    test = _Test(rows, book, distance, sine, margin, listed_above_zero, low)
-    n = len(rows)
-    home = torch.zeros(n, dtype=torch.int32, device=rows.stored.device)
-    counts = torch.zeros(n, dtype=torch.int32, device=rows.stored.device)
-    found = []
-    step = max(SMALLEST_TILE, min(tile_bytes // (2 * len(book)), 1 << 20))
-    start = 0
-    while start < n:
-        at = slice(start, min(start + step, n))
-        cells = None
-        try:
+    n, k = len(vectors), len(book)
+    home, counts = np.zeros(n, np.int32), np.zeros(n, np.int32)
+    step = max(SMALLEST_TILE, min(tile_bytes // (2 * k), 1 << 20))
+    tiles, uploads, wide = Room(device), Room(device, _rows_at_once(vectors, device)), Room(device)
+    test = _Test(device, book, distance, sine, margin, listed_above_zero, low)
+
+    def of_uploaded(at: slice) -> list[np.ndarray]:
+        first = at.start if isinstance(vectors, DeviceRows) else 0
+        rows = vectors if isinstance(vectors, DeviceRows) else DeviceRows.of(vectors[at], device, room=wide)
+
+        def of_tile(tile: slice) -> np.ndarray:
             with float32_sums():
-                home[at], counts[at], cells = test(at)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-        if cells is None:
-            if step <= SMALLEST_TILE:
-                raise DedupError(
-                    f"{rows.device} has no memory for a tile of {step} rows and {len(book)} cells. Free the "
-                    "device, or use --device cpu: the decisions are the same."
-                )
-            release(rows.device)
-            step = max(SMALLEST_TILE, min(step, n) // 2)
-            continue
-        found.append(cells)
-        start = at.stop
-    cells = torch.cat(found) if found else torch.empty(0, dtype=torch.int32)
-    return home.cpu().numpy(), counts.cpu().numpy(), cells.cpu().numpy()
+                found = test(rows, slice(first + tile.start, first + tile.stop))
+            place = slice(at.start + tile.start, at.start + tile.stop)
+            home[place], counts[place] = found[0].cpu().numpy(), found[1].cpu().numpy()
+            return found[2].cpu().numpy()
+
+        return list(by_slices(at.stop - at.start, step, of_tile, tiles, least=SMALLEST_TILE, what=what))
+
+    def what(rows: int) -> str:
+        return f"a tile of {rows} rows and {k} cells"
+
+    found = by_slices(n, n, of_uploaded, uploads, least=SMALLEST_TILE, what=what)
+    cells = [part for parts in found for part in parts]
+    return home, counts, np.concatenate(cells) if cells else np.empty(0, np.int32)
+
+
+def _rows_at_once(vectors: DeviceRows | np.ndarray, device: str) -> float:
+    """Rows of the host that take a quarter of what the device has free; the rest is for tiles."""
+    free = free_bytes(device)
+    if free is None or isinstance(vectors, DeviceRows):
+        return float("inf")
+    return max(SMALLEST_TILE, free // (4 * (vectors.shape[1] * vectors.dtype.itemsize + 8)))
 
 
 class _Test:
@@ -99,7 +107,7 @@ class _Test:
 
     def __init__(
         self,
-        rows: DeviceRows,
+        device: str,
         book: np.ndarray,
         distance: np.ndarray,
         sine: float,
@@ -107,7 +115,7 @@ class _Test:
         listed_above_zero: bool,
         low: str,
     ) -> None:
-        self.rows, self.sine, self.margin, self.listed_above_zero = rows, sine, margin, listed_above_zero
+        self.sine, self.margin, self.listed_above_zero = sine, margin, listed_above_zero
         largest = float(np.linalg.norm(book.astype(np.float64), axis=1).max())
         # bf16 holds the codebook exactly; fp16 rounds eight times finer but loses its small components, by
         # at most a measured distance that is added to the error.
@@ -116,12 +124,12 @@ class _Test:
         rounded = given.to(PRECISIONS[self.low])
         off = float((given.double() - rounded.double()).norm(dim=1).max())
         self.summing = accumulation_error(book.shape[1]) * largest * 1.01 + 1.01 * off + margin
-        self.book = rounded.to(rows.stored.device)
-        self.distance = torch.from_numpy(distance).to(rows.stored.device)
+        self.book = rounded.to(device)
+        self.distance = _distances_on(device, torch.from_numpy(distance))
 
-    def __call__(self, at: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def __call__(self, rows: DeviceRows, at: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Home (int32), number of ghosts of each row (int32), and their cells (int32), row after row."""
-        unit = self.rows.unit(at)
+        unit = rows.unit(at)
         low = unit.float().to(self.book.dtype)
         residual = (unit - low.double()).norm(dim=1).max() + 2.0**-20
         reach = (residual + self.sine + self.margin).float()  # stays on the device: no synchronisation
@@ -130,13 +138,28 @@ class _Test:
         best, home = values.max(dim=1)
         largest = torch.maximum(best, -values.amin(dim=1))
         error = 2 * (largest * _ROUNDOFF[self.low] + self.summing)
-        bar = self.distance[home]
+        bar = self.distance[home.to(self.distance.device)].to(values.device)
         bar.mul_(-reach).add_((best - error)[:, None])
         listed = values >= bar
         listed.scatter_(1, home[:, None], False)
         if self.listed_above_zero:
-            silent = self.rows.squares[at] == 0
+            silent = rows.squares[at] == 0
             listed &= ~silent[:, None]
             home = home.masked_fill(silent, 0)
         cells = torch.nonzero(listed)[:, 1]
         return home.int(), listed.sum(dim=1, dtype=torch.int32), cells.int()
+
+
+def _distances_on(device: str, distance: torch.Tensor) -> torch.Tensor:
+    """Distances between centroids on the device where they take a quarter of its room at most; else they stay on the
+    host, and each tile takes the rows it needs: 40 GB at 100,000 cells."""
+    free = free_bytes(device)
+    if free is not None and distance.nbytes > free // 4:
+        return distance
+    try:
+        return distance.to(device)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    release(device)
+    return distance

@@ -7,12 +7,18 @@ does not give away is listed on a device and may be named on a CPU. The decision
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from dedup_assets.compute.device_memory import Room, by_slices
 from dedup_assets.compute.device_rows import DeviceRows, cosines
 from dedup_assets.compute.matches import SAMPLE_SIDE, DenseCells
+from dedup_assets.compute.similarity import canonical_pairs
+
+if TYPE_CHECKING:
+    from dedup_assets.compute.device_listing import Listing
 
 CELLS_AT_ONCE = 64
 """Cells whose samples are compared in one product: half a million pairs, all of which may be matches."""
@@ -76,16 +82,44 @@ def dense_by_sample(
     new = counts.new_homes + counts.new_ghosts
     most = np.array([dense.most(h, w) for h, w in zip(counts.homes.tolist(), new.tolist(), strict=True)], np.int64)
     large = np.flatnonzero(pairs > most)
-    found: list[int] = []
-    for start in range(0, len(large), CELLS_AT_ONCE):
-        cells = large[start : start + CELLS_AT_ONCE]
+
+    def promised(at: slice) -> list[int]:
+        cells = large[at]
         shares = _shares(rows, squares, low, bound, listed, *_samples(counts, cells), floor)
-        found += [
+        return [
             cell
             for cell, share in zip(cells.tolist(), shares.tolist(), strict=True)
             if dense.is_promised(share, int(pairs[cell]), int(most[cell]))
         ]
-    return np.array(found, np.int64)
+
+    def what(cells: int) -> str:
+        return f"the samples of {cells} cells"
+
+    found = by_slices(len(large), CELLS_AT_ONCE, promised, Room(rows.device), least=1, what=what)
+    return np.array([cell for cells in found for cell in cells], np.int64)
+
+
+def looks_dense(vectors: np.ndarray | DeviceRows, listing: Listing, floor: float, dense: DenseCells) -> bool:
+    """`dense_by_sample` for a single cell whose rows do not fit the device: the sampled rows alone are looked at."""
+    fresh_homes, fresh_ghosts = listing.is_new[listing.home_rows], listing.is_new[listing.ghost_rows]
+    listed = np.concatenate(
+        [
+            *(listing.home_rows[fresh_homes], listing.home_rows[~fresh_homes]),
+            *(listing.ghost_rows[fresh_ghosts], listing.ghost_rows[~fresh_ghosts]),
+        ]
+    )
+    sizes = (0, len(fresh_homes), fresh_homes.sum(), len(fresh_ghosts), fresh_ghosts.sum())
+    counts = CellCounts(*(np.array([size], np.int64) for size in sizes))
+    pairs, most = int(counts.pairs[0]), dense.most(len(fresh_homes), int(sizes[2] + sizes[4]))
+    if pairs <= most:
+        return False
+    i, j = (listed[at[0]] for at in _samples(counts, np.array([0])))
+    chosen = np.concatenate([i, j])
+    rows = vectors.take(chosen).stored.cpu().numpy() if isinstance(vectors, DeviceRows) else vectors[chosen]
+    left, right = (part.ravel() for part in np.meshgrid(np.arange(len(i)), len(i) + np.arange(len(j)), indexing="ij"))
+    matches = canonical_pairs(rows, left, right) >= floor
+    matches &= chosen[left] != chosen[right]
+    return dense.is_promised(float(matches.mean()), pairs, most)
 
 
 def _samples(counts: CellCounts, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,8 +14,7 @@ each `CHUNK` products tells which few chunks to look into.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -24,17 +23,11 @@ import torch
 
 from dedup_assets.compute.cells import offsets_of
 from dedup_assets.compute.device_dense import CellCounts, dense_by_sample
-from dedup_assets.compute.device_rows import (
-    DeviceRows,
-    cosines,
-    float32_sums,
-    is_out_of_memory,
-    low_rows,
-    release,
-)
+from dedup_assets.compute.device_listing import Listing, placed
+from dedup_assets.compute.device_memory import Room, in_halves, is_out_of_memory
+from dedup_assets.compute.device_rows import DeviceRows, cosines, float32_sums, low_rows
 from dedup_assets.compute.matches import DenseCells
 from dedup_assets.compute.streams import stream
-from dedup_assets.errors import DedupError
 
 CHUNK = 64
 """Products whose maximum is looked at first."""
@@ -58,16 +51,8 @@ SMALLEST_TILE = 1 << 16
 STREAMS = 2
 """Workers on a GPU."""
 
-
-@dataclass(frozen=True)
-class Listing:
-    """Cells as `blocks.CellBlock` lists them: homes and ghosts of each, and which rows are new."""
-
-    home_offsets: np.ndarray
-    home_rows: np.ndarray
-    ghost_offsets: np.ndarray
-    ghost_rows: np.ndarray
-    is_new: np.ndarray
+RACE_FREE = (2, 10)
+"""Version of torch from which two threads on two streams do not race for the workspaces of cuBLAS."""
 
 
 class Tile(NamedTuple):
@@ -134,8 +119,13 @@ def match_on_device(
         had to be tried again.
     """
     join = _Join(rows, listing, floor, max_matches, pack_bytes or PACK_BYTES, sketch, dense)
-    on_gpu = rows.stored.device.type == "cuda"
-    return stream(join.worker, len(join.packs), STREAMS if on_gpu else 1)
+    return stream(join.worker, len(join.packs), _streams(rows.stored.device.type))
+
+
+def _streams(kind: str) -> int:
+    """Workers beside each other on a kind of device."""
+    release = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    return STREAMS if kind == "cuda" and release >= RACE_FREE else 1
 
 
 class _Join:
@@ -160,57 +150,33 @@ class _Join:
         self.pack_products = max(CHUNK, pack_bytes // self.low.element_size())
         self.gather_rows = GATHER_BYTES // (self.low.shape[1] * self.low.element_size())
         device = self.low.device
-        homes, new_homes = _new_first(listing.home_offsets, listing.home_rows, listing.is_new)
-        ghosts, new_ghosts = _new_first(listing.ghost_offsets, listing.ghost_rows, listing.is_new)
-        home_counts, ghost_counts = np.diff(listing.home_offsets), np.diff(listing.ghost_offsets)
-        offsets = offsets_of(home_counts + ghost_counts)
         # Products run over the end of a listing by up to a chunk; what they meet there is not counted.
-        self.listed = torch.zeros(int(offsets[-1]) + CHUNK, dtype=torch.int32, device=device)
-        self._place(homes, listing.home_offsets, offsets[:-1])
-        self._place(ghosts, listing.ghost_offsets, offsets[:-1] + home_counts)
-        counts = CellCounts(offsets[:-1], home_counts, new_homes, ghost_counts, new_ghosts)
+        self.listed, counts = placed(listing, rows.device, padding=CHUNK)
         if dense is not None and dense.limit:
             with float32_sums():
                 found = dense_by_sample(rows, self.squares, self.low, self.bound, self.listed, counts, floor, dense)
             dense.cells += found.tolist()
             counts = counts.without(found)
-        tiles = _tiles(counts, self.pack_products)
+        tiles = _tiles(counts, self.pack_products, listing.among_homes)
         self.packs = list(_packs(tiles, self.pack_products, self.gather_rows))
+        self.room = Room(rows.device)
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # what was made here is used on other streams
-
-    def _place(self, rows: np.ndarray, offsets: np.ndarray, targets: np.ndarray) -> None:
-        """Put each cell's rows to its target position of the list."""
-        if not len(rows):
-            return
-        device = self.listed.device
-        shift = torch.from_numpy(targets - offsets[:-1]).to(device)
-        counts = torch.from_numpy(np.diff(offsets)).to(device)
-        at = torch.arange(len(rows), device=device) + torch.repeat_interleave(shift, counts, output_size=len(rows))
-        self.listed[at] = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.int32)).to(device)
 
     def worker(self, emit: Emit) -> _Worker:
         """A worker with a buffer and, on a GPU, a stream of its own."""
         return _Worker(self, emit)
 
 
-def _new_first(offsets: np.ndarray, rows: np.ndarray, is_new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The listing with each cell's new rows before its old ones, and how many are new."""
-    fresh = is_new[rows]
-    if fresh.all():
-        return rows, np.diff(offsets)
-    before = offsets_of(fresh)
-    cell = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    return rows[np.lexsort((~fresh, cell))], before[offsets[1:]] - before[offsets[:-1]]
-
-
-def _tiles(counts: CellCounts, most: int) -> Iterator[Tile]:
-    """What is to be compared: new homes with all that is listed behind them, old homes with new ghosts."""
+def _tiles(counts: CellCounts, most: int, among_homes: bool = True) -> Iterator[Tile]:
+    """What is to be compared: new homes with all that is listed behind them, or with the ghosts alone; old homes
+    with new ghosts."""
     last = counts.first + counts.homes + counts.ghosts
     cells = np.stack([counts.first, last, counts.homes, counts.new_homes, counts.new_ghosts], axis=1)
     for first, end, home, new, ghosts in cells.tolist():
         for top in range(first, first + new, TILE_ROWS):
-            yield from _wide(Tile(top, min(top + TILE_ROWS, first + new), top, end), most)
+            left = top if among_homes else first + home
+            yield from _wide(Tile(top, min(top + TILE_ROWS, first + new), left, end), most)
         if ghosts:
             for top in range(first + new, first + home, TILE_ROWS):
                 bottom = min(top + TILE_ROWS, first + home)
@@ -251,7 +217,6 @@ class _Worker:
 
     def __init__(self, join: _Join, emit: Emit) -> None:
         self.join, self.emit = join, emit
-        self.room = join.pack_products
         self.buffer: torch.Tensor | None = None
         self.found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self.count = 0
@@ -259,47 +224,23 @@ class _Worker:
 
     def __call__(self, item: int) -> None:
         """Compare one pack, in halves where the device has no room for it."""
-        waiting = [self.join.packs[item]]
-        while waiting:
-            tiles = waiting.pop()
-            if sum(tile.products for tile in tiles) > self.room and self._divisible(tiles):
-                waiting += self._halves(tiles)
-                continue
-            problem = None
-            try:
-                with torch.cuda.stream(self.stream), float32_sums():
-                    self._compare(tiles)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                problem = str(error)
-            if problem is not None:
-                self.buffer = None
-                self._flush()
-                release(str(self.join.low.device))
-                if not self._divisible(tiles):
-                    tile = tiles[0]
-                    raise DedupError(
-                        f"{self.join.low.device} has no memory for a tile of {tile.bottom - tile.top} × "
-                        f"{tile.right - tile.left} products: {problem}. Free the device, or use --device cpu: "
-                        "the decisions are the same."
-                    )
-                self.room = min(self.room, sum(tile.products for tile in tiles)) // 2
-                waiting += self._halves(tiles)
+        for _ in in_halves(
+            self.join.packs[item], self._attempt, _halves, _products, self.join.room, _in_words, self._let_go
+        ):
+            pass
+
+    def _attempt(self, tiles: list[Tile]) -> tuple[()]:
+        with torch.cuda.stream(self.stream), float32_sums():
+            self._compare(tiles)
+        return ()
+
+    def _let_go(self) -> None:
+        self.buffer = None
+        self._flush()
 
     def finish(self) -> None:
         """Hand over what is left."""
         self._flush()
-
-    @staticmethod
-    def _divisible(tiles: list[Tile]) -> bool:
-        return len(tiles) > 1 or tiles[0].products > SMALLEST_TILE
-
-    @staticmethod
-    def _halves(tiles: list[Tile]) -> list[list[Tile]]:
-        if len(tiles) > 1:
-            return [tiles[len(tiles) // 2 :], tiles[: len(tiles) // 2]]
-        return [[half] for half in tiles[0].halves()]
 
     def _compare(self, tiles: list[Tile]) -> None:
         join = self.join
@@ -359,9 +300,33 @@ class _Worker:
         if not found:
             return
         with torch.cuda.stream(self.stream):
-            i, j, sums = (torch.cat(parts).cpu().numpy() for parts in zip(*found, strict=True))
+            i, j, sums = (_on_host(parts) for parts in zip(*found, strict=True))
         similarity = cosines(sums, self.join.squares[i], self.join.squares[j])
         true = np.flatnonzero(similarity >= self.join.floor)
         for start in range(0, len(true), self.join.max_matches):
             at = true[start : start + self.join.max_matches]
             self.emit((i[at], j[at], similarity[at]))
+
+
+def _products(tiles: list[Tile]) -> int:
+    return sum(tile.products for tile in tiles)
+
+
+def _halves(tiles: list[Tile]) -> list[list[Tile]] | None:
+    if len(tiles) > 1:
+        return [tiles[: len(tiles) // 2], tiles[len(tiles) // 2 :]]
+    return [[half] for half in tiles[0].halves()] if tiles[0].products > SMALLEST_TILE else None
+
+
+def _in_words(tiles: list[Tile]) -> str:
+    return f"a tile of {tiles[0].bottom - tiles[0].top} × {tiles[0].right - tiles[0].left} products"
+
+
+def _on_host(parts: Sequence[torch.Tensor]) -> np.ndarray:
+    """Tensors one after the other on the host, put together on the device where it has room for that."""
+    try:
+        return torch.cat(list(parts)).cpu().numpy()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    return np.concatenate([part.cpu().numpy() for part in parts])

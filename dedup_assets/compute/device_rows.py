@@ -15,16 +15,17 @@ bit). So what is decided is bit for bit `similarity.canonical_pairs`; the tests 
 
 from __future__ import annotations
 
-import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from dedup_assets.compute import precision
+from dedup_assets.compute.device_memory import Room, by_slices
 from dedup_assets.compute.similarity import LANES, accumulation_error, as_bits, product_slack
 from dedup_assets.compute.sketch import SKETCH_ROWS, SKETCH_WIDTH, principal_directions
 
@@ -32,7 +33,13 @@ STAGING_BYTES = 64 << 20
 """Pinned memory of one of the two buffers an upload goes through; not tuned on a GPU."""
 
 WIDE_BYTES = 512 << 20
-"""float64 copies of rows kept at a time while norms, unit rows or similarities are computed."""
+"""float64 copies of rows kept at a time while norms, unit rows or similarities are computed; halved by itself where
+the device has no room."""
+
+LEAST_ROWS = 256
+"""Rows or pairs widened at a time at least: 2 MB at d = 1024. A device without room for them has none for anything."""
+
+Result = TypeVar("Result")
 
 NEAR = 1e-9
 """Far above the last bits in which a device's square root may differ, far below what would let pairs through."""
@@ -46,19 +53,28 @@ class DeviceRows:
     ----------
     stored : float16 or float32 tensor (n, d)
     squares : float64 tensor (n,)
+    room : Room
+        For float64 copies, in bytes; what is taken from these rows shares it.
     """
 
     stored: torch.Tensor
     squares: torch.Tensor
+    room: Room = field(compare=False)
 
     @staticmethod
-    def of(vectors: np.ndarray | torch.Tensor, device: str) -> DeviceRows:
-        """Upload vectors (n, d), float16 or float32; a memory map is read in parts."""
-        stored = vectors.to(device) if isinstance(vectors, torch.Tensor) else upload(vectors, device)
+    def of(
+        vectors: np.ndarray | torch.Tensor, device: str, rows: np.ndarray | None = None, room: Room | None = None
+    ) -> DeviceRows:
+        """Upload vectors (n, d), float16 or float32, or those of the given numbers; a memory map is read in parts."""
+        room = room or Room(device)
+        stored = vectors.to(device) if isinstance(vectors, torch.Tensor) else upload(vectors, device, rows)
         squares = torch.empty(len(stored), dtype=torch.float64, device=device)
-        for at in _tiles(len(stored), stored.shape[1]):
+
+        def measure(at: slice) -> None:
             squares[at] = dots(stored[at], stored[at])
-        return DeviceRows(stored, squares)
+
+        widened(len(stored), stored.shape[1], room, measure)
+        return DeviceRows(stored, squares, room)
 
     def __len__(self) -> int:
         return len(self.stored)
@@ -76,24 +92,32 @@ class DeviceRows:
     def take(self, rows: np.ndarray) -> DeviceRows:
         """The rows of the given numbers."""
         at = torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(self.stored.device)
-        return DeviceRows(self.stored[at], self.squares[at])
+        return DeviceRows(self.stored[at], self.squares[at], self.room)
 
     def unit(self, at: slice) -> torch.Tensor:
         """A slice of the rows scaled to unit length, float64; zero rows stay zero."""
         squares = self.squares[at]
         scale = torch.where(squares > 0, 1.0 / squares.sqrt(), 0.0)
-        return self.stored[at].double() * scale[:, None]
+        return self.stored[at].double().mul_(scale[:, None])
 
     def near(self, i: torch.Tensor, j: torch.Tensor, floor: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Which pairs of rows have a cosine within `NEAR` of the floor or above, int64 (m',), and their canonical
         dot products, float64 (m',). `cosines` finishes them on the host."""
-        sums = torch.empty(len(i), dtype=torch.float64, device=self.stored.device)
-        for at in _tiles(len(i), 2 * self.stored.shape[1]):
-            sums[at] = dots(self.stored[i[at]], self.stored[j[at]])
-        norms = (self.squares[i] * self.squares[j]).sqrt()
-        # Written without a division: 0 >= 0 holds for zero rows, whose similarity is 0, under a floor of 0.
-        chosen = torch.nonzero(sums >= (floor - NEAR) * norms).flatten()
-        return chosen, sums[chosen]
+
+        def measure(at: slice) -> tuple[torch.Tensor, torch.Tensor]:
+            left, right = i[at], j[at]
+            sums = dots(self.stored[left], self.stored[right])
+            norms = (self.squares[left] * self.squares[right]).sqrt()
+            # Written without a division: 0 >= 0 holds for zero rows, whose similarity is 0, under a floor of 0.
+            chosen = torch.nonzero(sums >= (floor - NEAR) * norms).flatten()
+            return chosen + at.start, sums[chosen]
+
+        parts = widened(len(i), 2 * self.stored.shape[1], self.room, measure)
+        if len(parts) == 1:
+            return parts[0]
+        if not parts:
+            return i.new_empty(0), self.squares.new_empty(0)
+        return torch.cat([chosen for chosen, _ in parts]), torch.cat([sums for _, sums in parts])
 
 
 def cosines(sums: np.ndarray, squares_i: np.ndarray, squares_j: np.ndarray) -> np.ndarray:
@@ -103,27 +127,37 @@ def cosines(sums: np.ndarray, squares_i: np.ndarray, squares_j: np.ndarray) -> n
     return np.where(zero, 0.0, np.clip(sums / np.where(zero, 1.0, norms), -1.0, 1.0))
 
 
-def _tiles(n: int, width: int) -> Iterator[slice]:
-    step = max(256, WIDE_BYTES // (8 * max(1, width)))
-    return (slice(start, min(start + step, n)) for start in range(0, n, step))
+def widened(n: int, width: int, room: Room, work: Callable[[slice], Result]) -> list[Result]:
+    """What some work on slices of n rows or pairs gives, each of which widens ``width`` numbers of a row to float64."""
+    unit = 8 * max(1, width)
+    step = max(LEAST_ROWS, WIDE_BYTES // unit)
+    return list(by_slices(n, step, work, room, least=LEAST_ROWS, what=_wide_rows, unit=unit))
 
 
-def upload(vectors: np.ndarray, device: str) -> torch.Tensor:
-    """Copy rows to a device. To a GPU through two pinned buffers, so that reading and sending overlap."""
+def _wide_rows(rows: int) -> str:
+    return f"{rows} rows in float64"
+
+
+def upload(vectors: np.ndarray, device: str, rows: np.ndarray | None = None) -> torch.Tensor:
+    """Copy rows to a device, all or those of the given numbers. To a GPU through two pinned buffers, so that reading
+    and sending overlap."""
     as_bits(vectors[:0])
     if torch.device(device).type != "cuda":
-        return torch.from_numpy(np.require(vectors, requirements=["C", "W"])).to(device)
+        chosen = vectors if rows is None else vectors[rows]
+        return torch.from_numpy(np.require(chosen, requirements=["C", "W"])).to(device)
     kind = torch.from_numpy(np.empty(0, vectors.dtype)).dtype
-    out = torch.empty(vectors.shape, dtype=kind, device=device)
-    step = max(1, STAGING_BYTES // max(1, vectors.shape[1] * vectors.dtype.itemsize))
-    buffers = [torch.empty((min(step, len(vectors)), vectors.shape[1]), dtype=kind, pin_memory=True) for _ in range(2)]
+    n, d = len(vectors) if rows is None else len(rows), vectors.shape[1]
+    out = torch.empty((n, d), dtype=kind, device=device)
+    step = max(1, STAGING_BYTES // max(1, d * vectors.dtype.itemsize))
+    buffers = [torch.empty((min(step, n), d), dtype=kind, pin_memory=True) for _ in range(2)]
     sent: list[torch.cuda.Event | None] = [None, None]
-    for turn, start in enumerate(range(0, len(vectors), step)):
+    for turn, start in enumerate(range(0, n, step)):
         buffer, event = buffers[turn % 2], sent[turn % 2]
         if event is not None:
             event.synchronize()  # the buffer's last content has arrived
-        count = min(step, len(vectors) - start)
-        np.copyto(buffer[:count].numpy(), vectors[start : start + count])
+        count = min(step, n - start)
+        taken = slice(start, start + count) if rows is None else rows[start : start + count]
+        np.copyto(buffer[:count].numpy(), vectors[taken])
         out[start : start + count].copy_(buffer[:count], non_blocking=True)
         sent[turn % 2] = torch.cuda.Event()
         sent[turn % 2].record(torch.cuda.current_stream(out.device))  # type: ignore[union-attr]
@@ -134,10 +168,10 @@ def upload(vectors: np.ndarray, device: str) -> torch.Tensor:
 def dots(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Canonical dot products of the rows of two tensors (m, d), float64 (m,)."""
     if a.dtype == torch.float16:
-        return (a.double() * b.double()).sum(dim=1)
+        return a.double().mul_(b).sum(dim=1)  # b is widened inside the kernel: one copy in float64, not three
     lanes = torch.zeros(len(a), LANES, dtype=torch.float64, device=a.device)
     for base in range(0, a.shape[1], LANES):
-        products = a[:, base : base + LANES].double() * b[:, base : base + LANES].double()
+        products = a[:, base : base + LANES].double().mul_(b[:, base : base + LANES])
         lanes[:, : products.shape[1]] += products
     width = LANES // 2
     while width:
@@ -173,8 +207,8 @@ def low_rows(rows: DeviceRows, width: int | None = None) -> DeviceLow:
         axes = torch.from_numpy(found).to(rows.stored.device).double()
     delta = (accumulation_error(d) + 2.0**-23) * float(np.sqrt(columns)) if width else 0.0
     low = torch.empty(n, columns, dtype=precision.PRECISIONS[name], device=rows.stored.device)
-    errors = []
-    for at in _tiles(n, 4 * d):
+
+    def lower(at: slice) -> torch.Tensor:
         unit = rows.unit(at)
         if axes is not None:
             leading = unit @ axes
@@ -182,7 +216,9 @@ def low_rows(rows: DeviceRows, width: int | None = None) -> DeviceLow:
             unit = torch.cat([leading, rest.clamp_min(0.0).sqrt()[:, None]], dim=1)
             unit[rows.squares[at] == 0] = 0.0
         low[at] = unit.float()
-        errors.append((unit - low[at].double()).norm(dim=1).max())
+        return (unit - low[at]).norm(dim=1).max()
+
+    errors = widened(n, 4 * d, rows.room, lower)
     # One synchronisation for all tiles.
     residual = float(torch.stack(errors).max()) + 2.0**-20 if errors else 0.0
     slack = product_slack(name, columns, residual) * (1 + 6 * delta) + 2 * delta + delta**2
@@ -224,24 +260,3 @@ def float32_sums() -> Iterator[None]:
                 for name, value in _sums_before.items():
                     setattr(matmul, name, value)
                 _sums_before.clear()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device had no room: torch's own error, or what its allocator raises when RMM serves it.
-
-    A pluggable allocator's C++ exception arrives as a plain RuntimeError (pytorch issue 133280).
-    """
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(
-        sign in text for sign in ("out of memory", "out_of_memory", "bad_alloc")
-    )
-
-
-def release(device: str) -> None:
-    """Give back what is cached, before a smaller attempt. Call it outside the except block: a traceback holds
-    the tensors of the frames it passed."""
-    gc.collect()
-    if torch.device(device).type == "cuda":
-        torch.cuda.empty_cache()

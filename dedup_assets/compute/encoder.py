@@ -17,10 +17,12 @@ Shapes and thread counts are therefore a function of the text:
 2. Packed (BERT-like models on a CPU): products with weights always have the same number of rows, whatever
    texts lie in them, and attention runs for a text on its own rows, without a mask.
 3. Padded (other models, and GPUs): the padded length is a function of the text's own token count (a ladder of
-   lengths), and every batch of one length has the same number of rows, the last one filled up with copies. A
-   padded length always leaves at least one padded position, except the full window, which is a class of its
-   own without any. transformers drops the attention mask when nothing in the batch is padded, and the kernel
-   without a mask need not round alike; thus that choice, too, follows from the text.
+   lengths), and every batch of one length has the same number of rows, the last one filled up with copies. On a
+   GPU that number follows from the model, never from how much memory is free: a batch that finds no room is tried
+   once more in the same shape, after what is cached was given back, and is then an error. A padded length always
+   leaves at least one padded position, except the full window, which is a class of its own without any.
+   transformers drops the attention mask when nothing in the batch is padded, and the kernel without a mask need
+   not round alike; thus that choice, too, follows from the text.
 
 What is left to the kernels is that a row's result does not depend on its place among the rows of a product
 of fixed shape, nor a text's attention on how many texts are attended in the same call: the tests check that, bit
@@ -34,6 +36,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,6 +50,7 @@ from dedup_assets.compute.batching import (
     packed_batches,
     padded_batches,
 )
+from dedup_assets.compute.encoder_choices import automatic_precision, gpu_tokens
 from dedup_assets.compute.packed_bert import PackedBert
 from dedup_assets.compute.window import TOKENIZE_CHUNK, WindowTokenizer
 from dedup_assets.compute.workers import OneThreadWorkers
@@ -61,10 +65,6 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 # Token positions per batch on a CPU, whatever is in them: a single text pays for all. Packed, 256 took 4 to 9 % more
 # processor time for each position in bfloat16 (none in float32), and 1024 up to 9 % (float32) and 16 % more.
 CPU_TOKENS = 512
-# A GPU needs more rows to be busy; not tuned by measurement. Halved where its memory does not suffice, down to
-# the smallest: a batch of that size has no more room for anything else either.
-GPU_TOKENS = 32768
-SMALLEST_GPU_TOKENS = 512
 # Batches on their way from a GPU: it works on the next ones while the last ones travel.
 GPU_BATCHES_IN_FLIGHT = 4
 
@@ -91,48 +91,6 @@ class EncodedTexts:
     unknown: npt.NDArray[np.float32]
 
 
-def native_bfloat16(device: str) -> bool:
-    """Whether `device` multiplies bfloat16 in hardware.
-
-    On a CPU without AVX512-BF16 or AMX bfloat16 is emulated and slower than float32.
-    """
-    import torch
-
-    if device.startswith("cuda"):
-        # Emulation below compute capability 8.0 is reported as support unless it is excluded.
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device != "cpu":
-        return False
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-@dataclass(frozen=True)
-class _Flight:
-    """Vectors on their way to the host."""
-
-    rows: npt.NDArray[np.int64]
-    vectors: torch.Tensor
-    arrival: torch.cuda.Event | None
-
-    def land(self, out: npt.NDArray[np.float32]) -> None:
-        """Wait for them, and put them into their rows."""
-        if self.arrival is not None:
-            self.arrival.synchronize()
-        out[self.rows] = self.vectors.numpy()
-
-
-def _event(device: str) -> torch.cuda.Event | None:
-    """A mark behind what was given to the device so far; None on CPU tensors, where nothing is under way."""
-    import torch
-
-    if not device.startswith("cuda"):
-        return None
-    event = torch.cuda.Event()
-    event.record(torch.cuda.current_stream(device))
-    return event
-
-
 class Encoder:
     """A text encoder whose vectors do not depend on batches, order or threads.
 
@@ -154,8 +112,9 @@ class Encoder:
     device : str
         "cpu", "cuda", "cuda:1".
     precision : {"auto", "float32", "bfloat16", "float16"}
-        Of the weights and products; pooling and normalisation are float32 or better. "auto" takes
-        bfloat16 where the hardware has it and float32 elsewhere.
+        Of the weights and products; pooling and normalisation are float32 or better. "auto" takes float16 on a GPU,
+        whose rounding error is an eighth of bfloat16's at the same speed; on a CPU bfloat16 where the hardware has
+        it, else float32. A model that leaves the range of float16 is an error.
 
     Attributes
     ----------
@@ -196,7 +155,7 @@ class Encoder:
             raise ModelError(f"device is {device!r}, but no usable GPU was found; use device 'cpu'")
 
         if precision == "auto":
-            precision = "bfloat16" if native_bfloat16(device) else "float32"
+            precision = automatic_precision(device)
         self.pooling = pooling
         self.max_length = max_length
         self.batch_size = batch_size
@@ -209,7 +168,7 @@ class Encoder:
         self._model.requires_grad_(False)
         if getattr(self._model, "pooler", None) is not None:
             self._model.pooler = None  # its output is not used
-        self._tokens = CPU_TOKENS if device == "cpu" else GPU_TOKENS
+        self._tokens = CPU_TOKENS if device == "cpu" else gpu_tokens(model.config, max_length)
         # As many batches side by side as there are cores.
         self._workers = OneThreadWorkers(torch.get_num_threads(), "encoder")
         self._packed: PackedBert | None = None
@@ -228,7 +187,29 @@ class Encoder:
         Returns
         -------
         EncodedTexts
+
+        Raises
+        ------
+        ModelError
+            A vector is not finite: the numbers of the model leave the range of the precision.
+        NoRoomError
+            The device has no memory for a batch.
         """
+        encoded = self._encode(texts)
+        outside = np.flatnonzero(~np.isfinite(encoded.vectors).all(axis=1))
+        if len(outside):
+            remedy = "weights as published"
+            if self.precision == "float16":
+                remedy = (
+                    "numbers up to 65,504; bfloat16 has the range of float32 (--precision), and float32 always does"
+                )
+            raise ModelError(
+                f"the model has no finite vector in {self.precision} on {self.device} for {len(outside)} of "
+                f"{len(texts)} texts, the first of them {texts[outside[0]][:60]!r}. Expected {remedy}"
+            )
+        return encoded
+
+    def _encode(self, texts: Sequence[str]) -> EncodedTexts:
         n = len(texts)
         vectors = np.zeros((n, self.dimension), dtype=np.float32)
         truncated = np.zeros(n, dtype=np.bool_)
@@ -255,14 +236,16 @@ class Encoder:
     def _encode_on_device(self, texts: Sequence[str], result: EncodedTexts) -> EncodedTexts:
         """`encode` on a GPU: one thread tokenises ahead, full batches start as soon as there is one, and vectors
         travel back while the next batches run. Fills and returns `result`."""
-        flight: deque[_Flight] = deque()
+        from dedup_assets.compute.device_encoder import Flight, event
+
+        flight: deque[Flight] = deque()
         waiting: dict[int, list[tuple[int, npt.NDArray[np.int32]]]] = {}
 
         def launch(length: int, taken: int) -> None:
             batch, waiting[length] = waiting[length][:taken], waiting[length][taken:]
             rows = [row for row, _ in batch]
             for part, vectors in self._launched([ids for _, ids in batch], length):
-                flight.append(_Flight(np.array(rows[part]), vectors, _event(self.device)))
+                flight.append(Flight(np.array(rows[part]), vectors, event(self.device)))
             while len(flight) > GPU_BATCHES_IN_FLIGHT:
                 flight.popleft().land(result.vectors)
 
@@ -297,40 +280,15 @@ class Encoder:
         return min(height, self.batch_size or height)
 
     def _launched(self, ids: list[npt.NDArray[np.int32]], step: int) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Start a batch; yields which of its texts, and where on the host their vectors will be.
+        """Start a batch; yields which of its texts, and where on the host their vectors will be."""
+        from dedup_assets.compute.device_encoder import in_fixed_shape
 
-        Where the device has no memory for the shape, all shapes are halved for good: the vectors of the texts
-        that follow may differ in their last bits from those of the same texts before.
-        """
-        import torch
-
-        from dedup_assets.compute.device_rows import is_out_of_memory, release
-
-        start = 0
         length = ladder_length(step, self._ladder)
-        while start < len(ids):
-            height = max(1, self._tokens // length)
+        height = max(1, self._tokens // length)
+        for start in range(0, len(ids), height):
             part = slice(start, min(start + height, len(ids)))
-            problem = None
-            try:
-                vectors = self._unit_vectors(ids[part], length, height)
-                host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=vectors.device.type == "cuda")
-                host.copy_(vectors, non_blocking=True)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                problem = str(error)
-            if problem is None:
-                yield part, host
-                start = part.stop
-                continue
-            if self._tokens <= SMALLEST_GPU_TOKENS or height == 1:
-                raise ModelError(
-                    f"{self.device} has no memory for a batch of {height} texts of {length} tokens: {problem}. Free "
-                    "the device, take a smaller model or max_length, or use device 'cpu'"
-                )
-            release(self.device)
-            self._tokens //= 2
+            work = partial(self._unit_vectors, ids[part], length, height)
+            yield part, in_fixed_shape(work, self.device, (height, length))
 
     def _packed_vectors(self, ids: list[npt.NDArray[np.int32]], batch: PackedBatch) -> torch.Tensor:
         """Unit vectors (n, d) of the texts of a batch."""

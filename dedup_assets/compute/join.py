@@ -7,13 +7,15 @@ Knows blocks of arrays; nothing of files, shards on disk or workers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
 from dedup_assets.compute.blocks import CellBlock, ShardPiece, build_block
 from dedup_assets.compute.cell_worker import Prepared
 from dedup_assets.compute.cells import assign
-from dedup_assets.compute.device_join import Listing, match_on_device
+from dedup_assets.compute.device_block import match_block
+from dedup_assets.compute.device_memory import is_out_of_memory, release
 from dedup_assets.compute.device_rows import DeviceRows
 from dedup_assets.compute.kmeans import choose_cells, fit_centroids, sample_size
 from dedup_assets.compute.matches import DENSE_LIMIT, MAX_MATCHES, DenseCells, Matches, unique_matches
@@ -59,7 +61,7 @@ def match_cells(
     floor : float
         Lowest canonical similarity, in [-1, 1].
     device : str
-        ``"cpu"`` or a CUDA device, whose path is `device_join`.
+        ``"cpu"`` or a CUDA device, whose path is `device_block`.
     threads : int
         Cells worked on at once (CPU); products and scans release the GIL. Where it is above 1, torch should
         use one thread per operation: see `precision.one_thread_each`.
@@ -88,28 +90,11 @@ def match_cells(
     if not len(block.home_rows) or not block.is_new.any():
         return iter(())
     if device != "cpu" or isinstance(block.vectors, DeviceRows):
-        return _on_device(block, floor, device, tile_bytes, max_matches, sketch, dense)
+        return match_block(
+            block, floor, device, max_matches=max_matches, pack_bytes=tile_bytes, sketch=sketch, dense=dense
+        )
     join = Prepared(block, floor, tile_bytes, max_matches, sketch, threads, dense)
     return stream(join.worker, block.cells, threads, done)
-
-
-def _on_device(
-    block: CellBlock,
-    floor: float,
-    device: str,
-    tile_bytes: int | None,
-    max_matches: int,
-    sketch: int | None,
-    dense: DenseCells | None,
-) -> Iterator[Matches]:
-    given: object = block.vectors
-    rows = given if isinstance(given, DeviceRows) else DeviceRows.of(block.vectors, device)
-    ghosts = np.asarray(block.ghost_rows)
-    listing = Listing(block.home_offsets, block.home_rows, block.ghost_offsets, ghosts, block.is_new)
-    found = match_on_device(
-        rows, listing, floor, max_matches=max_matches, pack_bytes=tile_bytes, sketch=sketch, dense=dense
-    )
-    return (Matches.of(*pairs) for pairs in found)
 
 
 def match_pieces(
@@ -172,12 +157,44 @@ def exact_matches(
     Matches
         The same for any clusters, seed, centroids, threads, tile size, sketch and device.
     """
-    if device != "cpu" and not isinstance(vectors, DeviceRows):
-        vectors = DeviceRows.of(vectors, device)  # once for all three steps
+    work = partial(
+        _exact_matches,
+        floor=floor,
+        clusters=clusters,
+        seed=seed,
+        centroids=centroids,
+        new=new,
+        threads=threads,
+        tile_bytes=tile_bytes,
+        sketch=sketch,
+    )
     if isinstance(vectors, DeviceRows):
-        device = vectors.device
-    else:
-        as_bits(vectors[:0])
+        return work(vectors, vectors.device)
+    as_bits(vectors[:0])
+    if device != "cpu":
+        try:
+            return work(DeviceRows.of(vectors, device), device)  # uploaded once for all three steps
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        release(device)  # each step takes what fits at a time
+    return work(vectors, device)
+
+
+def _exact_matches(
+    vectors: np.ndarray | DeviceRows,
+    device: str,
+    *,
+    floor: float,
+    clusters: int | None,
+    seed: int,
+    centroids: np.ndarray | None,
+    new: np.ndarray | None,
+    threads: int,
+    tile_bytes: int | None,
+    sketch: int | None,
+) -> Matches:
+    """`exact_matches` of rows that stay where they are."""
     n = len(vectors)
     if n < 2:
         return unique_matches([])
@@ -191,7 +208,7 @@ def exact_matches(
         home_rows, home_offsets = cells.home_rows()
         is_new = np.ones(n, bool) if new is None else np.asarray(new, dtype=bool)
         block = CellBlock(
-            vectors,  # type: ignore[arg-type]  # rows on a device take the path of `device_join`
+            vectors,  # type: ignore[arg-type]  # rows on a device take the path of `device_block`
             home_offsets,
             home_rows,
             cells.ghost_offsets,

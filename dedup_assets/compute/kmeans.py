@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numba import njit
 
-from dedup_assets.compute.device_rows import DeviceRows, is_out_of_memory, release
+from dedup_assets.compute.device_memory import Room, by_slices, in_halves
+from dedup_assets.compute.device_rows import DeviceRows, widened
 from dedup_assets.compute.precision import PRECISIONS, bits_of, from_bfloat, native_precision, unit_rows
 from dedup_assets.compute.similarity import squared_norms
-from dedup_assets.errors import DedupError
 
 GHOST_FACTOR = ((0.70, 191.0), (0.80, 113.0), (0.85, 72.0), (0.90, 35.0), (0.95, 11.7), (0.99, 1.8))
 """Ghosts per record against the floor: 50,000 real texts (docstring paragraphs, package descriptions, reviews),
@@ -43,9 +43,6 @@ DEVICE_TILE_BYTES = 256 << 20
 
 SMALLEST_TILE = 256
 """Rows of a tile at least, also where a device is short of memory."""
-
-UNIT_ROWS = 1 << 16
-"""Rows of a sample widened to float64 at a time on a device: 400 MB at d = 768."""
 
 
 def ghost_factor(floor: float) -> float:
@@ -99,26 +96,15 @@ def _assign(rows: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, 
     label = torch.empty(n, dtype=torch.int64, device=rows.device)
     best = torch.empty(n, dtype=torch.float32, device=rows.device)
     step = max(SMALLEST_TILE, (TILE_BYTES if rows.device.type == "cpu" else DEVICE_TILE_BYTES) // (2 * k))
-    start = 0
-    while start < n:
-        tile = slice(start, min(start + step, n))
-        problem = None
-        try:
-            label[tile], best[tile] = _nearest(rows[tile], centroids)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            problem = str(error)
-        if problem is None:
-            start = tile.stop
-            continue
-        if step <= SMALLEST_TILE:
-            raise DedupError(
-                f"{rows.device} has no memory for a tile of {step} rows and {k} centroids: {problem}. Free the "
-                "device, or use --device cpu: the decisions are the same."
-            )
-        release(str(rows.device))
-        step = max(SMALLEST_TILE, min(step, n) // 2)
+
+    def place(tile: slice) -> None:
+        label[tile], best[tile] = _nearest(rows[tile], centroids)
+
+    def what(rows_of_tile: int) -> str:
+        return f"a tile of {rows_of_tile} rows and {k} centroids"
+
+    for _ in by_slices(n, step, place, Room(str(rows.device)), least=SMALLEST_TILE, what=what):
+        pass
     return label, best
 
 
@@ -142,20 +128,35 @@ def _means(rows: torch.Tensor, label: torch.Tensor, k: int) -> tuple[torch.Tenso
         return torch.from_numpy(sums), torch.from_numpy(counts)
     # Atomic adds come in any order on a GPU; a product with the membership matrix does not.
     sums_d = torch.zeros(k, d, device=rows.device)
-    step = max(256, DEVICE_TILE_BYTES // (4 * k))
-    for start in range(0, len(rows), step):
-        part = label[start : start + step]
+
+    def add(at: slice) -> None:
+        part = label[at]
         member = torch.zeros(k, len(part), device=rows.device)
         member[part, torch.arange(len(part), device=rows.device)] = 1.0
-        sums_d += member @ rows[start : start + len(part)]
+        sums_d.add_(member @ rows[at])  # last and in place: a part that found no room has added nothing
+
+    def what(members: int) -> str:
+        return f"the membership of {members} rows in {k} cells"
+
+    step = max(SMALLEST_TILE, DEVICE_TILE_BYTES // (4 * k))
+    for _ in by_slices(len(rows), step, add, Room(str(rows.device)), least=SMALLEST_TILE, what=what):
+        pass
     return sums_d, torch.bincount(label, minlength=k)
 
 
 def _usable(sample: np.ndarray | DeviceRows) -> torch.Tensor:
     """Non-zero rows at unit length, float32, where the sample lies."""
     if isinstance(sample, DeviceRows):
-        rows = torch.cat([sample.unit(slice(at, at + UNIT_ROWS)).float() for at in range(0, len(sample), UNIT_ROWS)])
-        return rows[sample.squares > 0]
+        at = torch.nonzero(sample.squares > 0).flatten()
+        rows = torch.empty(len(at), sample.shape[1], device=sample.stored.device)
+
+        def fill(part: slice) -> None:
+            chosen = at[part]
+            given = DeviceRows(sample.stored[chosen], sample.squares[chosen], sample.room)
+            rows[part] = given.unit(slice(None)).float()
+
+        widened(len(at), 2 * sample.shape[1], sample.room, fill)
+        return rows
     squares = squared_norms(sample)
     usable = np.flatnonzero(squares > 0)
     return unit_rows(sample[usable] if len(usable) < len(sample) else sample, squares[usable])
@@ -191,8 +192,33 @@ def fit_centroids(
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, found {k}")
-    if device != "cpu" and not isinstance(sample, DeviceRows):
-        sample = DeviceRows.of(sample, device)
+    where = sample.device if isinstance(sample, DeviceRows) else device
+    if where == "cpu":
+        return _fitted(sample, k, seed, iterations)
+
+    def fit(step: int) -> list[np.ndarray]:
+        if isinstance(sample, DeviceRows):
+            rows = sample if step == 1 else sample.take(np.arange(0, len(sample), step))
+        else:
+            rows = DeviceRows.of(sample[::step], where)
+        return [_fitted(rows, k, seed, iterations)]
+
+    def sparser(step: int) -> list[int] | None:
+        return [2 * step] if rows_of(2 * step) >= max(k, SMALLEST_TILE) else None
+
+    def rows_of(step: int) -> int:
+        return len(sample) // step
+
+    def what(step: int) -> str:
+        return f"a fit of {k} centroids on {rows_of(step)} rows"
+
+    # Centroids decide nothing: where a device has no room for a sample, they are fitted on every other row of it.
+    (centroids,) = in_halves(1, fit, sparser, rows_of, Room(where), what)
+    return centroids
+
+
+def _fitted(sample: np.ndarray | DeviceRows, k: int, seed: int, iterations: int) -> np.ndarray:
+    """`fit_centroids` where the sample lies."""
     rows = _usable(sample)
     if not len(rows):
         only = np.zeros((1, sample.shape[1]), np.float32)

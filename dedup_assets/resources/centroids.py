@@ -1,12 +1,14 @@
 """Centroids on GPUs: cuML's distributed k-means on the dask-cuda workers, cuML on one GPU, or torch on it.
 
 All three fit the same thing, unit centroids of a sample of unit rows, and none of them decides anything:
-centroids change what a join costs.
+centroids change what a join costs. So where one fails (two workers on one GPU, MIG, a small /dev/shm, memory), the next
+one fits, at last torch on the CPU.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,8 @@ import numpy as np
 from dedup_assets.compute.kmeans import fit_centroids, order_by_locality
 from dedup_assets.compute.precision import unit_rows
 from dedup_assets.compute.similarity import squared_norms
-from dedup_assets.errors import DedupError
+from dedup_assets.errors import DedupError, first_line
+from dedup_assets.resources.worker_watch import say
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -47,14 +50,35 @@ def fit_on_gpus(client: Client, sample: np.ndarray, cells: int, seed: int) -> tu
     workers = sorted(reports)
     rows = _unit_sample(sample)
     able = len(rows) >= ROWS_PER_CELL * cells and all(text == "cuml" for text in reports.values())
+    ways: list[tuple[str, Callable[[], np.ndarray]]] = []
     if able and len(workers) == 1:
-        future = client.submit(_fit_on_one, rows, cells, seed, workers=workers, pure=False)
-        return order_by_locality(_unit(future.result())), "cuml on one GPU"
+        ways.append(("cuml on one GPU", lambda: _fitted_on_one(client, workers, rows, cells, seed)))
     # The client takes part in the collective step: it needs a GPU itself.
-    if able and len(rows) >= len(workers) and probe() == "cuml":
-        return order_by_locality(_unit(_fit_on_all(client, workers, rows, cells, seed))), "cuml"
+    elif able and len(rows) >= len(workers) and probe() == "cuml":
+        ways.append(("cuml", lambda: order_by_locality(_unit(_fit_on_all(client, workers, rows, cells, seed)))))
+    ways.append(("torch", lambda: _fitted_by_torch(client, workers, sample, cells, seed)))
+    ways.append(("torch on the CPU", lambda: fit_centroids(sample, cells, seed=seed, device="cpu")))
+    failed: list[str] = []
+    for name, fit in ways[:-1]:
+        try:
+            return fit(), name
+        except Exception as problem:  # NCCL, RMM, CuPy and cuML raise what they like, and centroids decide nothing
+            failed.append(f"{name}: {first_line(problem)}")
+            following = ways[len(failed)][0]
+            say(
+                f"Centroids could not be fitted by {failed[-1]}. They are fitted by {following}: the result is the same"
+            )
+    return ways[-1][1](), ways[-1][0]
+
+
+def _fitted_on_one(client: Client, workers: list[str], rows: np.ndarray, cells: int, seed: int) -> np.ndarray:
+    future = client.submit(_fit_on_one, rows, cells, seed, workers=workers, pure=False)
+    return order_by_locality(_unit(future.result()))
+
+
+def _fitted_by_torch(client: Client, workers: list[str], sample: np.ndarray, cells: int, seed: int) -> np.ndarray:
     future = client.submit(fit_centroids, sample, cells, seed=seed, device="cuda", workers=workers[:1], pure=False)
-    return future.result(), "torch"
+    return future.result()
 
 
 def probe() -> str:
@@ -104,8 +128,11 @@ def _options(cells: int, seed: int) -> dict[str, Any]:
 def _fit_on_one(rows: np.ndarray, cells: int, seed: int) -> np.ndarray:
     """On a worker: cuML's k-means on its GPU."""
     import cupy
+    import torch
     from cuml.cluster import KMeans
 
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # without a pool for all, what torch keeps is not there for cuML
     return _to_cpu(KMeans(**_options(cells, seed)).fit(cupy.asarray(rows)).cluster_centers_)
 
 

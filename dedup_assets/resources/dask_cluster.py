@@ -1,7 +1,7 @@
 """The Dask workers of a run: one resource, three back-ends.
 
-- an in-process cluster on the CPU (the default on a laptop),
-- one worker per GPU with dask-cuda,
+- an in-process cluster on the CPU (the default on a laptop) or on the only GPU,
+- one worker per GPU with dask-cuda, where there are several,
 - a running scheduler by address; its workers see the same workspace path.
 
 The cluster starts with the first piece of work, not with the run: runs that only look up what is
@@ -9,14 +9,11 @@ finished, and Dagster's habit of initialising resources more than once, cost not
 """
 
 import logging
-import os
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +23,20 @@ from pydantic import PrivateAttr
 from dedup_assets.errors import ClusterError, DedupError, reason
 from dedup_assets.resources.gpu_memory import pool_options
 from dedup_assets.resources.memory import worker_memory
+from dedup_assets.resources.worker_device import (
+    Refused,
+    WorkerRoom,
+    cores_here,
+    cuda_available,
+    gpu_count,
+    guarded,
+    room_here,
+)
 from dedup_assets.resources.worker_fit import (
     COMPUTING,
     Terms,
     if_fit,
+    is_open,
     require_files,
     require_versions,
     see_files,
@@ -43,7 +50,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
 RETRIES = 3
-"""A task whose worker dies is computed again elsewhere this many times."""
+"""A task that fails, or whose worker's GPU breaks, is computed again this many times; one whose worker dies as often as
+Dask allows, which is the same number."""
 
 LOOPBACK_HTTP: dict[str, Any] = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
 """Dask serves HTTP even without its dashboard, on all interfaces and port 8787 unless told otherwise."""
@@ -74,6 +82,7 @@ class DaskCluster(dg.ConfigurableResource):
     _terms: Terms | None = PrivateAttr(default=None)
     _joined: ExitStack = PrivateAttr(default_factory=ExitStack)
     _torch_threads: int | None = PrivateAttr(default=None)
+    _in_process: bool = PrivateAttr(default=False)
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["DaskCluster"]:
@@ -118,7 +127,6 @@ class DaskCluster(dg.ConfigurableResource):
 
     def _start(self) -> None:
         import dask
-        from distributed import LocalCluster
         from distributed.versions import VersionMismatchWarning
 
         # What it would say is told by the errors raised here.
@@ -134,7 +142,7 @@ class DaskCluster(dg.ConfigurableResource):
             self._start_cuda()
             return
         workers = self._settings.workers
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = cores_here()
         import torch
 
         # Tasks run side by side, each on one core: products of cell size do not gain from more.
@@ -150,24 +158,40 @@ class DaskCluster(dg.ConfigurableResource):
             )
         else:
             torch.set_num_threads(1)
-            with dask.config.set(NO_PAGES):
-                self._cluster = LocalCluster(
-                    processes=False,  # and so no sockets but for HTTP
-                    n_workers=1,
-                    threads_per_worker=cores,
-                    dashboard_address=None,
-                    scheduler_kwargs=LOOPBACK_HTTP,
-                    worker_dashboard_address=LOOPBACK_HTTP["dashboard_address"],
-                )
-            self._connect(self._cluster)
+            self._start_here(cores)
+
+    def _start_here(self, threads: int) -> None:
+        """One worker in this process."""
+        import dask
+        from distributed import LocalCluster
+
+        with dask.config.set(NO_PAGES):
+            self._cluster = LocalCluster(
+                processes=False,  # and so no sockets but for HTTP
+                n_workers=1,
+                threads_per_worker=threads,
+                dashboard_address=None,
+                scheduler_kwargs=LOOPBACK_HTTP,
+                worker_dashboard_address=LOOPBACK_HTTP["dashboard_address"],
+            )
+        self._in_process = True
+        self._connect(self._cluster)
 
     def _start_cuda(self) -> None:
+        gpus = max(1, gpu_count())
+        workers = min(self._settings.workers or gpus, gpus)
+        if self._settings.workers > gpus:
+            say(f"workers = {self._settings.workers}, but a GPU takes one, and {gpus} are there: {workers} start")
+        if workers == 1:
+            self._start_here(1)  # a GPU takes one task at a time, and a process of its own would only hold more of it
+            return
         if find_spec("dask_cuda") is None:
             raise DedupError(
-                "A GPU is there but dask-cuda is not installed: install the GPU extra "
-                "(`pip install 'dedup-assets[gpu]'`), or use --device cpu."
+                f"{workers} GPUs are there but dask-cuda is not installed: install the GPU extra (`pip install "
+                "'dedup-assets[gpu]'`), use one GPU with --workers 1, or use --device cpu."
             )
-        self._start_processes("LocalCUDACluster", n_workers=self._settings.workers or None, **pool_options())
+        memory = worker_memory(self._settings, workers)
+        self._start_processes("LocalCUDACluster", n_workers=workers, memory_limit=memory, **pool_options())
 
     def _start_processes(self, kind: str, **options: Any) -> None:
         """Start worker processes of this machine and connect to them."""
@@ -275,9 +299,15 @@ class DaskCluster(dg.ConfigurableResource):
         several beside each other. Workers elsewhere take a task on every thread.
         """
         self.client()
-        if self._cluster is not None and self._torch_threads is not None and self._settings.workers <= 1:
-            return 1, self.tasks_at_once()
-        return self.tasks_at_once(), 1
+        return (1, cores_here()) if self._in_process else (self.tasks_at_once(), 1)
+
+    def rooms(self) -> list[WorkerRoom]:
+        """What the workers have, told by themselves; starts the cluster. In this process one task has all of it."""
+        device = self.resolved_device()
+        self.client()
+        if self._in_process:
+            return [room_here(device)]
+        return list(self.watching(lambda client: client.run(room_here, device)).values())
 
     @contextmanager
     def hearing(self, topic: str, hear: Callable[[Any], None]) -> Iterator[None]:
@@ -296,6 +326,7 @@ class DaskCluster(dg.ConfigurableResource):
         client, self._client = self._client, None
         cluster, self._cluster = self._cluster, None
         self._watch = self._terms = None
+        self._in_process = False
         try:
             if client is not None:
                 # Of a scheduler that is lost nothing can be heard any more.
@@ -330,27 +361,29 @@ class DaskCluster(dg.ConfigurableResource):
         threads = sum(watch.watching(client.nthreads).values())
         window = 1 if lanes == 1 else WINDOW_PER_THREAD * max(1, threads)
         remaining = enumerate(batches)
-        index_of: dict[Any, int] = {}
+        at_work: dict[Any, tuple[int, tuple[Any, ...], int]] = {}  # by key: index, arguments, broken GPUs met
         finished = as_completed()
-        call = (task,) if self._terms is None else (if_fit, self._terms, task)
+        call: tuple[Any, ...] = (guarded, self.resolved_device(), task)
+        if self._terms is not None:
+            call = (if_fit, self._terms, *call)
 
-        def submit_next() -> bool:
-            try:
-                index, arguments = next(remaining)
-            except StopIteration:
-                return False
+        def submit(index: int, arguments: tuple[Any, ...], broken: int = 0) -> None:
             with watch.minding():
                 future = client.submit(*call, *arguments, pure=False, retries=RETRIES)
-            index_of[future.key] = index
+            at_work[future.key] = index, arguments, broken
             finished.add(future)
-            return True
+
+        def submit_next() -> bool:
+            for index, arguments in remaining:
+                submit(index, arguments)
+                return True
+            return False
 
         in_flight = sum(submit_next() for _ in range(window))
         try:
             while in_flight:
                 watch.wait_for_one(finished)
                 future = next(finished)
-                in_flight -= 1
                 try:
                     result = watch.watching(future.result)
                 except KilledWorker as problem:
@@ -358,36 +391,13 @@ class DaskCluster(dg.ConfigurableResource):
                         f"Dask workers died {RETRIES + 1} times on the same piece of work ({problem}). Most "
                         "often this is memory: give the workers more, or lower batch_size."
                     ) from problem
-                index = index_of.pop(future.key)
+                index, arguments, broken = at_work.pop(future.key)
                 future.release()
-                in_flight += submit_next()
+                if isinstance(result, Refused):
+                    watch.start_anew(result, most=0 if self._in_process else RETRIES, before=broken)
+                    submit(index, arguments, broken + 1)
+                    continue
+                in_flight += submit_next() - 1
                 yield index, result
         finally:
             finished.clear()
-
-
-def is_open(address: str) -> bool:
-    """Whether an address leads to other machines without encryption."""
-    protocol, _, host = address.rpartition("://")
-    host = host.rpartition(":")[0].strip("[]") or host
-    if protocol not in ("", "tcp", "ws"):
-        return False
-    try:
-        return not ip_address(host).is_loopback
-    except ValueError:
-        return host != "localhost"
-
-
-_cuda: bool | None = None
-_cuda_lock = threading.Lock()
-
-
-def cuda_available() -> bool:
-    """Whether torch can use a GPU here; asked once per process, without loading torch where it need not."""
-    global _cuda
-    with _cuda_lock:
-        if _cuda is None:
-            import torch
-
-            _cuda = torch.cuda.is_available()
-    return _cuda

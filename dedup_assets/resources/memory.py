@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dedup_assets.resources.worker_device import WorkerRoom, free_memory
 from dedup_assets.settings import Settings, parse_bytes
 
 LIBRARIES = 2**30
@@ -17,6 +19,10 @@ TEXT_BYTES = 4096
 """A text while it is embedded: the text itself, 1 to 2 KB, its place in a batch, and its vector."""
 
 
+GPU_SHARE = 0.45
+"""Of what a GPU has free, for the rows of a task: just below what `compute.device_block` keeps together."""
+
+
 @dataclass(frozen=True)
 class MemoryPlan:
     """Shares of the memory for data.
@@ -26,7 +32,7 @@ class MemoryPlan:
     total : int
         Bytes for data in all.
     group_bytes : int
-        What a task of the join gathers: vectors, rows to multiply and listings.
+        What a task of the join gathers: vectors, rows to multiply and listings. A GPU holds the same.
     task_match_bytes, match_bytes : int
         Matches that a task, and the process that gathers them, hold before they spill.
     """
@@ -37,20 +43,34 @@ class MemoryPlan:
     match_bytes: int
 
 
-def memory_plan(settings: Settings, tasks: int) -> MemoryPlan:
+def memory_plan(settings: Settings, tasks: int, rooms: Sequence[WorkerRoom] = ()) -> MemoryPlan:
     """Divide the memory among so many tasks at once.
 
     A half goes to what the join gathers, an eighth to the matches of all tasks and
     an eighth to those that came back; sorting matches needs the rest. The upper bounds of matches are where more
     would not make anything faster; the fewer groups of cells, the less is gathered twice.
+
+    Parameters
+    ----------
+    tasks
+        At once on this machine, where `rooms` is empty.
+    rooms
+        What the workers have: the least of their shares decides, of a machine's memory and of a GPU's.
     """
-    total = parse_bytes(settings.memory_limit) or _half_of_free()
-    tasks = max(1, tasks)
+    limit = parse_bytes(settings.memory_limit)
+    here = limit or free_memory() // 2
+    machines: dict[str, tuple[int, int]] = {}
+    for room in rooms:
+        free, at_once = machines.get(room.machine, (room.free, 0))
+        machines[room.machine] = min(free, room.free), at_once + room.threads
+    shares = [(limit or free // 2) // max(1, at_once) for free, at_once in machines.values()]
+    share = min(shares, default=here // max(1, tasks))
+    on_gpus = [int(GPU_SHARE * room.device_free) // room.threads for room in rooms if room.device_free is not None]
     return MemoryPlan(
-        total=total,
-        group_bytes=max(2**20, total // (2 * tasks)),
-        task_match_bytes=max(2**14, min(64 * 2**20, total // (8 * tasks))),
-        match_bytes=max(2**14, min(512 * 2**20, total // 8)),
+        total=here,
+        group_bytes=max(2**20, min([share // 2, *on_gpus])),
+        task_match_bytes=max(2**14, min(64 * 2**20, share // 8)),
+        match_bytes=max(2**14, min(512 * 2**20, here // 8)),
     )
 
 
@@ -64,11 +84,3 @@ def worker_memory(settings: Settings, workers: int) -> str | int:
     """Limit of one worker process of a local cluster, as Dask takes it: beyond it spills, pauses and restarts."""
     limit = parse_bytes(settings.memory_limit)
     return "auto" if limit is None else limit // max(1, workers) + LIBRARIES
-
-
-def _half_of_free() -> int:
-    """Half of the memory that is free, within the limit of the container."""
-    import psutil
-    from distributed.system import MEMORY_LIMIT
-
-    return min(psutil.virtual_memory().available, MEMORY_LIMIT) // 2

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,18 @@ def _listed(found: Mapping[str, str]) -> str:
 
 def _mark(worker: str) -> str:
     return "seen-" + "".join(c if c.isalnum() else "-" for c in worker)
+
+
+def is_open(address: str) -> bool:
+    """Whether an address leads to other machines without encryption."""
+    protocol, _, host = address.rpartition("://")
+    host = host.rpartition(":")[0].strip("[]") or host
+    if protocol not in ("", "tcp", "ws"):
+        return False
+    try:
+        return not ip_address(host).is_loopback
+    except ValueError:
+        return host != "localhost"
 
 
 # -- on a worker -------------------------------------------------------------------------------------

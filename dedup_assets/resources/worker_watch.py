@@ -14,8 +14,9 @@ from concurrent.futures import CancelledError, Future, wait
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from dedup_assets.errors import ClusterError
+from dedup_assets.errors import ClusterError, DedupError, NoRoomError
 from dedup_assets.interrupts import raise_interrupt
+from dedup_assets.resources.worker_device import Refused, nanny_runs
 
 Result = TypeVar("Result")
 
@@ -146,6 +147,35 @@ class WorkerWatch:
             raise self._gone() from problem
         else:
             self._judge(info["workers"])
+
+    def start_anew(self, refused: Refused, *, most: int, before: int) -> None:
+        """End the worker whose GPU no longer works. Its nanny starts another; where it has none, others do its work.
+
+        Raises DedupError where that does not help: the GPU lacks memory, or the work ended ``most`` GPUs before, none
+        of which can be had anew in this process.
+        """
+        if not refused.broken:
+            raise NoRoomError(refused.problem)
+        if before >= most:
+            whose = f"of {before + 1} Dask workers in turn" if before else "of this process"
+            raise DedupError(
+                f"The GPU {whose} no longer works: {refused.broken}. First came {refused.problem}. {KEPT} "
+                "With --device cpu the decisions are the same."
+            )
+        worker, client = refused.worker, self._client
+        known = self.watching(lambda: client.sync(client.scheduler.identity, n_workers=-1))["workers"].get(worker)
+        if known is None:
+            return  # ended already
+        say(f"The GPU of Dask worker {worker} no longer works ({refused.broken}): it is started anew")
+        if known["nanny"] is None:
+            self.watching(lambda: client.retire_workers([worker], close_workers=True))
+            return
+        # A nanny that is still starting a worker does not notice its end.
+        while not all(self.watching(lambda: client.run(nanny_runs, workers=[worker], nanny=True)).values()):
+            self.look()
+            time.sleep(0.1)
+        seconds = self._patience.seconds
+        self.watching(lambda: client.restart_workers([worker], timeout=seconds, raise_for_error=False))
 
     def _gone(self) -> ClusterError:
         """The error of a scheduler to which the connection broke."""

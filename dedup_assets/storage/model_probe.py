@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dedup_assets.errors import ModelError, first_line
+from dedup_assets.errors import ModelError, NoRoomError, first_line
 
 if TYPE_CHECKING:
     from dedup_assets.compute.encoder import Encoder
@@ -30,6 +30,8 @@ def try_out(folder: str, encoder: Encoder) -> None:
     here it is one line, and not the end of a worker in the middle of a corpus."""
     try:
         vectors = encoder.encode(texts_to_try(encoder.max_length)).vectors
+    except NoRoomError:
+        raise  # says it better
     except Exception as error:
         raise ModelError(
             f"the model in {folder} fails on a text of {encoder.max_length} tokens or less: {type(error).__name__}: "

@@ -9,8 +9,10 @@ import torch
 from dedup_assets.compute import device_cells, device_join, device_rows, precision
 from dedup_assets.compute.cells import assign
 from dedup_assets.compute.device_dense import CellCounts
-from dedup_assets.compute.device_join import CHUNK, Listing, Tile, match_on_device
-from dedup_assets.compute.device_rows import DeviceRows, cosines, float32_sums, is_out_of_memory
+from dedup_assets.compute.device_join import CHUNK, Tile, match_on_device
+from dedup_assets.compute.device_listing import Listing
+from dedup_assets.compute.device_memory import is_out_of_memory
+from dedup_assets.compute.device_rows import DeviceRows, cosines, float32_sums
 from dedup_assets.compute.join import exact_matches, match_pieces, unique_matches
 from dedup_assets.compute.kmeans import fit_centroids
 from dedup_assets.compute.similarity import canonical_pairs, squared_norms
@@ -152,9 +154,9 @@ def test_without_room_assignment_goes_on_in_smaller_tiles(monkeypatch):
     wanted = assign(vectors, centroids, 0.9, DEVICE)
     sizes, test = [], device_cells._Test.__call__
 
-    def limited(self, at):
+    def limited(self, rows, at):
         sizes.append(at.stop - at.start)
-        return no_room() if sizes[-1] > 150 else test(self, at)
+        return no_room() if sizes[-1] > 150 else test(self, rows, at)
 
     monkeypatch.setattr(device_cells._Test, "__call__", limited)
     found = assign(vectors, centroids, 0.9, DEVICE)
@@ -220,6 +222,11 @@ def test_products_are_summed_in_float32_and_the_caller_settings_come_back():
         (torch.OutOfMemoryError("CUDA out of memory."), True),
         (MemoryError("std::bad_alloc"), True),
         (RuntimeError("std::bad_alloc: out_of_memory: RMM failure at: pool_memory_resource.hpp"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("std::bad_alloc: out_of_memory: RMM failure: Exceeded memory limit (failed to allocate)"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"), False),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (ValueError("out of memory"), False),
     ],
@@ -235,3 +242,12 @@ def test_an_empty_listing_gives_nothing():
     assert list(match_on_device(rows, listing, 0.9, max_matches=10)) == []
     assert device_rows.upload(np.zeros((0, 8), np.float32), DEVICE).shape == (0, 8)
     assert len(exact_matches(np.zeros((1, 8), np.float16), 0.9, device=DEVICE)) == 0
+
+
+@pytest.mark.parametrize(
+    ("version", "kind", "streams"),
+    [("2.9.1", "cuda", 1), ("2.10.0", "cuda", 2), ("2.13.0+cu130", "cuda", 2), ("2.13.0+cpu", "cpu", 1)],
+)
+def test_two_streams_only_where_torch_keeps_their_workspaces_apart(version, kind, streams, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", version)
+    assert device_join._streams(kind) == streams

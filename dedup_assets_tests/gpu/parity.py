@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -17,10 +18,11 @@ import torch
 from dedup_assets.compute.cells import assign
 from dedup_assets.compute.decisions import leader_cover
 from dedup_assets.compute.device_rows import DeviceRows, cosines
-from dedup_assets.compute.join import CellBlock, Matches, exact_matches, match_cells, unique_matches
+from dedup_assets.compute.join import CellBlock, DenseCells, Matches, exact_matches, match_cells, unique_matches
 from dedup_assets.compute.kmeans import fit_centroids
 from dedup_assets.compute.similarity import canonical_pairs, squared_norms
 from dedup_assets_tests.gpu.generate import generated
+from dedup_assets_tests.gpu.simulated import SmallDevice
 
 FLOORS = (0.80, 0.90, 0.95, 0.99)
 DIMENSIONS = (384, 768)
@@ -90,6 +92,39 @@ def check_cells(device: str, d: int, dtype: str, floor: float, n: int = 4_000) -
     return f"{len(found[0])} matches; ghosts per row: {ghosts[0]:.2f} on the CPU, {ghosts[1]:.2f} on the device"
 
 
+def check_precisions(device: str, d: int, floor: float, n: int = 4_000) -> str:
+    """Whatever precision proposes, the same is decided."""
+    from dedup_assets.compute import cells, precision
+
+    vectors = corpus(n, d, "float16", 5)
+    wanted = exact_matches(vectors, floor, clusters=max(2, n // 200))
+    for low in precision.PRECISIONS:
+        with (
+            patch.object(precision, "native_precision", lambda device, low=low: low),
+            patch.object(cells, "native_precision", lambda device, low=low: low),
+        ):
+            same_matches(wanted, exact_matches(vectors, floor, clusters=max(2, n // 200), device=device))
+    return f"{', '.join(precision.PRECISIONS)}: {len(wanted)} matches each"
+
+
+def check_dense(device: str, d: int, floor: float, n: int = 4_000) -> str:
+    """The cell of near-copies is named on the device too, and what is listed beside it is the same."""
+    vectors = corpus(n, d, "float16", 6)
+    cells = assign(vectors, fit_centroids(vectors, max(2, n // 400)), floor)
+    rows, offsets = cells.home_rows()
+    block = CellBlock(vectors, offsets, rows, cells.ghost_offsets, cells.ghost_rows, np.ones(n, bool))
+    spot = n // 10
+    named, listed = [], []
+    for where in ("cpu", device):
+        dense = DenseCells(max(2, spot // 40))
+        listed.append(unique_matches(list(match_cells(block, floor, device=where, dense=dense))))
+        named.append(set(dense.cells))
+    assert named[1] and named[1] <= named[0], f"dense cells: {named[0]} on the CPU, {named[1]} on the device"
+    if named[0] == named[1]:
+        same_matches(*listed)
+    return f"{len(named[1])} cells named, {len(listed[1])} matches listed"
+
+
 def check_centroids(device: str, d: int, n: int = 20_000) -> str:
     """Centroids fitted on the device serve the rows as well as those of the CPU, and the same on every call."""
     vectors = corpus(n, d, "float16", 3)
@@ -104,43 +139,47 @@ def check_centroids(device: str, d: int, n: int = 20_000) -> str:
 
 
 @contextmanager
-def little_memory(device: str, free_bytes: int) -> Iterator[None]:
-    """Leave torch only so much more of a GPU's memory."""
+def little_memory(device: str, most: int) -> Iterator[None]:
+    """Leave torch only so many bytes of a GPU."""
+    index = torch.device(device).index
+    index = torch.cuda.current_device() if index is None else index  # the setting takes no device without one
     torch.cuda.empty_cache()
-    total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(device) + free_bytes) / total, device)
+    total = torch.cuda.get_device_properties(index).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, most / total), index)
     try:
         yield
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        torch.cuda.set_per_process_memory_fraction(1.0, index)
         torch.cuda.empty_cache()
 
 
-def check_memory(device: str, n: int = 30_000, free_bytes: int = 160 << 20) -> str:
-    """With too little memory for a pack, the join halves it and finds the same. On a GPU only."""
-    from dedup_assets.compute import device_join
+def check_memory(device: str, n: int = 200_000, d: int = 384, most: int = 192 << 20, clusters: int = 40) -> str:
+    """On a device that has room for a part of the vectors only, fit, assignment and join go on and find the same.
 
-    vectors = corpus(n, 384, "float16", 4)
-    wanted = exact_matches(vectors, 0.9, clusters=20)
-    failures = 0
-    seen = device_join.is_out_of_memory
+    On a GPU torch is left ``most`` bytes; on CPU tensors a device of so many bytes is simulated.
+    """
+    from dedup_assets.compute import device_memory
+
+    vectors = generated(n, d, "cpu", 4).numpy()
+    wanted = exact_matches(vectors, 0.95, clusters=clusters)
+    refused = 0
+    seen = device_memory.is_out_of_memory
 
     def counted(error: BaseException) -> bool:
-        nonlocal failures
-        failures += seen(error)
+        nonlocal refused
+        refused += seen(error)
         return seen(error)
 
-    rows = DeviceRows.of(vectors, device)
-    exact_matches(rows, 0.9, clusters=20)  # libraries take their workspace
-    device_join.is_out_of_memory = counted
-    try:
-        with little_memory(device, free_bytes):
-            found = exact_matches(rows, 0.9, clusters=20, tile_bytes=1 << 30)
-    finally:
-        device_join.is_out_of_memory = seen
+    if device.startswith("cuda"):
+        exact_matches(vectors[:4_000], 0.95, clusters=4, device=device)  # libraries take their workspace
+        small: AbstractContextManager[Any] = little_memory(device, most)
+    else:
+        small = SmallDevice(most).active(tells=False)
+    with patch.object(device_memory, "is_out_of_memory", counted), small:
+        found = exact_matches(vectors, 0.95, clusters=clusters, device=device)
     same_matches(wanted, found)
-    assert failures, "there was room enough: leave less"
-    return f"{failures} attempts found no room; {len(found)} matches, all of them"
+    assert refused, "there was room enough: leave less"
+    return f"{refused} attempts found no room in {most >> 10:,} KiB; {len(found)} matches of {n:,} rows, all of them"
 
 
 def encoder_parts(dimension: int = 384) -> tuple[Any, Any, str] | None:
@@ -210,7 +249,8 @@ def checks(device: str, tiny: bool = False) -> Iterator[tuple[str, Any, tuple[An
             for floor in (0.9,) if tiny else FLOORS:
                 yield f"decisions {d}-d {dtype} at {floor}", check_decisions, (device, d, dtype, floor, n)
             yield f"cells {d}-d {dtype}", check_cells, (device, d, dtype, 0.9, n)
+        yield f"precisions {d}-d", check_precisions, (device, d, 0.9, n)
+        yield f"dense cells {d}-d", check_dense, (device, d, 0.9, n)
         yield f"centroids {d}-d", check_centroids, (device, d, 3 * n)
-    yield "encoder", check_encoder, (device, 30 if tiny else 300)
-    if device.startswith("cuda"):
-        yield "memory", check_memory, (device,)
+    yield "encoder", check_encoder, (device, 12 if tiny else 300)
+    yield "memory", check_memory, (device, 2_000, 64, 900_000, 4) if tiny else (device,)

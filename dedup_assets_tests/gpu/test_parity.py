@@ -29,6 +29,11 @@ def test_cells_of_either_device_serve_the_join_of_the_other(dtype, floor):
     parity.check_cells(DEVICE, 384, dtype, floor)
 
 
+def test_every_precision_and_the_dense_cells_decide_the_same():
+    parity.check_precisions(DEVICE, 384, 0.9)
+    parity.check_dense(DEVICE, 384, 0.9)
+
+
 @pytest.mark.parametrize("d", parity.DIMENSIONS)
 def test_centroids_are_as_good_and_repeat(d):
     parity.check_centroids(DEVICE, d)

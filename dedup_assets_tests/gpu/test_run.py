@@ -13,32 +13,46 @@ from dedup_assets_tests.benchmarks import gpu
 from dedup_assets_tests.gpu.generate import COPIES, generated
 
 
-def test_the_whole_run_works_on_cpu_tensors(tmp_path, capsys):
-    assert gpu.main(["--device", "cpu", "--tiny", "--json", str(tmp_path / "j"), "--table", str(tmp_path / "t")]) == 0
+def test_the_whole_run_works_on_cpu_tensors(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None if name == "semhash" else name)
+    assert gpu.main(["--device", "cpu", "--small", "--json", str(tmp_path / "j"), "--table", str(tmp_path / "t")]) == 0
     outcome = json.loads((tmp_path / "j").read_text())
-    assert not outcome["failed"] and not outcome["skipped"]
-    measured = [found for name, found in outcome["results"].items() if "rows," in name]
-    assert len(measured) == 2
+    assert not outcome["failed"] and outcome["skipped"] == {"SemHash": "not installed: semhash"}
+    measured = [found for name, found in outcome["results"].items() if " rows, " in name]
+    assert len(measured) == 3
     for found in measured:
-        assert found["recall"]["missed"] == found["recall"]["extra"] == 0 and found["matches"] > 0
-    assert outcome["results"]["embedding"]["docs_per_s"] > 0
-    text = (tmp_path / "t").read_text()
-    assert "| 2,500 | 48 | 0.05 |" in text and "8 checks passed" in text and text in capsys.readouterr().out
+        assert found["matches"] > 0
+        assert found["recall"] is None or found["recall"]["missed"] == found["recall"]["extra"] == 0
+    assert outcome["results"]["encoder, 60 words"]["docs_per_s"] > 0
+    assert outcome["results"]["seven assets on real text"]["texts"] > 0
+    text, said = (tmp_path / "t").read_text(), capsys.readouterr().out
+    assert "| 1,500 | 48 | 0.05 |" in text and "11 checks passed" in text and text in said
+    assert said.index("SemHash: skipped, not installed") < said.index("environment:"), "said at the start"
 
 
 def test_what_does_not_fit_the_budget_is_skipped_with_a_reason(capsys):
-    run = gpu.run_all("cpu:0", budget=0, tiny=True)
+    run = gpu.run_all("cpu:0", budget=0, small=True)
     assert not run.results and "environment" in run.skipped
-    assert "environment: skipped, would take about 5 s, 0 s are left" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "environment: probably no time left, 5 s expected up to its end" in said
+    assert "environment: skipped, would take about 5 s, 0 s are left" in said
     assert "- skipped ceiling" in gpu.table(run)
 
 
-def test_a_failed_step_is_reported_and_costs_no_other(monkeypatch):
-    monkeypatch.setattr(gpu, "embedding", lambda *arguments: 1 / 0)
-    monkeypatch.setattr(gpu.parity, "checks", lambda device, tiny: [])
-    run = gpu.run_all("cpu:0", budget=300, tiny=True)
-    assert run.failed == {"embedding": "ZeroDivisionError: division by zero"} and len(run.results) == 5
-    assert "- FAILED embedding: ZeroDivisionError" in gpu.table(run)
+def test_a_failed_part_costs_no_other_and_each_part_is_written_when_it_is_done(monkeypatch, tmp_path):
+    file, seen = tmp_path / "gpu.json", []
+
+    def watched() -> str:
+        seen.append(json.loads(file.read_text()))
+        return "done"
+
+    parts = [gpu.Part("first", 0, lambda: 1 / 0), gpu.Part("second", 0, watched), gpu.Part("third", 0, watched)]
+    monkeypatch.setattr(gpu, "parts_of", lambda run, small: parts)
+    run = gpu.run_all("cpu:0", 300, True, file)
+    assert run.failed == {"first": "ZeroDivisionError: division by zero"} and len(run.results) == 2
+    assert [list(known["results"]) for known in seen] == [[], ["second"]] and seen[0]["failed"]
+    assert json.loads(file.read_text())["results"] == {"second": "done", "third": "done"}
+    assert "- FAILED first: ZeroDivisionError" in gpu.table(run)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -53,7 +67,7 @@ def test_the_run_needs_neither_dask_nor_dagster_nor_pyarrow():
         "for name in ('dask', 'distributed', 'dagster', 'lancedb', 'pyarrow', 'cuml', 'hypothesis', 'pytest'):\n"
         "    sys.modules[name] = None\n"
         "from dedup_assets_tests.benchmarks import gpu\n"
-        "print(gpu.environment('cpu:0')['torch'])\n"
+        "print(gpu.gpu_steps.environment('cpu:0')['torch'])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

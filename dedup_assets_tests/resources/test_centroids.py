@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import types
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -132,20 +134,56 @@ def test_several_gpus_fit_together_each_on_its_own_part(cuml, monkeypatch):
     assert len(client.cancelled) == 3
 
 
-def test_after_a_failed_fit_nothing_is_left_behind(cuml, monkeypatch):
+@pytest.fixture
+def by_torch(monkeypatch):
+    """torch fits on CPU tensors in the place of a GPU, or fails as told; gives the devices that were asked."""
+    fit, asked = module.fit_centroids, []
+
+    def fit_centroids(sample, cells, seed, device="cuda"):  # the client below leaves it out
+        asked.append(device)
+        if device in fit_centroids.broken:
+            raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+        return fit(sample, cells, seed, device="cpu")
+
+    fit_centroids.broken, fit_centroids.asked = (), asked
+    monkeypatch.setattr(module, "fit_centroids", fit_centroids)
+    return fit_centroids
+
+
+@pytest.mark.parametrize("reports", [("cuml",), ("cuml", "cuml")])
+def test_where_cuml_fails_torch_fits_and_it_is_said_once(cuml, by_torch, reports, monkeypatch, capsys):
+    monkeypatch.setattr(module, "probe", lambda: "cuml")
+    monkeypatch.setattr(KMeans, "broken", True)
+    found, fitted_with = module.fit_on_gpus(Client(*reports), SAMPLE, 8, 0)
+    assert_unit(found, 8)
+    assert fitted_with == "torch" and by_torch.asked == ["cuda"]
+    said = capsys.readouterr().err
+    assert said.count("NCCL error: unhandled system error") == said.count("\n") == 1
+
+
+def test_where_the_gpu_fails_too_the_cpu_fits(cuml, by_torch, monkeypatch, capsys):
+    monkeypatch.setattr(module, "probe", lambda: "cuml")
+    monkeypatch.setattr(KMeans, "broken", True)
+    by_torch.broken = ("cuda",)
+    found, fitted_with = module.fit_on_gpus(Client("cuml"), SAMPLE, 8, 0)
+    assert_unit(found, 8)
+    assert fitted_with == "torch on the CPU" and by_torch.asked == ["cuda", "cpu"]
+    assert "no kernel image" in capsys.readouterr().err
+
+
+def test_after_a_failed_fit_nothing_is_left_behind(cuml, by_torch, monkeypatch):
     monkeypatch.setattr(module, "probe", lambda: "cuml")
     monkeypatch.setattr(KMeans, "broken", True)
     client = Client("cuml", "cuml")
     for worker in client.workers.values():
         worker._raft_comm_state["another's"] = {"nccl": None}
-    with pytest.raises(RuntimeError, match="NCCL error"):
-        module.fit_on_gpus(client, SAMPLE, 8, 0)
+    module.fit_on_gpus(client, SAMPLE, 8, 0)
     assert len(client.cancelled) == 2
     for worker in client.workers.values():
         assert list(worker._raft_comm_state) == ["another's"] and worker.nccl.destroyed == 1
 
 
-def test_cleaning_up_does_not_hide_why_the_fit_failed(cuml, monkeypatch):
+def test_cleaning_up_does_not_hide_why_the_fit_failed(cuml, by_torch, monkeypatch, capsys):
     monkeypatch.setattr(module, "probe", lambda: "cuml")
     monkeypatch.setattr(KMeans, "broken", True)
 
@@ -153,8 +191,31 @@ def test_cleaning_up_does_not_hide_why_the_fit_failed(cuml, monkeypatch):
         def cancel(self, futures):
             raise OSError("connection lost")
 
-    with pytest.raises(RuntimeError, match="NCCL error"):
-        module.fit_on_gpus(Dying("cuml", "cuml"), SAMPLE, 8, 0)
+    module.fit_on_gpus(Dying("cuml", "cuml"), SAMPLE, 8, 0)
+    said = capsys.readouterr().err
+    assert "NCCL error" in said and "connection lost" not in said
+
+
+def test_a_small_corpus_starts_neither_cuml_nor_a_gpu(monkeypatch):
+    kmeans_centroids = importlib.import_module("dedup_assets.assets.kmeans_centroids")  # not the asset of that name
+
+    class Cluster:
+        def resolved_device(self):
+            return "cuda"
+
+        def all_cores(self):
+            return nullcontext()
+
+        def watching(self, work):
+            raise AssertionError("a GPU was asked")
+
+    rows = make_vectors("clustered", 100, 12, np.float16, 1)
+    table = SimpleNamespace(sample=lambda count, seed: rows[:count])
+    monkeypatch.setattr(kmeans_centroids, "open_table", lambda workspace: table)
+    workspace = SimpleNamespace(settings=SimpleNamespace(seed=0))
+    found, facts = kmeans_centroids._fitted(workspace, Cluster(), 100, 1)
+    assert_unit(found, 1)
+    assert facts == {"sample": 48, "fitted_with": "torch"}
 
 
 @pytest.mark.parametrize("reports", [("torch",), ("cuml", "torch")])

@@ -66,9 +66,16 @@ def find_distribution(name: str) -> bool:
 
 
 def test_the_gpu_extra_asks_for_one_release_of_rapids_with_its_dask_parts():
-    extra = PROJECT["optional-dependencies"]["gpu"]
+    extra = [need for need in PROJECT["optional-dependencies"]["gpu"] if name_of(need) != "torch"]
     assert {re.search(r"==(\S+)", need)[1] for need in extra} == {"26.10.*"}  # type: ignore[index]
     assert any(need.startswith("cuml-cu13[dask]") for need in extra), "without it `import cuml.dask` fails"
+
+
+def test_the_gpu_extra_asks_for_a_torch_whose_streams_do_not_race():
+    from dedup_assets.compute.device_join import RACE_FREE
+
+    (torch,) = (need for need in PROJECT["optional-dependencies"]["gpu"] if name_of(need) == "torch")
+    assert torch == f"torch>={RACE_FREE[0]}.{RACE_FREE[1]}"
 
 
 @needs_cuml

@@ -158,7 +158,7 @@ FAKE_DASK_CUDA = """
 from distributed import LocalCluster
 
 class LocalCUDACluster(LocalCluster):
-    def __init__(self, rmm_pool_size=None, rmm_allocator_external_lib_list=None, **options):
+    def __init__(self, rmm_async=False, rmm_allocator_external_lib_list=None, **options):
         super().__init__(**options)
 """
 
@@ -167,8 +167,9 @@ def test_workers_on_gpus_are_started_the_same_way(tmp_path: Path, monkeypatch: p
     (tmp_path / "dask_cuda.py").write_text(FAKE_DASK_CUDA)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(dask_cluster, "cuda_available", lambda: True)
+    monkeypatch.setattr(dask_cluster, "gpu_count", lambda: 2)
     cluster = DaskCluster()
-    cluster.adopt(Settings(device="cuda", workers=1))
+    cluster.adopt(Settings(device="cuda", workers=2))
     try:
         assert results(cluster, eval, SCRIPT_OF_WORKER) == [None]
         known = processes(cluster)

@@ -1,0 +1,140 @@
+"""What a Dask worker computes on and how much of it is free, and tasks whose failures say so.
+
+Runs on the workers: in this process, in others of this machine, or on machines that know their GPUs better than the
+client.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dedup_assets.errors import NoRoomError
+
+
+@dataclass(frozen=True)
+class WorkerRoom:
+    """What one worker has.
+
+    Attributes
+    ----------
+    machine : str
+        Workers of one machine share its memory.
+    threads : int
+        Tasks at once.
+    free : int
+        Bytes of the machine's memory, within the limit of its container.
+    device : {"cpu", "cuda"}
+    device_free : int, optional
+        Bytes of its GPU.
+    """
+
+    machine: str
+    threads: int
+    free: int
+    device: str
+    device_free: int | None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The answer of a task whose device has no room, or works no more: to repeat it there would give the same.
+
+    An exception would be repeated by Dask on the same worker. `broken` says what the GPU answers, and is empty where it
+    only lacks memory.
+    """
+
+    worker: str
+    problem: str
+    broken: str = ""
+
+
+def worker_device(device: str) -> str:
+    """`auto` on a worker means its GPU if it has one."""
+    if device != "auto":
+        return device
+    return "cuda" if cuda_available() else "cpu"
+
+
+_cuda: bool | None = None
+
+
+def cuda_available() -> bool:
+    """Whether torch can use a GPU here; asked once per process, without loading torch where it need not."""
+    global _cuda
+    if _cuda is None:
+        import torch
+
+        _cuda = torch.cuda.is_available()
+    return _cuda
+
+
+def gpu_count() -> int:
+    """GPUs that this process may use."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def cores_here() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory() -> int:
+    """Bytes of this machine's memory that are free, within the limit of the container."""
+    import psutil
+    from distributed.system import MEMORY_LIMIT
+
+    return int(min(psutil.virtual_memory().available, MEMORY_LIMIT))
+
+
+def room_here(device: str, dask_worker: Any = None) -> WorkerRoom:
+    """What this process has, as a worker of Dask or by itself."""
+    device = worker_device(device)
+    free = None
+    if device != "cpu":
+        from dedup_assets.compute.device_memory import free_bytes
+
+        free = free_bytes(device)
+    threads = 1 if dask_worker is None else dask_worker.state.nthreads
+    return WorkerRoom(socket.gethostname(), threads, free_memory(), device, free)
+
+
+def guarded(device: str, task: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a task; `Refused` where its device has no room, or is broken for good."""
+    try:
+        return task(*arguments)
+    except Exception as problem:
+        if isinstance(problem, NoRoomError):
+            return Refused(_address(), str(problem))
+        sign = _broken(worker_device(device))
+        if not sign:
+            raise
+        return Refused(_address(), f"{type(problem).__name__}: {problem}", sign)
+
+
+def nanny_runs(dask_worker: Any) -> bool:
+    """Whether a worker's nanny, on which this is called, has it running."""
+    return bool(dask_worker.status.name == "running")
+
+
+def _broken(device: str) -> str:
+    if device == "cpu":
+        return ""
+    from dedup_assets.compute.device_memory import broken
+
+    return broken(device)
+
+
+def _address() -> str:
+    """Of the worker that runs this task."""
+    from distributed import get_worker
+
+    try:
+        return str(get_worker().address)
+    except ValueError:  # not in a Dask task
+        return ""
