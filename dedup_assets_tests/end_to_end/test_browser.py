@@ -150,3 +150,39 @@ def test_a_re_curation_from_the_webserver_puts_a_new_generation_beside_the_old_o
     assert changes.num_rows, "in the order of a rebuild some of the near-copies come before what they repeat"
     assert set(changes["why"].to_pylist()) == {"rebuild"}
     assert Workspace.open(served.workspace).ledger.completions("embeddings") == embedded, "nothing is embedded again"
+
+
+STALE = """
+query Stale($assets: [AssetKeyInput!], $shard: String) {
+  assetNodes(assetKeys: $assets) {
+    assetKey { path }
+    staleStatus(partition: $shard)
+    staleCauses(partition: $shard) { category reason dependency { path } }
+  }
+}"""
+
+
+def stale(served: Served, shard: str) -> dict[str, list[tuple[str, list[str]]]]:
+    """By asset that is not fresh, what the webserver says of it."""
+    nodes = served.graphql(STALE, assets=[{"path": [stage]} for stage in STAGES], shard=shard)["assetNodes"]
+    return {
+        node["assetKey"]["path"][-1]: [
+            (cause["category"], (cause["dependency"] or {}).get("path")) for cause in node["staleCauses"]
+        ]
+        for node in nodes
+        if node["staleStatus"] != "FRESH"
+    }
+
+
+def test_the_webserver_names_what_a_curation_would_do(served: Served) -> None:
+    da.curate(workspace=served.workspace, progress=False)
+    assert [stale(served, f"week-{n}") for n in (1, 2, 3)] == [{}, {}, {}]
+    write_shard(served.workspace.parent, "week-2", 7000, 50)
+    assert da.sync(workspace=served.workspace).changed == ["week-2"]
+    # The changed file, and with other content a new generation of decisions for all.
+    rules = {"duplicate_ids": [("DATA", None)]}
+    assert stale(served, "week-2") == {"raw_shards": [("DATA", None)], **rules}
+    assert stale(served, "week-1") == stale(served, "week-3") == rules
+    files = [served.workspace.parent / f"week-{n}.parquet" for n in (1, 2, 3)]
+    da.curate(*files, workspace=served.workspace, progress=False)
+    assert [stale(served, f"week-{n}") for n in (1, 2, 3)] == [{}, {}, {}]
