@@ -21,7 +21,7 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
-_INTERRUPTS = frozenset(map(int, (signal.SIGINT, signal.SIGTERM)))
+_INTERRUPTS = frozenset({signal.SIGINT, signal.SIGTERM})
 
 
 class _Note:
@@ -95,14 +95,20 @@ def letting_go(work: Callable[P, Result]) -> Callable[P, Result]:
 
     An interrupt may arrive when a context manager is entered and before its block is, which then never ends: the
     traceback holds it, and a notebook holds the traceback. The next call would wait for its transaction, or its lock.
+    One that sets handlers ends late, and puts back what was there in the middle of the call: so they are set as before.
     """
 
     @wraps(work)
     def called(*arguments: P.args, **named: P.kwargs) -> Result:
+        handlers = {number: signal.getsignal(number) for number in _INTERRUPTS}
         try:
             return work(*arguments, **named)
         except KeyboardInterrupt as interrupt:
             _clear_frames(interrupt)
+            if threading.current_thread() is threading.main_thread():
+                for number, handler in handlers.items():
+                    if handler is not None:  # one that Python knows
+                        signal.signal(number, handler)
             raise
 
     return called

@@ -132,6 +132,8 @@ for left in (1, 3):
         da.curate(*sorted(folder.glob("s*.jsonl")), workspace=folder / "ws", embedding_column="v", progress=False)
     except KeyboardInterrupt as problem:
         kept.append(problem)  # as a notebook does
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 assert len(kept) == 2
 connection = sqlite3.connect(Workspace.open(folder / "ws").ledger._path, timeout=0)
 connection.execute("BEGIN IMMEDIATE")
@@ -142,7 +144,7 @@ print("free")
 """
 
 
-@pytest.mark.parametrize("name", ["LedgerFile._transaction", "exclusive_lock"])
+@pytest.mark.parametrize("name", ["LedgerFile._transaction", "exclusive_lock", "raise_interrupts_as"])
 def test_an_interrupted_call_leaves_nothing_that_the_next_one_would_wait_for(name: str, tmp_path: Path) -> None:
     done = run(ENTERED, name, shards(tmp_path))
     assert done.stdout == "free\n", done.stderr[-3000:]

@@ -12,6 +12,7 @@ import os
 import sqlite3
 import threading
 import uuid
+import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -303,7 +304,10 @@ class EmbeddedDagster:
     def _job(self, name: str) -> dg.JobDefinition:
         from dedup_assets.definitions import definitions_for
 
-        return definitions_for(self._workspace.root).resolve_job_def(name)
+        with warnings.catch_warnings():
+            # Of Dagster's own making, where it takes an observable source for an asset.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return definitions_for(self._workspace.root).resolve_job_def(name)
 
     @contextmanager
     def _ended(self, run_id: str) -> Iterator[None]:

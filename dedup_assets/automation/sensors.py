@@ -100,7 +100,8 @@ def _is_ours(run: dg.DagsterRun, space: Workspace, partitions: Sequence[str]) ->
     if theirs:
         return Names.of(space.root).workspace in theirs
     # A run from the UI of another workspace is over partitions that are none of ours.
-    return all(end is None or end in partitions for end in range_ends(run.tags))
+    ends = [end for end in range_ends(run.tags) if end is not None]
+    return not ends or any(end in partitions for end in ends)
 
 
 def _assets_of(run: dg.DagsterRun) -> set[str]:
