@@ -9,23 +9,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dedup_assets.arguments import record_names, resolve_options, source_names, workspace_path
+from dedup_assets.corpus import purging
+from dedup_assets.corpus.maintenance import Freed
+from dedup_assets.corpus.output import read_manifest
+from dedup_assets.corpus.retraction import retract_ids, retract_shards, shards_and_ids
 from dedup_assets.errors import DedupError, SettingsError, SourceError, WorkspaceError
+from dedup_assets.ingest.listing import absolute_source, list_source
 from dedup_assets.interrupts import letting_go
+from dedup_assets.lookups.curation import Curation
+from dedup_assets.lookups.totals import summary_of, totals_of
 from dedup_assets.named_sources import brought_in, unread_summary
-from dedup_assets.report.curation import Curation
-from dedup_assets.report.progress import Listener, StageClock, listening
-from dedup_assets.report.totals import summary_of, totals_of
-from dedup_assets.storage import purging
+from dedup_assets.progress import Listener, StageClock, listening
 from dedup_assets.storage.ledger import CORPUS, REFERENCE, TAKEDOWN
-from dedup_assets.storage.listing import absolute_source, list_source
-from dedup_assets.storage.maintenance import Freed
-from dedup_assets.storage.output import read_manifest
-from dedup_assets.storage.retraction import retract_ids, retract_shards, shards_and_ids
 from dedup_assets.storage.workspace import Workspace
 
 if TYPE_CHECKING:
     from dedup_assets.automation.agreement import Differences
-    from dedup_assets.automation.runs import Checked, EmbeddedDagster, Outcome
+    from dedup_assets.automation.runs import EmbeddedDagster, Outcome
+    from dedup_assets.checks.result import CheckResult
 
 
 @letting_go
@@ -115,12 +116,12 @@ def register(*sources: str | Path, workspace: str | Path, role: str = CORPUS, **
     >>> da.register("shards/", workspace="ws")
     >>> da.curate(workspace="ws")
     """
-    from dedup_assets.automation.runs import EmbeddedDagster
+    from dedup_assets.embedded import embedded_dagster
 
     if not sources:
         raise SourceError("no source was named. Name at least one file, folder, glob or fsspec URL.")
     space, _, registered = brought_in(sources, workspace, role, options)
-    with EmbeddedDagster(space) as dagster:
+    with embedded_dagster(space) as dagster:
         dagster.register()
     return registered.due
 
@@ -150,7 +151,7 @@ def watch(*sources: str | Path, workspace: str | Path, role: str = CORPUS, **opt
     >>> import dedup_assets as da
     >>> da.watch("incoming/", workspace="ws")
     """
-    from dedup_assets.automation.runs import prepare_home
+    from dedup_assets.automation.instance import prepare_home
 
     if role not in (CORPUS, REFERENCE):
         raise SettingsError(f"role = {role!r}: expected {CORPUS} or {REFERENCE}.")
@@ -297,7 +298,7 @@ def rethreshold(
 
 
 @letting_go
-def audit(*, workspace: str | Path, sample: int = 0) -> list[Checked]:
+def audit(*, workspace: str | Path, sample: int = 0) -> list[CheckResult]:
     """Evaluate all checks on what is published; changes nothing.
 
     Parameters
@@ -309,7 +310,7 @@ def audit(*, workspace: str | Path, sample: int = 0) -> list[Checked]:
 
     Returns
     -------
-    list of Checked
+    list of CheckResult
         Each check with `name`, `passed`, and what it found in `summary` and `metadata`.
 
     Examples
@@ -317,13 +318,13 @@ def audit(*, workspace: str | Path, sample: int = 0) -> list[Checked]:
     >>> import dedup_assets as da
     >>> [check.name for check in da.audit(workspace="ws") if not check.passed]
     """
-    from dedup_assets.automation.runs import EmbeddedDagster
+    from dedup_assets.embedded import embedded_dagster
 
     if sample < 0:
         raise SettingsError(f"sample = {sample}: expected 0 (automatic) or more.")
     space = Workspace.open(workspace_path(workspace))
     read_manifest(space)  # before the first publication there is nothing to look at
-    with EmbeddedDagster(space) as dagster:
+    with embedded_dagster(space) as dagster:
         return dagster.audit(sample).checks
 
 
@@ -350,9 +351,9 @@ def sync(*, workspace: str | Path) -> Differences:
     >>> import dedup_assets as da
     >>> da.sync(workspace="ws").strangers
     """
-    from dedup_assets.automation.runs import EmbeddedDagster
+    from dedup_assets.embedded import embedded_dagster
 
-    with EmbeddedDagster(Workspace.open(workspace_path(workspace))) as dagster:
+    with embedded_dagster(Workspace.open(workspace_path(workspace))) as dagster:
         return dagster.sync()
 
 
@@ -375,11 +376,11 @@ def purge(*, workspace: str | Path) -> Freed:
     >>> import dedup_assets as da
     >>> da.purge(workspace="ws").counts
     """
-    from dedup_assets.automation.runs import EmbeddedDagster
+    from dedup_assets.embedded import embedded_dagster
 
     space = Workspace.open(workspace_path(workspace))
     freed = purging.purge(space)
-    with EmbeddedDagster(space) as dagster:
+    with embedded_dagster(space) as dagster:
         scrubbed = dagster.scrub()
     if scrubbed:
         freed.add("events of Dagster with texts", scrubbed, 0)
@@ -413,7 +414,7 @@ def _shown(listener: Listener | None, progress: bool) -> AbstractContextManager[
     """Who hears the stages: a caller's listener, or the progress that this process can show."""
     if listener is not None or not progress:
         return nullcontext(listener)
-    from dedup_assets.report.live import caller_progress
+    from dedup_assets.terminal.live import caller_progress
 
     return caller_progress()
 
@@ -428,9 +429,10 @@ def _run_and_report(
 ) -> Curation:
     clock = StageClock()
     with shown as listener:
-        from dedup_assets.automation.runs import EmbeddedDagster, one_run_at_a_time  # takes seconds: progress is shown
+        from dedup_assets.automation.runs import one_run_at_a_time
+        from dedup_assets.embedded import embedded_dagster  # takes seconds: progress is shown
 
-        with one_run_at_a_time(), listening(listener, clock), EmbeddedDagster(space) as dagster:
+        with one_run_at_a_time(), listening(listener, clock), embedded_dagster(space) as dagster:
             outcome = work(dagster)
     curation = Curation(
         space.root,

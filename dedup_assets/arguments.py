@@ -14,10 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from dedup_assets.credentials import is_url
+from dedup_assets.display_text import counted, visible
 from dedup_assets.errors import SettingsError, SourceError
-from dedup_assets.report.words import counted, visible
 from dedup_assets.settings import NO_MODEL
-from dedup_assets.storage.listing import is_url
 
 SHOWN = 40
 """Characters of a value that an error shows."""

@@ -7,6 +7,7 @@ was named in, and to no other.
 
 from __future__ import annotations
 
+import os
 import re
 from urllib.parse import parse_qsl, unquote
 
@@ -21,6 +22,16 @@ _LONG = 16  # characters of a value that is no word
 
 _known: dict[str, str] = {}  # whole URLs by what is shown of them
 _secrets: set[str] = set()  # what must not be seen
+
+
+def is_url(source: str) -> bool:
+    """Whether a source is an fsspec URL rather than a local path. A path that is there is that path."""
+    return ("://" in source or "::" in source) and not os.path.lexists(absolute(source))
+
+
+def absolute(source: str) -> str:
+    """A path made absolute, `~` and all; links stay."""
+    return os.path.abspath(os.path.expanduser(source))  # noqa: PTH100, PTH111 - keeps what Path would fold
 
 
 def without_credentials(url: str) -> str:

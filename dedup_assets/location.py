@@ -7,7 +7,7 @@ for each of the seven steps would add its start, about four seconds each; the pa
 import dagster as dg
 
 from dedup_assets import definitions
-from dedup_assets.automation.cancelling import cancellable_executor
+from dedup_assets.cancellation import cancellable_executor
 
 # Dagster looks for the one Definitions of a module: the other is no name here.
 defs = dg.Definitions.merge(definitions.defs, dg.Definitions(executor=cancellable_executor))

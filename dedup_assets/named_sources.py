@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from dedup_assets.arguments import resolve_options, source_names, workspace_path
+from dedup_assets.corpus.registration import Registered, register_files
 from dedup_assets.errors import SettingsError, SourceError, WorkspaceError
+from dedup_assets.ingest.listing import Unread, unread_in_words
+from dedup_assets.ingest.source_files import SourceFile
+from dedup_assets.ingest.sources import Found, find_sources
 from dedup_assets.storage.ledger import CORPUS, REFERENCE, TAKEDOWN
-from dedup_assets.storage.listing import Unread, unread_in_words
-from dedup_assets.storage.registration import Registered, register_files
-from dedup_assets.storage.source_files import SourceFile
-from dedup_assets.storage.sources import Found, find_sources
 from dedup_assets.storage.workspace import Workspace, settings_as_they_are
 
 _EXAMPLES = 10

@@ -230,8 +230,8 @@ SUFFIXES = {
 def read_bomb(path: Path) -> dict[str, object]:
     """What became of a file, in this process; and the memory at its peak, in bytes."""
     from dedup_assets.errors import DedupError
-    from dedup_assets.storage.ingest import IngestSpec, ingest_shard
-    from dedup_assets.storage.source_files import SourceFile
+    from dedup_assets.ingest.records import IngestSpec, ingest_shard
+    from dedup_assets.ingest.source_files import SourceFile
 
     kind = path.name.split("_")[0]
     found = {"bz2": "jsonl", "zstd": "jsonl"}.get(kind, kind)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import dedup_assets as da
 from dedup_assets.api import Curation, open_curation
 from dedup_assets.errors import DedupError, SettingsError, WorkspaceError
-from dedup_assets.report.tables import LazyTable, merged_schema
+from dedup_assets.lookups.tables import LazyTable, merged_schema
 from dedup_assets_tests.cli.commands import write_corpus, write_jsonl
 
 

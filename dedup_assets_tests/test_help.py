@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import dedup_assets as da
-from dedup_assets.report.tables import LazyTable
+from dedup_assets.lookups.tables import LazyTable
 
 FUNCTIONS = [value for name in da.__all__ if inspect.isfunction(value := getattr(da, name))]
 

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 import dedup_assets as da
-from dedup_assets.report.curation import Curation
-from dedup_assets.report.tables import LazyTable
+from dedup_assets.lookups.curation import Curation
+from dedup_assets.lookups.tables import LazyTable
 from dedup_assets_tests.cli.commands import write_jsonl
 from dedup_assets_tests.environments import distributions_for, make_environment, requirements_of
 from dedup_assets_tests.test_readme import DEMO_COMMAND, ROOT, TEST_COMMAND, commands, read

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import dedup_assets as da
 from dedup_assets.errors import DedupError, MissingPackageError, ShardError, first_line
-from dedup_assets.report import words
+from dedup_assets.terminal import words
 from dedup_assets.unseen import visible
 from dedup_assets_tests.cli.commands import Call, call, write_jsonl
 

@@ -16,13 +16,13 @@ from dedup_assets.assets.failures import concerns_all
 from dedup_assets.assets.kmeans_centroids import codebook_in_force
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.hashes import HashIndex, first_occurrences, hash_ids
+from dedup_assets.corpus.live_texts import Living, corpus_index
+from dedup_assets.encoder.settled import settled_dimension
 from dedup_assets.errors import ShardError
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.worker_tasks import assign_shard
 from dedup_assets.resources.workspace import WorkspaceResource
-from dedup_assets.storage.encoding import settled_dimension
 from dedup_assets.storage.ledger import Admission, Codebook, Completion
-from dedup_assets.storage.living import Living, corpus_index
 from dedup_assets.storage.shards import REJECTED, RETRACTED_ID, AdmittedShard, Records, read_records, text_keys
 
 

@@ -14,13 +14,10 @@ import dagster as dg
 from dedup_assets.assets.duplicate_ids import STAGE as DECIDING
 from dedup_assets.assets.duplicate_ids import decide_shards
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
-from dedup_assets.resources.dask_cluster import DaskCluster
-from dedup_assets.resources.workspace import WorkspaceResource
-from dedup_assets.storage.generation_changes import is_known, publish_changes
-from dedup_assets.storage.generations import decision_basis
-from dedup_assets.storage.ledger import Admission, Entry, Generation
-from dedup_assets.storage.living import Living
-from dedup_assets.storage.output import (
+from dedup_assets.corpus.generation_changes import is_known, publish_changes
+from dedup_assets.corpus.generations import decision_basis
+from dedup_assets.corpus.live_texts import Living
+from dedup_assets.corpus.output import (
     EarlierOutput,
     PublishedShard,
     claim_output,
@@ -31,6 +28,9 @@ from dedup_assets.storage.output import (
     remove_strangers,
     switch_to,
 )
+from dedup_assets.resources.dask_cluster import DaskCluster
+from dedup_assets.resources.workspace import WorkspaceResource
+from dedup_assets.storage.ledger import Admission, Entry, Generation
 
 STAGE = "deduplicated_dataset"
 

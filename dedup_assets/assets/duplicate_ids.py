@@ -18,15 +18,15 @@ import pyarrow as pa
 from dedup_assets.assets.pairwise_similarities import find_matches_of, match_shards
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.curation import BatchDecisions, TextDecisions, decide_batch
+from dedup_assets.corpus.curation_order import LoadedShard, curation_order, load_shard
+from dedup_assets.corpus.generations import Plan, decision_basis, plan_decisions
+from dedup_assets.corpus.live_texts import Living, reference_texts
+from dedup_assets.corpus.retraction import forget_dead_pairs
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.workspace import WorkspaceResource
-from dedup_assets.storage.curation_order import LoadedShard, curation_order, load_shard
 from dedup_assets.storage.decisions import DecidedShard, DecisionStore, StandIns
-from dedup_assets.storage.dense import dense_cells
-from dedup_assets.storage.generations import Plan, decision_basis, plan_decisions
+from dedup_assets.storage.dense_texts import dense_cells
 from dedup_assets.storage.ledger import REFERENCE, Admission, Entry
-from dedup_assets.storage.living import Living, reference_texts
-from dedup_assets.storage.retraction import forget_dead_pairs
 from dedup_assets.storage.shards import ROW_BITS, admission_of
 from dedup_assets.storage.tables import read_pairs
 from dedup_assets.storage.text_vectors import TextVectors

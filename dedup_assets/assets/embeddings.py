@@ -12,15 +12,15 @@ import pyarrow as pa
 from dedup_assets.assets.failures import concerns_all
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.hashes import HashIndex, first_occurrences
+from dedup_assets.encoder.models import ModelLocation
+from dedup_assets.encoder.settled import open_table, settle_encoder, settled_dimension, settled_probe
+from dedup_assets.ingest.record_spec import ingest_spec
+from dedup_assets.ingest.records import read_texts
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.memory import embedded_at_once
 from dedup_assets.resources.worker_tasks import encode_texts
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.embeddings import ROWS_PER_BATCH, EmbeddingTable
-from dedup_assets.storage.encoding import open_table, settle_encoder, settled_dimension, settled_probe
-from dedup_assets.storage.ingest import read_texts
-from dedup_assets.storage.ingest_spec import ingest_spec
-from dedup_assets.storage.models import ModelLocation
 from dedup_assets.storage.shards import Records, read_records
 from dedup_assets.storage.workspace import Workspace
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import dagster as dg
 
+from dedup_assets.corpus.data_versions import changed_files, file_versions, place_version, rules_version
 from dedup_assets.names import Names
-from dedup_assets.storage.data_versions import changed_files, file_versions, place_version, rules_version
 from dedup_assets.storage.workspace import Workspace
 
 SOURCE_FILES, DECISION_RULES, OUTPUT_FOLDER = "source_files", "decision_rules", "output_folder"

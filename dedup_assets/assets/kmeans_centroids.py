@@ -11,14 +11,14 @@ import numpy as np
 
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.kmeans import choose_cells, fit_centroids, sample_size
+from dedup_assets.corpus.live_texts import Living
+from dedup_assets.encoder.settled import open_table, settled_dimension
 from dedup_assets.resources.centroids import fit_on_gpus
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.worker_tasks import reassign_shard
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.cells import read_centroids, write_centroids
-from dedup_assets.storage.encoding import open_table, settled_dimension
 from dedup_assets.storage.ledger import Codebook
-from dedup_assets.storage.living import Living
 from dedup_assets.storage.workspace import Workspace
 
 REFIT_GROWTH = 2.0

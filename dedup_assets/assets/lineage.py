@@ -23,7 +23,7 @@ from dagster._core.definitions.data_version import (
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 
 from dedup_assets.assets.inputs import DECISION_RULES, INPUTS_OF, OUTPUT_FOLDER, SOURCE_FILES
-from dedup_assets.storage.data_versions import (
+from dedup_assets.corpus.data_versions import (
     RETRACTED,
     WITHDRAWN,
     changed_files,

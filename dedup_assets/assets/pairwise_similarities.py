@@ -15,16 +15,16 @@ from dedup_assets.assets.failures import concerns_all
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.cell_groups import CellGroup, plan_groups
 from dedup_assets.compute.join import Matches
-from dedup_assets.report.progress import Progress
+from dedup_assets.corpus.live_texts import Living
+from dedup_assets.corpus.retraction import forget_dead_pairs_of
+from dedup_assets.progress import Progress
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.memory import memory_plan
 from dedup_assets.resources.worker_tasks import match_cells_of_shards, shard_piece
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.cells import ShardCells
 from dedup_assets.storage.ledger import Admission, Codebook
-from dedup_assets.storage.living import Living
 from dedup_assets.storage.publish import temporary_folder
-from dedup_assets.storage.retraction import forget_dead_pairs_of
 from dedup_assets.storage.shards import admission_of
 from dedup_assets.storage.spill import MatchRuns
 from dedup_assets.storage.tables import pairs_table, write_pairs

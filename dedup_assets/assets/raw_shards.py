@@ -7,15 +7,15 @@ from pathlib import PurePosixPath
 import dagster as dg
 
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
+from dedup_assets.corpus.changes import changed_content_error, has_changed, source_file, source_state
 from dedup_assets.errors import ShardError, SourceError
+from dedup_assets.ingest.listing import refuse_led_out
+from dedup_assets.ingest.record_spec import ingest_spec
+from dedup_assets.ingest.records import ingest_shard
+from dedup_assets.ingest.source_files import content_fingerprint
 from dedup_assets.resources.workspace import WorkspaceResource
-from dedup_assets.storage.changes import changed_content_error, has_changed, source_file, source_state
-from dedup_assets.storage.ingest import ingest_shard
-from dedup_assets.storage.ingest_spec import ingest_spec
 from dedup_assets.storage.ledger import Completion, Shard
-from dedup_assets.storage.listing import refuse_led_out
 from dedup_assets.storage.publish import publish_folder
-from dedup_assets.storage.source_files import content_fingerprint
 
 
 @shard_asset(

@@ -19,13 +19,13 @@ import dagster as dg
 from dedup_assets.assets.failures import ShardFailure, concerns_all
 from dedup_assets.assets.inputs import INPUTS_OF
 from dedup_assets.assets.lineage import CODE_VERSION, REPORTED, Lineage, observations, reported_shards, retracted
-from dedup_assets.automation.cancelling import raise_if_cancelled
+from dedup_assets.assets.metadata import RunMetadata
+from dedup_assets.cancellation import raise_if_cancelled
 from dedup_assets.errors import DedupError, FailedShardsError, WorkspaceError, first_line
 from dedup_assets.interrupts import interrupts_noted, raise_interrupt
 from dedup_assets.names import Names
 from dedup_assets.partitions import range_ends
-from dedup_assets.report.metadata import RunMetadata
-from dedup_assets.report.progress import Progress, StageTime, stage_progress
+from dedup_assets.progress import Progress, StageTime, stage_progress
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.ledger import STAGES, Completion, Ledger

@@ -1,0 +1,1 @@
+"""Runs and what starts them: the instance, jobs, sensors, schedules, the server, agreement of Dagster with the ledger."""

@@ -12,16 +12,16 @@ import dagster as dg
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
 from dedup_assets.assets.lineage import Lineage, observations, reported_versions, retracted
-from dedup_assets.names import Names
-from dedup_assets.partitions import register_partitions
-from dedup_assets.report.metadata import RunMetadata
-from dedup_assets.storage.data_versions import (
+from dedup_assets.assets.metadata import RunMetadata
+from dedup_assets.corpus.data_versions import (
     RETRACTED,
     WITHDRAWN,
     changed_files,
     file_versions,
     finished_versions,
 )
+from dedup_assets.names import Names
+from dedup_assets.partitions import register_partitions
 from dedup_assets.storage.ledger import STAGES
 from dedup_assets.storage.workspace import Workspace
 

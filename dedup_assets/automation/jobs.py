@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from dedup_assets.assets.stage import RECURATE, STAGES
-from dedup_assets.automation.cancelling import cancellable_executor
+from dedup_assets.cancellation import cancellable_executor
 from dedup_assets.checks.asset_checks import CHECKS
 
 # In process: the chain of seven is short and the parallel work is done by Dask, so a process per step

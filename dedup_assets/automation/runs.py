@@ -6,79 +6,36 @@ process, recorded in the instance that `dedup-assets ui` opens.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sqlite3
 import threading
 import uuid
 import warnings
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 import dagster as dg
-import yaml
-from dagster._core.instance.ref import InstanceRef
-from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from sqlalchemy.exc import OperationalError
 
 from dedup_assets.assets.stage import STAGES
 from dedup_assets.automation.agreement import Differences, agree
+from dedup_assets.automation.instance import WorkspaceInstance, causes, instance_errors
 from dedup_assets.automation.jobs import audit_recall, curate_new_shards, recurate_corpus, redecide
-from dedup_assets.automation.scrubbing import scrub_history
 from dedup_assets.automation.sensors import end_dead_runs
-from dedup_assets.checks.asset_checks import CHECKS, STEP
+from dedup_assets.checks.asset_checks import STEP
+from dedup_assets.checks.result import CheckResult
+from dedup_assets.corpus.changes import changed_content_error, has_changed, unfinished_shards
+from dedup_assets.corpus.freed_ids import readmit_freed
+from dedup_assets.corpus.generations import decidable, decisions_due
 from dedup_assets.errors import VERBOSE, DedupError, FailedShardsError, UnexpectedError, WorkspaceError, first_line
 from dedup_assets.forks import require_own_threads
 from dedup_assets.interrupts import interrupts_noted, raise_interrupt
-from dedup_assets.names import Names
-from dedup_assets.partitions import range_tags, register_partitions, spans
-from dedup_assets.resources.sqlite_log import steady_sqlite
-from dedup_assets.resources.workspace import serving
-from dedup_assets.storage.changes import changed_content_error, has_changed, unfinished_shards
-from dedup_assets.storage.freed_ids import readmit_freed
-from dedup_assets.storage.generations import decidable, decisions_due
+from dedup_assets.partitions import range_tags, spans
 from dedup_assets.storage.liveness import holding_run
-from dedup_assets.storage.publish import publish_text, storage_errors
 from dedup_assets.storage.workspace import Workspace
-
-INSTANCE_SETTINGS = """\
-# Dagster instance of this workspace: SQLite beside it, nothing leaves the machine.
-telemetry:
-  enabled: false
-nux:
-  enabled: false
-concurrency:
-  runs:
-    # One run uses every core, and of runs that were started by hand the others wait.
-    max_concurrent_runs: 1
-run_monitoring:
-  enabled: true
-  # Importing torch from a cold disk belongs to the start.
-  start_timeout_seconds: 300
-  # Runs whose process was killed are ended by the sensor `arriving_shards`; this is for those it knows nothing of.
-  max_runtime_seconds: 86400
-"""
-
-_HARMLESS = {
-    *("telemetry", "nux", "concurrency", "run_monitoring", "run_retries", "retention", "run_queue"),
-    *("sensors", "schedules", "backfills", "auto_materialize", "code_servers", "freshness"),
-}
-"""Settings of an instance that name no module, no database and no address."""
-
-NO_CAPTURE: Any = {
-    "compute_logs": {
-        "module": "dagster._core.storage.noop_compute_log_manager",
-        "class": "NoOpComputeLogManager",
-    }
-}
-"""Runs in this process write no compute logs: Dagster would redirect the terminal to capture them and start four
-helper processes, which answer Ctrl-C with tracebacks. Runs from the UI keep theirs."""
-
 
 _running = threading.RLock()
 
@@ -95,30 +52,6 @@ def one_run_at_a_time() -> Iterator[None]:
         raise_interrupt()
 
 
-@dataclass(frozen=True)
-class Checked:
-    """What an asset check came to. One that failed as a warning costs nothing but time."""
-
-    asset: str
-    name: str
-    passed: bool
-    is_warning: bool
-    summary: str
-    metadata: dict[str, Any]
-
-    @classmethod
-    def of(cls, evaluation: dg.AssetCheckEvaluation) -> Checked:
-        """From Dagster's event."""
-        return cls(
-            asset=evaluation.asset_key.to_user_string(),
-            name=evaluation.check_name,
-            passed=evaluation.passed,
-            is_warning=evaluation.severity is dg.AssetCheckSeverity.WARN,
-            summary=evaluation.description or "",
-            metadata={name: value.value for name, value in evaluation.metadata.items()},
-        )
-
-
 @dataclass
 class Outcome:
     """What a series of runs came to: shards that failed, with their reasons, the runs' ids, and the checks that
@@ -126,45 +59,18 @@ class Outcome:
 
     failures: dict[str, str] = field(default_factory=dict)
     run_ids: list[str] = field(default_factory=list)
-    checks: list[Checked] = field(default_factory=list)
+    checks: list[CheckResult] = field(default_factory=list)
 
 
-class EmbeddedDagster:
-    """The Dagster instance that belongs to a workspace; a context manager.
+class EmbeddedDagster(WorkspaceInstance):
+    """Runs of a workspace's jobs in this process, recorded in its instance; a context manager.
 
-    It is the one in the workspace, unless DAGSTER_HOME names another: whoever sets that runs Dagster as a
-    service and wants to see these runs there.
+    `definitions` gives the definitions of the workspace in a folder: who wires them knows this module.
     """
 
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
-        self._names = Names.of(workspace.root)
-
-    def __enter__(self) -> EmbeddedDagster:
-        require_own_threads()
-        # Dagster makes the tables of a new instance without a look at who else does: one process at a time.
-        with self._workspace.lock("instance"):
-            home = prepare_home(self._workspace)
-            with ExitStack() as opening, storage_errors(home), instance_errors(home), unusable_home(home):
-                opening.enter_context(no_running_loop())
-                opening.enter_context(serving(self._workspace.root))
-                opening.enter_context(steady_sqlite(home))
-                self._instance = dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides=NO_CAPTURE))
-                opening.callback(self._instance.dispose)
-                self._open = opening.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._open.close()
-
-    def register(self) -> None:
-        """Add all shards that are no partitions."""
-        with instance_errors(self._instance.root_directory):
-            register_partitions(
-                self._instance, self._names.partitions, [shard.key for shard in self._workspace.ledger.shards()]
-            )
+    def __init__(self, workspace: Workspace, definitions: Callable[[Path], dg.Definitions]) -> None:
+        super().__init__(workspace)
+        self._definitions = definitions
 
     def curate(self, named: Sequence[str]) -> Outcome:
         """Finish every registered shard that is not finished, and bring all decisions up to date.
@@ -227,7 +133,8 @@ class EmbeddedDagster:
             config = {**self._run_config(), "ops": {STEP: {"config": {"sample": sample}}}}
             result = self._job(audit_recall.name).execute_in_process(instance=self._instance, run_config=config)
             return Outcome(
-                run_ids=[result.run_id], checks=[Checked.of(found) for found in result.get_asset_check_evaluations()]
+                run_ids=[result.run_id],
+                checks=[CheckResult.of(found) for found in result.get_asset_check_evaluations()],
             )
 
     def recurate(self) -> Outcome:
@@ -246,21 +153,6 @@ class EmbeddedDagster:
             self._redecide(outcome)
             return outcome
 
-    def scrub(self) -> int:
-        """Take the texts of records out of the history; returns how many events had some."""
-        with instance_errors(self._instance.root_directory):
-            return scrub_history(self._instance)
-
-    def latest_checks(self) -> list[Checked]:
-        """The last result of each check, in the order of their declaration; without those never evaluated."""
-        ended = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
-        storage = self._instance.event_log_storage
-        with instance_errors(self._instance.root_directory):
-            # Of a run that failed before its checks, only their plan is on record.
-            found = [storage.get_asset_check_execution_history(check.key, limit=1, status=ended) for check in CHECKS]
-        evaluations = [record.evaluation for records in found for record in records]
-        return [Checked.of(evaluation) for evaluation in evaluations if evaluation is not None]
-
     def _redecide(self, outcome: Outcome) -> None:
         """Bring the shards up to date whose decisions or files have to move, and that no run before came by."""
         for span in self._spans(decisions_due(self._workspace)):
@@ -278,7 +170,7 @@ class EmbeddedDagster:
                     run_id=run_id,
                 )
             outcome.run_ids.append(result.run_id)
-            outcome.checks += map(Checked.of, result.get_asset_check_evaluations())
+            outcome.checks += map(CheckResult.of, result.get_asset_check_evaluations())
         except dg.DagsterExecutionInterruptedError as interrupt:
             raise KeyboardInterrupt from interrupt
         except FailedShardsError as problem:
@@ -293,7 +185,7 @@ class EmbeddedDagster:
         except DedupError:
             raise
         except Exception as problem:
-            if any(isinstance(cause, OperationalError | sqlite3.OperationalError) for cause in _causes(problem)):
+            if any(isinstance(cause, OperationalError | sqlite3.OperationalError) for cause in causes(problem)):
                 raise  # `instance_errors` says what it means
             raise UnexpectedError(
                 f"{job_name} failed unexpectedly: {type(problem).__name__}: {first_line(problem)}. What was finished "
@@ -302,12 +194,10 @@ class EmbeddedDagster:
             ) from problem
 
     def _job(self, name: str) -> dg.JobDefinition:
-        from dedup_assets.definitions import definitions_for
-
         with warnings.catch_warnings():
             # Of Dagster's own making, where it takes an observable source for an asset.
             warnings.simplefilter("ignore", DeprecationWarning)
-            return definitions_for(self._workspace.root).resolve_job_def(name)
+            return self._definitions(self._workspace.root).resolve_job_def(name)
 
     @contextmanager
     def _ended(self, run_id: str) -> Iterator[None]:
@@ -341,111 +231,6 @@ class EmbeddedDagster:
                 },
             },
         }
-
-
-@contextmanager
-def no_running_loop() -> Iterator[None]:
-    """Hide the event loop that runs in this thread while the block lasts.
-
-    A notebook runs its cells inside one, and so may a caller. It waits for this call anyway; but a second loop, which
-    Dagster makes for each run, is refused beside it: what Dagster gives that one to do at its end would be dropped with
-    a RuntimeWarning, and an async asset would fail.
-    """
-    running = asyncio._get_running_loop()
-    asyncio._set_running_loop(None)
-    try:
-        yield
-    finally:
-        asyncio._set_running_loop(running)
-
-
-@contextmanager
-def instance_errors(home: Path | str) -> Iterator[None]:
-    """Turn failures of the instance's database, such as a full disk, into errors that say what to do.
-
-    The database may fail in the middle of a step or while Dagster records another failure, so it is looked
-    for among the causes too.
-    """
-    try:
-        yield
-    except DedupError:
-        raise
-    except Exception as problem:
-        cause = next((c for c in _causes(problem) if isinstance(c, OperationalError | sqlite3.OperationalError)), None)
-        if cause is None:
-            raise
-        reason = cause.orig if isinstance(cause, OperationalError) else cause
-        raise WorkspaceError(
-            f"The Dagster instance in {home} cannot record the run: {reason}. Free space, correct the permissions "
-            "or restore the connection, and run the same command again; what was finished is kept."
-        ) from problem
-
-
-@contextmanager
-def unusable_home(home: Path | str) -> Iterator[None]:
-    """Turn a dagster.yaml that Dagster cannot read, or a storage that it cannot reach, into one line."""
-    try:
-        yield
-    except (DedupError, OSError, OperationalError, sqlite3.OperationalError):
-        raise
-    except Exception as problem:
-        said = " ".join(str(problem).split())[:300] or type(problem).__name__
-        raise WorkspaceError(
-            f"Dagster cannot be opened in {home}: {said}. Correct {Path(home) / 'dagster.yaml'}, or unset DAGSTER_HOME "
-            "to use the instance of the workspace."
-        ) from problem
-
-
-def _causes(problem: BaseException) -> Iterator[BaseException]:
-    """An exception and those that led to it. Such chains can run in circles."""
-    seen: list[BaseException] = []
-    cause: BaseException | None = problem
-    while cause is not None and not any(cause is known for known in seen):
-        yield cause
-        seen.append(cause)
-        cause = cause.__cause__ or cause.__context__
-
-
-def prepare_home(workspace: Workspace) -> Path:
-    """The folder of the instance; the workspace's own is made ready on first use."""
-    named = os.environ.get("DAGSTER_HOME")
-    if named:
-        if not Path(named).is_dir():
-            what = "a file" if Path(named).exists() else "not there"
-            raise WorkspaceError(
-                f"DAGSTER_HOME names {named}, which is {what}. Make that folder, or unset DAGSTER_HOME: the runs are "
-                f"then recorded in {workspace.dagster_home}."
-            )
-        return Path(named)
-    home = workspace.dagster_home
-    if not (home / "dagster.yaml").is_file():
-        publish_text(home / "dagster.yaml", INSTANCE_SETTINGS)
-    _refuse_loading(home)
-    return home
-
-
-def _refuse_loading(home: Path) -> None:
-    """Raise WorkspaceError where the instance of a workspace, which may come from elsewhere, would load modules or
-    connect to a database. Whoever names it by DAGSTER_HOME means it."""
-    file = home / "dagster.yaml"
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
-        raise WorkspaceError(f"{file} is not valid YAML: {first_line(problem)}. Correct it, or remove it.") from problem
-    others = sorted(set(found) - _HARMLESS) if isinstance(found, dict) else ["something that is no mapping"]
-    if others:
-        raise WorkspaceError(
-            f"{file} sets {', '.join(map(str, others))}, by which Dagster may load code or connect elsewhere, and a "
-            f"workspace can come from anywhere. If it is yours, say so: DAGSTER_HOME={home}. Else remove the file."
-        )
-
-
-def recorded_checks(workspace: Workspace) -> list[Checked]:
-    """The last result of each check of a workspace; none where no run was ever recorded."""
-    if not os.environ.get("DAGSTER_HOME") and not (workspace.dagster_home / "dagster.yaml").is_file():
-        return []
-    with EmbeddedDagster(workspace) as dagster:
-        return dagster.latest_checks()
 
 
 def changed_shards(workspace: Workspace, named: Sequence[str]) -> tuple[list[str], dict[str, str]]:

@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from dagster._core.storage.event_log import SqlEventLogStorage
 from dagster._core.storage.event_log.sqlite import SqliteEventLogStorage
 
+from dedup_assets.assets.metadata import TABLE_OF_TEXTS, TEXT_COLUMN
 from dedup_assets.errors import WorkspaceError
-from dedup_assets.report.metadata import TABLE_OF_TEXTS, TEXT_COLUMN
 
 _COLUMNS = (("event_logs", "id", "event"), ("asset_keys", "id", "last_materialization"))
 """Where Dagster stores metadata: table, key and the column with JSON."""

@@ -13,18 +13,18 @@ from itertools import groupby
 import dagster as dg
 
 from dedup_assets.automation.agreement import agree
-from dedup_assets.automation.arrival import Due, Survey, ask_for_decisions, read_memory, some, survey, write_memory
 from dedup_assets.automation.jobs import audit_recall, curate_new_shards, recurate_corpus, redecide
 from dedup_assets.automation.upkeep import MAINTAIN_STORE
+from dedup_assets.corpus.arrival import Due, Survey, ask_for_decisions, read_memory, some, survey, write_memory
+from dedup_assets.corpus.changes import unfinished_shards
+from dedup_assets.corpus.freed_ids import readmit_freed
+from dedup_assets.corpus.registration import register_files
+from dedup_assets.corpus.retraction import retract_shards
 from dedup_assets.errors import DedupError
 from dedup_assets.names import WORKSPACE_KEY, Names
 from dedup_assets.partitions import partitions_of, range_ends, range_tags, spans
-from dedup_assets.storage.changes import unfinished_shards
-from dedup_assets.storage.freed_ids import readmit_freed
 from dedup_assets.storage.ledger import STAGES, VANISHED
 from dedup_assets.storage.liveness import forget_run, has_died
-from dedup_assets.storage.registration import register_files
-from dedup_assets.storage.retraction import retract_shards
 from dedup_assets.storage.workspace import Workspace
 
 _JOBS = {MAINTAIN_STORE, *(job.name for job in (audit_recall, curate_new_shards, recurate_corpus, redecide))}

@@ -15,9 +15,9 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from dedup_assets.automation.runs import EmbeddedDagster, prepare_home
+from dedup_assets.automation.instance import WorkspaceInstance, prepare_home
+from dedup_assets.encoder.models import FOLDER_VARIABLE
 from dedup_assets.errors import DedupError
-from dedup_assets.storage.models import FOLDER_VARIABLE
 from dedup_assets.storage.publish import publish_text
 from dedup_assets.storage.workspace import Workspace
 
@@ -36,7 +36,7 @@ def serve(workspace: Workspace, host: str, port: int, say: Callable[[str], objec
     """Run webserver and daemon until interrupted or one of them ends. Raises DedupError if they do not start."""
     _refuse_taken_port(host, port)
     home = prepare_home(workspace)
-    with EmbeddedDagster(workspace) as dagster:
+    with WorkspaceInstance(workspace) as dagster:
         dagster.register()
     locations = workspace.dagster_home / "workspace.yaml"
     publish_text(locations, LOCATIONS)

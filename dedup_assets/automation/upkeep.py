@@ -4,9 +4,9 @@ from typing import Any
 
 import dagster as dg
 
-from dedup_assets.automation.cancelling import cancellable_executor
+from dedup_assets.cancellation import cancellable_executor
+from dedup_assets.corpus.maintenance import maintain
 from dedup_assets.names import Names
-from dedup_assets.storage.maintenance import maintain
 
 MAINTAIN_STORE = "maintain_store"
 

@@ -15,7 +15,7 @@ from dedup_assets.checks.published import Published
 from dedup_assets.checks.rows import NOTHING
 from dedup_assets.checks.scope import Scope
 from dedup_assets.compute.similarity import canonical_similarity
-from dedup_assets.storage.encoding import open_table
+from dedup_assets.encoder.settled import open_table
 from dedup_assets.storage.ledger import REFERENCE
 
 ADVICE = (

@@ -10,8 +10,8 @@ import numpy as np
 from dedup_assets.checks.finding import Finding, judged
 from dedup_assets.checks.scope import Scope
 from dedup_assets.compute.audit import gini
+from dedup_assets.corpus.changes import unfinished_shards
 from dedup_assets.storage.cells import ShardCells
-from dedup_assets.storage.changes import unfinished_shards
 from dedup_assets.storage.ledger import Admission, Codebook
 
 GHOST_DRIFT = 2.0

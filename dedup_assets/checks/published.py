@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dedup_assets.corpus.output import MANIFEST, published_generation
 from dedup_assets.errors import WorkspaceError
-from dedup_assets.storage.columns import id_strings
+from dedup_assets.ingest.columns import id_strings
 from dedup_assets.storage.decisions import read_record_decisions
 from dedup_assets.storage.ledger import REFERENCE, Admission
-from dedup_assets.storage.output import MANIFEST, published_generation
 from dedup_assets.storage.shards import Records, read_records
 from dedup_assets.storage.workspace import Workspace
 

@@ -20,12 +20,12 @@ from dedup_assets.checks.rows import NOTHING
 from dedup_assets.checks.scope import RUN_SHARDS, RUN_TEXTS, Scope
 from dedup_assets.compute.audit import Probes
 from dedup_assets.compute.hashes import HashIndex, empty_hashes
+from dedup_assets.corpus.live_texts import Living, reference_texts
+from dedup_assets.encoder.settled import open_table, settled_dimension
 from dedup_assets.storage.decisions import DecisionStore
-from dedup_assets.storage.dense import dense_cells
+from dedup_assets.storage.dense_texts import dense_cells
 from dedup_assets.storage.embeddings import HASHES, EmbeddingTable
-from dedup_assets.storage.encoding import open_table, settled_dimension
 from dedup_assets.storage.ledger import Admission
-from dedup_assets.storage.living import Living, reference_texts
 from dedup_assets.storage.shards import AdmittedShard, admission_of
 from dedup_assets.storage.tables import dense_cells_in
 from dedup_assets.storage.workspace import Workspace

@@ -53,9 +53,9 @@ def curate(
       dedup-assets curate --demo --workspace demo
     """
     from dedup_assets import api
-    from dedup_assets.report import console as report
-    from dedup_assets.report.live import live_progress
     from dedup_assets.storage.workspace import SETTINGS_FILE
+    from dedup_assets.terminal import console as report
+    from dedup_assets.terminal.live import live_progress
 
     if demo and sources:
         raise click.UsageError("--demo gathers its own corpus: leave SOURCE out.")
@@ -109,7 +109,7 @@ def register(sources: tuple[str, ...], workspace: str, reference: bool, as_json:
       dedup-assets ui --workspace ws
     """
     from dedup_assets import api
-    from dedup_assets.report.live import live_progress
+    from dedup_assets.terminal.live import live_progress
 
     with live_progress():
         role = REFERENCE if reference else CORPUS
@@ -136,8 +136,8 @@ def threshold(similarity: float, workspace: str, as_json: bool) -> None:
       dedup-assets threshold 0.92 --workspace ws --json | jq .kept
     """
     from dedup_assets import api
-    from dedup_assets.report import console as report
-    from dedup_assets.report.live import live_progress
+    from dedup_assets.terminal import console as report
+    from dedup_assets.terminal.live import live_progress
 
     with live_progress() as bars:
         curation = api.rethreshold(similarity, workspace=workspace, listener=bars)

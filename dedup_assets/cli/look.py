@@ -26,9 +26,9 @@ def explain(record_id: str, workspace: str, full: bool, as_json: bool) -> None:
       dedup-assets explain doc-00042 --workspace ws
       dedup-assets explain week-07:1234 --workspace ws --full
     """
-    from dedup_assets.report import console as report
-    from dedup_assets.report.explain import explain as look_up
+    from dedup_assets.lookups.explain import explain as look_up
     from dedup_assets.storage.workspace import Workspace
+    from dedup_assets.terminal import console as report
 
     answer = look_up(Workspace.open(workspace), record_id)
     if as_json:
@@ -66,10 +66,10 @@ def pairs(
       dedup-assets pairs --around 0.97 -n 500 --json --workspace ws > look.json
       dedup-assets pairs --record doc-00042 --workspace ws
     """
-    from dedup_assets.report import console as report
-    from dedup_assets.report.lookup import pairs_around
-    from dedup_assets.report.unlisted import matches_of_group, matches_of_record, not_listed_words
+    from dedup_assets.lookups.near import pairs_around
+    from dedup_assets.lookups.unlisted import matches_of_group, matches_of_record, not_listed_words
     from dedup_assets.storage.workspace import Workspace
+    from dedup_assets.terminal import console as report
 
     if sum(value is not None for value in (around, record, group)) > 1:
         raise click.UsageError("--around, --record and --group look at different matches: give one of them.")
@@ -112,9 +112,9 @@ def search(text: str, count: int, workspace: str, full: bool, as_json: bool) -> 
       dedup-assets search 'how do I reset my password' -k 5 --workspace ws
       dedup-assets search "$(cat draft.txt)" --json --workspace ws
     """
-    from dedup_assets.report import console as report
-    from dedup_assets.report.lookup import search as look_up
+    from dedup_assets.lookups.near import search as look_up
     from dedup_assets.storage.workspace import Workspace
+    from dedup_assets.terminal import console as report
 
     hits = look_up(Workspace.open(workspace), text, count)
     if as_json:
@@ -139,9 +139,9 @@ def history(shard: str, workspace: str, as_json: bool) -> None:
       dedup-assets history week-07 --workspace ws
       dedup-assets history week-07 --json --workspace ws | jq '.events[].event'
     """
-    from dedup_assets.report import console as report
-    from dedup_assets.report.history import shard_history
+    from dedup_assets.lookups.history import shard_history
     from dedup_assets.storage.workspace import Workspace
+    from dedup_assets.terminal import console as report
 
     answer = shard_history(Workspace.open(workspace), shard)
     if as_json:
@@ -167,7 +167,7 @@ def report(out: str | None, workspace: str, as_json: bool) -> None:
       dedup-assets report --workspace ws
       dedup-assets report --workspace ws --out curation.html
     """
-    from dedup_assets.automation.runs import recorded_checks
+    from dedup_assets.automation.instance import recorded_checks
     from dedup_assets.report.page import report_page
     from dedup_assets.storage.publish import publish_text
     from dedup_assets.storage.workspace import Workspace

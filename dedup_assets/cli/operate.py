@@ -39,10 +39,10 @@ def retract(names: tuple[str, ...], vanished: bool, workspace: str, as_json: boo
       dedup-assets retract week-07 --vanished --workspace ws
     """
     from dedup_assets import api
-    from dedup_assets.report import console as report
-    from dedup_assets.report.live import live_progress
+    from dedup_assets.corpus.purging import REMAINS
     from dedup_assets.storage.ledger_schema import TAKEDOWN, VANISHED
-    from dedup_assets.storage.purging import REMAINS
+    from dedup_assets.terminal import console as report
+    from dedup_assets.terminal.live import live_progress
 
     with live_progress() as bars:
         reason = VANISHED if vanished else TAKEDOWN
@@ -70,8 +70,8 @@ def recurate(workspace: str, as_json: bool) -> None:
       dedup-assets recurate --workspace ws
     """
     from dedup_assets import api
-    from dedup_assets.report import console as report
-    from dedup_assets.report.live import live_progress
+    from dedup_assets.terminal import console as report
+    from dedup_assets.terminal.live import live_progress
 
     with live_progress() as bars:
         curation = api.recurate(workspace=workspace, listener=bars)

@@ -14,7 +14,7 @@ from dedup_assets.cli.options import json_option, print_json, workspace_option
 from dedup_assets.unseen import visible
 
 if TYPE_CHECKING:
-    from dedup_assets.storage.maintenance import Freed
+    from dedup_assets.corpus.maintenance import Freed
 
 
 @click.command(short_help="Measure on what is published what the contract promises.")
@@ -42,7 +42,7 @@ def audit(sample: int | None, workspace: str, as_json: bool) -> None:
       dedup-assets audit --sample 5000 --json --workspace ws | jq .passed
     """
     from dedup_assets import api
-    from dedup_assets.report.audit import audit_as_json, outcome, print_audit
+    from dedup_assets.terminal.audit import audit_as_json, outcome, print_audit
 
     checks = api.audit(workspace=workspace, sample=sample or 0)
     if as_json:
@@ -75,7 +75,7 @@ def maintain(purge: bool, workspace: str, as_json: bool) -> None:
       dedup-assets retract doc-00042 --workspace ws && dedup-assets maintain --purge --workspace ws
     """
     from dedup_assets import api
-    from dedup_assets.storage.maintenance import maintain as give_back
+    from dedup_assets.corpus.maintenance import maintain as give_back
     from dedup_assets.storage.workspace import Workspace
 
     _report(api.purge(workspace=workspace) if purge else give_back(Workspace.open(workspace)), as_json)
@@ -146,7 +146,7 @@ def prune(keep: int, workspace: str, as_json: bool) -> None:
       dedup-assets prune --workspace ws
       dedup-assets prune --keep 2 --workspace ws
     """
-    from dedup_assets.storage.maintenance import prune as remove_past
+    from dedup_assets.corpus.maintenance import prune as remove_past
     from dedup_assets.storage.workspace import Workspace
 
     _report(remove_past(Workspace.open(workspace), keep), as_json)

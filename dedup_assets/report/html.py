@@ -11,8 +11,8 @@ from difflib import SequenceMatcher
 from html import escape
 from typing import Any
 
+from dedup_assets.display_text import shorten, visible
 from dedup_assets.report.plots import CSS
-from dedup_assets.report.words import shorten, visible
 
 COMPARED_WORDS = 400
 """Words of a text that are compared for differences at most: the comparison is quadratic."""

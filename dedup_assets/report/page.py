@@ -12,21 +12,22 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from dedup_assets.corpus.output import read_manifest
+from dedup_assets.display_text import counted
 from dedup_assets.errors import WorkspaceError
-from dedup_assets.report import measures, pictures
-from dedup_assets.report.audit import outcome
-from dedup_assets.report.corpus import Corpus
-from dedup_assets.report.explain import settings_in_force
+from dedup_assets.lookups import measures
+from dedup_assets.lookups.corpus import Corpus
+from dedup_assets.lookups.explain import settings_in_force
+from dedup_assets.lookups.near import pairs_around
+from dedup_assets.lookups.steady import steady
+from dedup_assets.report import pictures
 from dedup_assets.report.html import facts, figure, figures, keeper_and_removed, page, shown, side_by_side, table
-from dedup_assets.report.lookup import pairs_around
-from dedup_assets.report.steady import steady
-from dedup_assets.report.words import counted
 from dedup_assets.storage.ledger import REFERENCE, STAGES
-from dedup_assets.storage.output import read_manifest
 from dedup_assets.storage.workspace import Workspace
+from dedup_assets.terminal.audit import outcome
 
 if TYPE_CHECKING:
-    from dedup_assets.automation.runs import Checked
+    from dedup_assets.checks.result import CheckResult
 
 MOST_SHARDS = 1_000
 """Rows of the table of shards: the latest ones. The totals cover all, and the manifest lists them."""
@@ -42,7 +43,7 @@ CHANGES = 50
 
 
 @steady
-def report_page(workspace: Workspace, checks: Sequence[Checked] = ()) -> str:
+def report_page(workspace: Workspace, checks: Sequence[CheckResult] = ()) -> str:
     """The page. A workspace where nothing is published yet has one too: it says what is missing.
 
     `checks` are the last results of the asset checks, as `automation.runs.recorded_checks` gives them.
@@ -60,7 +61,7 @@ def report_page(workspace: Workspace, checks: Sequence[Checked] = ()) -> str:
     return page(f"{workspace.root.name}: deduplication report", body)
 
 
-def _curation(workspace: Workspace, manifest: Mapping[str, Any], checks: Sequence[Checked]) -> Iterator[str]:
+def _curation(workspace: Workspace, manifest: Mapping[str, Any], checks: Sequence[CheckResult]) -> Iterator[str]:
     corpus = Corpus(workspace)
     settings = settings_in_force(corpus)
     if corpus.generation.number != manifest["generation"]:
@@ -114,7 +115,7 @@ def _totals(corpus: Corpus, manifest: Mapping[str, Any]) -> Iterator[str]:
         yield f'<div class="bar">{"".join(parts)}</div>'
 
 
-def _checks(checks: Sequence[Checked]) -> Iterator[str]:
+def _checks(checks: Sequence[CheckResult]) -> Iterator[str]:
     if not checks:
         return
     yield "<h2>Checks</h2>"

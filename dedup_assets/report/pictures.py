@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dedup_assets.report.measures import BestMatches, CellSizes, Removals
+from dedup_assets.lookups.measures import BestMatches, CellSizes, Removals
 from dedup_assets.report.plots import histogram, ranking, share_curve
 from dedup_assets.settings import Settings
 

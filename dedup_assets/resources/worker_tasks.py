@@ -19,13 +19,13 @@ from dedup_assets.compute.blocks import ShardPiece
 from dedup_assets.compute.cells import assign
 from dedup_assets.compute.encoder import Encoder
 from dedup_assets.compute.join import MAX_MATCHES, DenseCells, Matches, match_pieces
+from dedup_assets.encoder.models import encoder_for, locate_model
+from dedup_assets.encoder.probe import hold_to_probe
 from dedup_assets.errors import DedupError, ModelError
 from dedup_assets.resources.worker_device import worker_device
 from dedup_assets.settings import Settings
 from dedup_assets.storage.cells import ShardCells, read_centroids
 from dedup_assets.storage.embeddings import EmbeddingTable
-from dedup_assets.storage.model_probe import hold_to_probe
-from dedup_assets.storage.models import encoder_for, locate_model
 from dedup_assets.storage.shards import admission_of, text_keys
 from dedup_assets.storage.spill import MatchRuns
 

@@ -15,8 +15,8 @@ from dedup_assets.errors import SettingsError
 from dedup_assets.names import DASK_KEY, DEFAULT_WORKSPACE, WORKSPACE_KEY
 from dedup_assets.resources.sqlite_log import steady_sqlite
 from dedup_assets.settings import Settings
-from dedup_assets.storage.asked import refuse_unasked
 from dedup_assets.storage.liveness import holding_run
+from dedup_assets.storage.permissions import refuse_unasked
 from dedup_assets.storage.workspace import SETTINGS_FILE, Workspace
 
 

@@ -21,7 +21,7 @@ from dedup_assets.compute.text import hash_to_hex
 from dedup_assets.errors import WorkspaceError
 from dedup_assets.forks import require_own_threads
 from dedup_assets.storage.publish import storage_errors
-from dedup_assets.storage.sources import validate_shard_key
+from dedup_assets.storage.shard_keys import validate_shard_key
 
 TABLE = "embeddings"
 

@@ -30,9 +30,9 @@ from typing import Any
 
 from dedup_assets.errors import SettingsError, WorkspaceError
 from dedup_assets.settings import Settings, default_floor
-from dedup_assets.storage.asked import remember_asked
 from dedup_assets.storage.ledger import Admission, Codebook, Ledger
 from dedup_assets.storage.own_folders import MARKER, MARKER_TEXT
+from dedup_assets.storage.permissions import remember_asked
 from dedup_assets.storage.publish import exclusive_lock, publish_text, storage_errors, sweep_temporary
 
 SETTINGS_FILE = "curation.toml"

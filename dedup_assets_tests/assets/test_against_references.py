@@ -12,7 +12,7 @@ import pytest
 
 import dedup_assets as da
 from dedup_assets.compute.similarity import canonical_similarity
-from dedup_assets.report.measures import removals_by_threshold
+from dedup_assets.lookups.measures import removals_by_threshold
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets import oracle
 from dedup_assets_tests.assets.corpora import assert_same_tree, corpus, tree, write_shards

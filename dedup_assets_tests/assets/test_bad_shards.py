@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import dedup_assets as da
+from dedup_assets.corpus.output import read_manifest
 from dedup_assets.errors import DedupError, SettingsError
 from dedup_assets.storage.decisions import DecisionStore
-from dedup_assets.storage.output import read_manifest
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import (
     assert_same_tree,

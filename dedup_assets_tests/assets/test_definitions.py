@@ -17,10 +17,10 @@ from dedup_assets.assets.raw_shards import raw_shards
 from dedup_assets.assets.stage import STAGES
 from dedup_assets.definitions import defs
 from dedup_assets.errors import ShardError, WorkspaceError
+from dedup_assets.ingest.sources import discover
 from dedup_assets.names import DEFAULT_WORKSPACE, Names
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.settings import Settings
-from dedup_assets.storage.sources import discover
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import assert_same_tree, corpus, curate, tree, write_shards
 from dedup_assets_tests.assets.materialising import add_partitions, materialise

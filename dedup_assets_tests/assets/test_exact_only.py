@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import dedup_assets as da
+from dedup_assets.encoder import settled as encoding
 from dedup_assets.errors import DedupError, SettingsError
-from dedup_assets.storage import encoding
 from dedup_assets_tests.cli.commands import Call, write_jsonl
 from dedup_assets_tests.cli.conftest import call  # noqa: F401
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import dedup_assets as da
-from dedup_assets.storage.freed_ids import readmit_freed
+from dedup_assets.corpus.freed_ids import readmit_freed
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import curate, kept_ids, make_table, removals, write_shards
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import dedup_assets as da
-from dedup_assets.automation.runs import EmbeddedDagster
+from dedup_assets.embedded import embedded_dagster
 from dedup_assets.errors import DedupError
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import (
@@ -69,7 +69,7 @@ def rebuild(workspace: Path, token: str) -> None:
     """What a run with the tag does."""
     space = Workspace.open(workspace)
     space.ledger.request_rebuild(token)
-    with EmbeddedDagster(space) as dagster:
+    with embedded_dagster(space) as dagster:
         dagster.redecide([shard.key for shard in space.ledger.shards()])
 
 

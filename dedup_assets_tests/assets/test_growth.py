@@ -15,8 +15,8 @@ import pytest
 
 import dedup_assets as da
 from dedup_assets.compute.encoder import EncodedTexts, Encoder
+from dedup_assets.encoder.probe import texts_to_try
 from dedup_assets.errors import DedupError
-from dedup_assets.storage.model_probe import texts_to_try
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets import oracle
 from dedup_assets_tests.assets.corpora import (

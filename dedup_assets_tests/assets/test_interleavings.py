@@ -19,18 +19,18 @@ from sqlalchemy.exc import IntegrityError
 
 import dedup_assets as da
 from dedup_assets.assets.stage import STAGES, StageRun
-from dedup_assets.automation.runs import EmbeddedDagster
 from dedup_assets.compute.text import hash_texts
+from dedup_assets.corpus import retraction
+from dedup_assets.corpus.live_texts import Living
+from dedup_assets.corpus.output import read_manifest
+from dedup_assets.corpus.retraction import retract_shards
+from dedup_assets.embedded import embedded_dagster
 from dedup_assets.errors import ShardError, WorkspaceError
 from dedup_assets.partitions import register_partitions
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.workspace import WorkspaceResource
-from dedup_assets.storage import retraction
 from dedup_assets.storage.embeddings import EmbeddingTable
 from dedup_assets.storage.ledger import Admission, Ledger
-from dedup_assets.storage.living import Living
-from dedup_assets.storage.output import read_manifest
-from dedup_assets.storage.retraction import retract_shards
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import corpus, curate, kept_ids, make_table, removals, write_shards
 from dedup_assets_tests.assets.materialising import curate_up_to
@@ -236,7 +236,7 @@ def test_whoever_decides_tells_dagster_of_the_matches_it_found_for_others(tmp_pa
     curate(paths[:2], tmp_path / "ws", threshold=0.85)
     curate_up_to("cluster_partitions", paths[2], tmp_path / "ws")
     da.retract("s00", workspace=tmp_path / "ws", reason="vanished")
-    with EmbeddedDagster(Workspace.open(tmp_path / "ws")) as dagster:
+    with embedded_dagster(Workspace.open(tmp_path / "ws")) as dagster:
         told = {
             name: dagster._instance.get_materialized_partitions(dg.AssetKey(name))
             for name in STAGES[STAGES.index("pairwise_similarities") :]
@@ -249,7 +249,7 @@ def test_a_run_leaves_the_place_to_publish_to_another(tmp_path: Path) -> None:
     da.register(*paths, workspace=tmp_path / "ws", embedding_column="vector")
     mine = Workspace.open(tmp_path / "ws")
     Workspace.create_or_open(tmp_path / "ws", {"output": str(tmp_path / "elsewhere")})
-    with EmbeddedDagster(mine) as dagster:
+    with embedded_dagster(mine) as dagster:
         dagster.curate([])
     assert Workspace.open(tmp_path / "ws").output == tmp_path / "elsewhere"
     assert (tmp_path / "elsewhere" / "current" / "manifest.json").is_file()

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 import dedup_assets as da
-from dedup_assets.storage.output import ID_TAKEN, read_manifest
+from dedup_assets.corpus.output import ID_TAKEN, read_manifest
 from dedup_assets.storage.workspace import Workspace
 
 FILES = 200

@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import dedup_assets as da
+from dedup_assets.corpus.maintenance import prune
+from dedup_assets.corpus.retraction import retract_ids, retract_shards
 from dedup_assets.errors import DedupError
-from dedup_assets.report.explain import explain
-from dedup_assets.report.history import shard_history
-from dedup_assets.report.lookup import pairs_around
-from dedup_assets.storage.maintenance import prune
-from dedup_assets.storage.retraction import retract_ids, retract_shards
+from dedup_assets.lookups.explain import explain
+from dedup_assets.lookups.history import shard_history
+from dedup_assets.lookups.near import pairs_around
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import (
     corpus,

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 import dedup_assets as da
 from dedup_assets.automation.agreement import agree, differences
 from dedup_assets.automation.sensors import runs_under_way
+from dedup_assets.corpus.data_versions import WITHDRAWN
 from dedup_assets.definitions import definitions_for
 from dedup_assets.errors import DedupError
 from dedup_assets.names import Names
 from dedup_assets.partitions import spans
 from dedup_assets.resources.workspace import serving
-from dedup_assets.storage.data_versions import WITHDRAWN
 from dedup_assets.storage.ledger import STAGES
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.materialising import partition_set, run_config
@@ -141,9 +141,9 @@ def test_a_deleted_partition_comes_back_and_what_changed_is_done(ws: Path) -> No
 
 
 def test_a_range_without_a_partition_is_refused_with_the_reason(ws: Path) -> None:
-    from dedup_assets.automation.runs import EmbeddedDagster
+    from dedup_assets.embedded import embedded_dagster
 
-    with EmbeddedDagster(Workspace.open(ws)) as dagster, pytest.raises(DedupError, match="holds no partition"):
+    with embedded_dagster(Workspace.open(ws)) as dagster, pytest.raises(DedupError, match="holds no partition"):
         dagster._run("curate_new_shards", ["s03", "s01"], _Nothing())
 
 

@@ -10,8 +10,8 @@ import dagster as dg
 import pytest
 from dagster._core.events import DagsterEvent
 
-from dedup_assets.automation import cancelling
-from dedup_assets.automation.cancelling import cancellable_executor, raise_if_cancelled
+from dedup_assets import cancellation as cancelling
+from dedup_assets.cancellation import cancellable_executor, raise_if_cancelled
 
 STARTED, CANCELED = dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELED
 

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 import dedup_assets as da
-from dedup_assets.automation.cancelling import cancellable_executor
+from dedup_assets.cancellation import cancellable_executor
 from dedup_assets.definitions import definitions_for
 from dedup_assets.names import Names
 from dedup_assets.resources.workspace import serving

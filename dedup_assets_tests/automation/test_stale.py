@@ -15,11 +15,11 @@ from dagster._core.loader import LoadingContextForTest
 
 import dedup_assets as da
 from dedup_assets.assets import SHARD_ASSETS
-from dedup_assets.automation.runs import EmbeddedDagster
+from dedup_assets.corpus.retraction import retract_shards
 from dedup_assets.definitions import definitions_for
+from dedup_assets.embedded import embedded_dagster
 from dedup_assets.errors import DedupError
 from dedup_assets.storage.ledger import STAGES, TAKEDOWN
-from dedup_assets.storage.retraction import retract_shards
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.materialising import materialise, partition_set
 
@@ -92,7 +92,7 @@ class History:
         """What a person does in the UI: some stages of a shard, whether or not there is something to do."""
         first = self.random.randrange(len(STAGES))
         last = self.random.randrange(first, len(STAGES))
-        with EmbeddedDagster(Workspace.open(self.ws)) as dagster:
+        with embedded_dagster(Workspace.open(self.ws)) as dagster:
             dagster.register()
         with instance_of(self.ws) as instance, suppress(DedupError):  # where an earlier stage is not finished
             materialise(

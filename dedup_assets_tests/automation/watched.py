@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 import dedup_assets as da
-from dedup_assets.automation.arrival import Memory, Survey, survey
+from dedup_assets.corpus.arrival import Memory, Survey, survey
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import make_table
 

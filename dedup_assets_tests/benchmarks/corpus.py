@@ -74,7 +74,7 @@ def _dense(path: Path, rows: int, cache: Path, say: Callable[[str], None]) -> No
 
 
 def _real(path: Path, rows: int, cache: Path, say: Callable[[str], None]) -> None:
-    from dedup_assets.storage.models import load_encoder, locate_model
+    from dedup_assets.encoder.models import load_encoder, locate_model
 
     texts = _texts(cache, say)
     if len(texts) < rows:

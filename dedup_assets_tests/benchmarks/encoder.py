@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from dedup_assets.compute.encoder import Encoder
-from dedup_assets.storage.models import load_parts, locate_model, read_pooling
+from dedup_assets.encoder.models import load_parts, locate_model, read_pooling
 
 
 def docstrings(count: int) -> list[str]:

@@ -58,7 +58,7 @@ def _sources() -> set[Path]:
 
 def real_vectors(rows: int) -> np.ndarray:
     """Embeddings of docstring paragraphs, float16 (n, d) with n <= rows."""
-    from dedup_assets.storage.models import load_encoder, locate_model
+    from dedup_assets.encoder.models import load_encoder, locate_model
 
     encoder = load_encoder(locate_model("sentence-transformers/all-MiniLM-L6-v2"))
     return encoder.encode(paragraphs(rows)).vectors.astype(np.float16)

@@ -12,7 +12,7 @@ from dedup_assets.checks.asset_checks import CHECKS, evaluated
 from dedup_assets.checks.finding import Finding
 from dedup_assets.checks.recall import BruteForce
 from dedup_assets.checks.scope import Scope
-from dedup_assets.storage.output import published_generation
+from dedup_assets.corpus.output import published_generation
 from dedup_assets.storage.workspace import Workspace
 
 THRESHOLD = 0.9

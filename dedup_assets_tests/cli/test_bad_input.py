@@ -17,7 +17,7 @@ import pytest
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 from sqlalchemy.exc import OperationalError
 
-from dedup_assets.storage.sources import SHARD_KEY_PATTERN
+from dedup_assets.ingest.sources import SHARD_KEY_PATTERN
 from dedup_assets_tests.cli.commands import SCRIPT, Call, published, write_corpus, write_jsonl
 
 

@@ -119,7 +119,7 @@ def test_a_failed_shard_is_named_and_the_others_are_finished(tmp_path: Path, cal
 
 NOISY = """
 import os
-from dedup_assets.report.live import live_progress
+from dedup_assets.terminal.live import live_progress
 with live_progress() as bars:
     assert bars is None
     print("from Python")
@@ -160,7 +160,7 @@ def test_help_is_shown_at_once() -> None:
 
 STAGED = """
 import os, time
-from dedup_assets.report.live import live_progress
+from dedup_assets.terminal.live import live_progress
 with live_progress() as bars:
     bars.stage_started("raw_shards")
     bars.stage_total("raw_shards", 10, "shards")

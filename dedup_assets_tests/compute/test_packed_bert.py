@@ -11,7 +11,7 @@ from dedup_assets.compute import packed_bert
 from dedup_assets.compute.batching import packed_batches
 from dedup_assets.compute.encoder import Encoder
 from dedup_assets.compute.packed_bert import PackedBert
-from dedup_assets.storage.models import load_parts, locate_model
+from dedup_assets.encoder.models import load_parts, locate_model
 
 torch = pytest.importorskip("torch")
 SHAPE = {

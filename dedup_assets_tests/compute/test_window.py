@@ -7,8 +7,8 @@ import pytest
 
 from dedup_assets.compute import window as module
 from dedup_assets.compute.window import WindowTokenizer
+from dedup_assets.encoder.models import load_parts, locate_model
 from dedup_assets.errors import ModelError
-from dedup_assets.storage.models import load_parts, locate_model
 
 pytest.importorskip("torch")
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dedup_assets as da
-from dedup_assets.automation.runs import INSTANCE_SETTINGS
+from dedup_assets.automation.instance import INSTANCE_SETTINGS
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import corpus, write_shards
 from dedup_assets_tests.end_to_end.served import Served, served_ui

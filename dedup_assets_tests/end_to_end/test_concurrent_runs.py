@@ -12,7 +12,7 @@ import pytest
 
 import dedup_assets as da
 from dedup_assets.assets.stage import STAGES
-from dedup_assets.storage.encoding import open_table
+from dedup_assets.encoder.settled import open_table
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import (
     assert_same_tree,

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import dedup_assets as da
+from dedup_assets.corpus.retraction import retract_ids
+from dedup_assets.encoder.settled import open_table
 from dedup_assets.errors import WorkspaceError
-from dedup_assets.storage.encoding import open_table
-from dedup_assets.storage.retraction import retract_ids
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.cli.commands import Call
 from dedup_assets_tests.cli.conftest import call  # noqa: F401

@@ -17,7 +17,7 @@ from urllib.error import HTTPError
 
 import dagster as dg
 
-from dedup_assets.automation.runs import INSTANCE_SETTINGS
+from dedup_assets.automation.instance import INSTANCE_SETTINGS
 from dedup_assets.automation.serve import LOCATIONS
 from dedup_assets_tests.end_to_end.served import Served
 from dedup_assets_tests.end_to_end.walk_ui import Daemon, Ui, ui_of

@@ -13,7 +13,7 @@ from typing import Any
 import dagster as dg
 
 import dedup_assets as da
-from dedup_assets.storage.changes import unfinished_shards
+from dedup_assets.corpus.changes import unfinished_shards
 from dedup_assets.storage.ledger import STAGES, TAKEDOWN, Ledger
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.end_to_end.walk_ui import Ui

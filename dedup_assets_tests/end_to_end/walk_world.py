@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dedup_assets.storage.source_files import SourceFile, content_fingerprint
+from dedup_assets.ingest.source_files import SourceFile, content_fingerprint
 
 OPTIONS = {"embedding_column": "v", "floor": 0.8, "threshold": 0.9}
 """Vectors come with the rows, so that no model is loaded."""

@@ -187,7 +187,7 @@ def encoder_parts(dimension: int = 384) -> tuple[Any, Any, str] | None:
     if importlib.util.find_spec("transformers") is None:
         return None
     try:
-        from dedup_assets.storage.models import load_parts, locate_model
+        from dedup_assets.encoder.models import load_parts, locate_model
 
         name = "sentence-transformers/all-MiniLM-L6-v2"
         return *load_parts(locate_model(name).folder), name

@@ -15,7 +15,7 @@ import pytest
 import dedup_assets as da
 from dedup_assets import api
 from dedup_assets.assets import duplicate_ids
-from dedup_assets.automation.runs import recorded_checks
+from dedup_assets.automation.instance import recorded_checks
 from dedup_assets.report import page as report
 from dedup_assets.report.html import COMPARED_WORDS, marked_differences
 from dedup_assets.report.page import report_page

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import dedup_assets as da
 from dedup_assets.assets.pairwise_similarities import _CellsDone
 from dedup_assets.compute.cell_groups import CellGroup
-from dedup_assets.report.progress import Progress
+from dedup_assets.progress import Progress
 from dedup_assets.resources import worker_tasks
 from dedup_assets_tests.assets.corpora import corpus, write_shards
 

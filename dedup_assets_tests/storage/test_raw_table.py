@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dedup_assets.storage import output
+from dedup_assets.corpus import output
 from dedup_assets.storage.raw_table import raw_table_writer, take_rows
 
 ROWS, DIMENSION = 300, 16

@@ -1,0 +1,147 @@
+"""The order in which the records of shards are judged, read from what is stored of them.
+
+References come first. Then, where the corpus was rebuilt, all records it held then in one order; then shard
+after shard as they were admitted, inside a shard by the keeper rule. Used by whoever decides, and by whoever
+asks what another threshold would decide. Decides nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from dedup_assets.compute.order import keeper_order, prototype_cosine, random_keys, rebuild_order
+from dedup_assets.corpus.live_texts import Living
+from dedup_assets.storage.ledger import REFERENCE, Admission
+from dedup_assets.storage.shards import AdmittedShard, Records, read_column, read_records
+from dedup_assets.storage.text_vectors import TextVectors
+from dedup_assets.storage.workspace import Workspace
+
+
+class LoadedShard:
+    """The records of a live admission that count: accepted, and not taken down since."""
+
+    def __init__(self, admission: Admission, raw: Records, texts: np.ndarray, counting: np.ndarray) -> None:
+        self.admission = admission
+        self.texts = texts[counting]
+        self.rows = raw.rows[counting]
+        self.positions = raw.positions[counting]
+        self.hashes = raw.hashes[counting]
+        self.characters = raw.characters[counting]
+        self.ids = raw.ids.take(counting)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def is_reference(self) -> bool:
+        return self.admission.role == REFERENCE
+
+
+def load_shard(workspace: Workspace, a: Admission, living: Living | None = None) -> LoadedShard:
+    """Read the records of a live admission that count; `living` spares asking the ledger again."""
+    living = living or Living(workspace)
+    admitted = AdmittedShard.read(workspace.admitted(a))
+    raw = read_records(workspace.raw(a.shard, a.fingerprint))
+    return LoadedShard(a, raw, admitted.record_texts, living.accepted(a, admitted))
+
+
+def in_curation_order(admissions: Sequence[Admission]) -> list[Admission]:
+    """References first, else as admitted."""
+    return sorted(admissions, key=lambda a: (a.role != REFERENCE, a.number))
+
+
+def curation_order(
+    workspace: Workspace, shards: Sequence[LoadedShard], rebuilt: int, known: np.ndarray | None = None
+) -> np.ndarray:
+    """Indexes (n,) of the records of some shards, one after the other, in curation order.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    shards : sequence of LoadedShard
+        In the order of `in_curation_order`.
+    rebuilt : int
+        Number of the last admission whose records stand in one order with all before.
+    known : (m,) int64, optional
+        Keys of texts that were decided before: no shard is the first to bring them.
+    """
+    seen = np.empty(0, np.int64) if known is None else np.unique(known)
+    parts = [np.empty(0, np.int64)]
+    start = 0
+
+    def group_of(shard: LoadedShard) -> tuple[bool, int]:
+        number = shard.admission.number
+        return shard.is_reference, 0 if number <= rebuilt else number
+
+    for _, group in groupby(shards, key=group_of):
+        together = list(group)
+        texts = np.concatenate([shard.texts for shard in together])
+        parts.append(start + _order_of(workspace, together, rebuilt, texts, seen))
+        seen = np.union1d(seen, texts) if _needs_prototype(workspace) else seen
+        start += len(texts)
+    return np.concatenate(parts)
+
+
+def _order_of(
+    workspace: Workspace, shards: Sequence[LoadedShard], rebuilt: int, texts: np.ndarray, seen: np.ndarray
+) -> np.ndarray:
+    """One shard by the keeper rule, ties by row; rebuilt ones together, ties by content."""
+    settings = workspace.settings
+    values, descending = _preference(workspace, shards, texts, seen)
+    if shards[0].admission.number <= rebuilt:
+        ids = [record_id for shard in shards for record_id in shard.ids.to_pylist()]
+        hashes = np.concatenate([shard.hashes for shard in shards])
+        return rebuild_order(hashes, ids, quality=values, descending=descending)
+    if values is None:
+        return keeper_order("first", len(texts))
+    if settings.keep == "random":
+        return keeper_order("random", len(texts), ids=shards[0].ids.to_pylist(), seed=settings.seed)
+    return keeper_order("column", len(texts), column=values, descending=descending)
+
+
+def _preference(
+    workspace: Workspace, shards: Sequence[LoadedShard], texts: np.ndarray, seen: np.ndarray
+) -> tuple[Any, bool]:
+    """The value that orders records under the keeper rule and whether the largest comes first; None for
+    the order in which they stand."""
+    settings = workspace.settings
+    column = settings.keep_column()
+    if column is not None:
+        name, descending = column
+        values: list[Any] = []
+        for shard in shards:
+            raw = workspace.raw(shard.admission.shard, shard.admission.fingerprint)
+            values += read_column(raw, name, shard.positions)
+        return values, descending
+    if settings.keep == "longest":
+        return np.concatenate([shard.characters for shard in shards]), True
+    if settings.keep == "random":
+        return random_keys([i for shard in shards for i in shard.ids.to_pylist()], settings.seed), False
+    if _needs_prototype(workspace):
+        return _likeness(workspace, texts, seen), settings.keep == "easy"
+    return None, False
+
+
+def _needs_prototype(workspace: Workspace) -> bool:
+    return workspace.settings.keep in ("hard", "easy")
+
+
+def _likeness(workspace: Workspace, texts: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Cosine of each record's text to the mean vector of the texts that are new here.
+
+    A prototype without clusters, so that the number of cells changes no decision. Copies of earlier texts
+    are removed or follow them in any order, so their value does not matter.
+    """
+    unique, first, back = np.unique(texts, return_index=True, return_inverse=True)
+    new = ~np.isin(unique, seen)
+    if not new.any():
+        return np.zeros(len(texts))
+    by_row = np.argsort(first[new], kind="stable")  # sums of float32 vectors depend on their order
+    cosine = np.zeros(len(unique))
+    at = np.flatnonzero(new)[by_row]
+    cosine[at] = prototype_cosine(TextVectors(workspace)(unique[at]))
+    return cosine[back]

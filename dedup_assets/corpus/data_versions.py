@@ -1,0 +1,131 @@
+"""Data versions: two results of an asset have the same one exactly where a curation takes them for the same.
+
+They come from what the ledger says each stage was computed from. Knows nothing of Dagster, which shows a partition as
+stale where what it was computed from has another version now.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping
+
+from dedup_assets.corpus.changes import has_changed, source_file, unfinished_shards
+from dedup_assets.corpus.generations import DECIDING, PUBLISHING, plan_decisions
+from dedup_assets.corpus.live_texts import Living
+from dedup_assets.errors import SourceError
+from dedup_assets.ingest.source_files import content_fingerprint
+from dedup_assets.storage.ledger import REFERENCE, STAGES, Ledger
+from dedup_assets.storage.workspace import Workspace
+
+RETRACTED = "retracted"
+"""The version of all results of a shard that is out of the corpus."""
+
+WITHDRAWN = "withdrawn"
+"""The version of a result that is void, and of which there is no other so far."""
+
+_READING, _ADMITTING = STAGES[0], STAGES[3]
+
+
+def data_version(stage: str, basis: str) -> str:
+    """The version of a finished stage of a shard."""
+    if stage != PUBLISHING:
+        return basis
+    decided, _, place = basis.partition(" in ")
+    return f"{decided}@{_digest(place)}"
+
+
+def finished_versions(ledger: Ledger) -> dict[str, dict[str, str]]:
+    """By stage, the version of each shard that is finished there; `RETRACTED` for the shards that are out."""
+    shards = ledger.shards()
+    out = {shard.key: RETRACTED for shard in shards if shard.retracted is not None}
+    versions: dict[str, dict[str, str]] = {}
+    for stage in STAGES:
+        done = ledger.completions(stage)
+        versions[stage] = out | {key: data_version(stage, d.basis) for key, d in done.items() if key not in out}
+    return versions
+
+
+def rested_on(stage: str, basis: str) -> str:
+    """The version of the stage before, or for the first one of the file, that a result was computed from."""
+    if stage == _ADMITTING:
+        return basis.rpartition("#")[0]
+    if stage == DECIDING:
+        return basis.rpartition("/")[0]
+    if stage == PUBLISHING:
+        return basis.partition(" in ")[0]
+    return basis
+
+
+def decided_by(basis: str) -> str:
+    """The version of the rules of decision that a shard was decided by (see `rules_version`)."""
+    return basis.rpartition("/")[2]
+
+
+def published_to(basis: str) -> str:
+    """The version of the place that a shard was published to (see `place_version`)."""
+    return _digest(basis.partition(" in ")[2])
+
+
+def place_version(workspace: Workspace) -> str:
+    """The version of the folder that is published to."""
+    return _digest(str(workspace.output))
+
+
+def rules_version(workspace: Workspace, changed: Collection[str] = ()) -> str:
+    """The version of the rules of decision: number and settings of the generation that a curation would leave.
+
+    It is the next one where settings were changed, something was retracted, a rebuild was asked for, or shards that
+    are in the corpus have other content. That content is `changed` where it was not read yet.
+    """
+    ledger, settings = workspace.ledger, workspace.settings
+    generation = ledger.generation()
+    asked = settings.fingerprint("decisions")[:16]
+    if generation is None:
+        return f"1-{asked}"
+    decided = ledger.completions(DECIDING)
+    living = Living(workspace)
+    plan = plan_decisions(ledger, settings, decided, living.live, living.retractions, ())
+    read = ledger.completions(_READING)
+    other = {a.shard for a in living.live if a.shard in read and a.fingerprint != read[a.shard].basis}
+    if settings.changed_shards == "replace":
+        other |= {a.shard for a in living.live}.intersection(changed)
+    waiting = set(unfinished_shards(workspace))
+    references = {shard.key for shard in ledger.shards() if shard.role == REFERENCE}
+    due = (
+        (plan is not None and plan.is_new)
+        or bool(other)
+        or (settings.mode == "rebuild" and bool(waiting))
+        or bool(waiting & references and decided.keys() - references)
+    )
+    return f"{generation.number + due}-{asked}"
+
+
+def file_versions(workspace: Workspace) -> dict[str, str]:
+    """The version of the file of each shard that was read and is in the corpus. Where its size and time are those
+    that were read it is not opened; one that cannot be read is left out."""
+    done = workspace.ledger.completions(_READING)
+    versions: dict[str, str] = {}
+    for shard in workspace.ledger.shards():
+        if shard.retracted is None and shard.key in done:
+            try:
+                changed = has_changed(shard, done[shard.key])
+                versions[shard.key] = content_fingerprint(source_file(shard)) if changed else done[shard.key].basis
+            except (SourceError, OSError):
+                continue
+    return versions
+
+
+def changed_files(ledger: Ledger, versions: Mapping[str, str]) -> list[str]:
+    """Shards of which the file has another version than what was read, in order."""
+    done = ledger.completions(_READING)
+    return [
+        shard.key
+        for shard in ledger.shards()
+        if shard.retracted is None
+        and shard.key in done
+        and versions.get(shard.key, done[shard.key].basis) != done[shard.key].basis
+    ]
+
+
+def _digest(place: str) -> str:
+    return hashlib.blake2b(place.encode(), digest_size=4).hexdigest()

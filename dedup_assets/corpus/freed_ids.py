@@ -1,0 +1,39 @@
+"""Records that were quarantined because another held their id, and whose id is free since.
+
+Whoever gives an id up (its shard vanished, or has other content) does not know who waits for it. The shard that holds
+such a record is admitted anew, behind all others, as a shard with other content is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from dedup_assets.compute.hashes import hash_ids
+from dedup_assets.corpus.live_texts import Living, corpus_index
+from dedup_assets.storage.shards import REJECTED, AdmittedShard, read_ids
+from dedup_assets.storage.workspace import Workspace
+
+
+def readmit_freed(workspace: Workspace, run_id: str = "") -> list[str]:
+    """End the admission of each live shard with a quarantined record whose id nobody has any more; returns their keys.
+
+    They are unfinished then: the next run admits them. Ids that were taken down are never free.
+    """
+    done = workspace.ledger.completions("cluster_partitions")
+    if not any(entry.facts.get("ids_taken") for entry in done.values()):
+        return []
+    freed = []
+    with workspace.lock("admission"):
+        living = Living(workspace)
+        _, taken, buried = corpus_index(workspace, living)
+        for a in living.live:
+            rejected = np.flatnonzero(AdmittedShard.read(workspace.admitted(a)).record_texts == REJECTED)
+            if not len(rejected):
+                continue
+            _, ids = read_ids(workspace.raw(a.shard, a.fingerprint))
+            waiting = hash_ids(ids.take(pa.array(rejected)).to_pylist())
+            if ((taken.find(waiting) < 0) & (buried.find(waiting) < 0)).any():
+                workspace.ledger.withdraw(a.shard, run_id)
+                freed.append(a.shard)
+    return freed

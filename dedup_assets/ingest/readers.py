@@ -1,0 +1,83 @@
+"""Reading a shard batch by batch, whatever its format: the one entry to `formats`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dedup_assets.errors import ShardError
+from dedup_assets.ingest.formats import arrow, csv, jsonl, parquet
+from dedup_assets.ingest.formats.batches import Batch, Rejected, ShardContent, empty_content
+from dedup_assets.ingest.formats.signatures import HEAD_BYTES, columnar_format, foreign, markup
+from dedup_assets.ingest.hive import with_partition
+from dedup_assets.ingest.source_files import SourceFile, open_raw, open_source, reading
+
+__all__ = ["Batch", "Rejected", "ShardContent", "read_shard"]
+
+
+def read_shard(
+    source: SourceFile,
+    text_columns: Sequence[str] = (),
+    id_column: str = "id",
+    order_column: str | None = None,
+    csv_types: str = "inferred",
+) -> ShardContent:
+    """Open a shard: its schema, and its rows in batches of some 16 MiB.
+
+    What a file is follows from its content where that is told by its first bytes, and else from its name.
+
+    Parameters
+    ----------
+    source : SourceFile
+    text_columns, id_column
+        Columns to be read as strings where the format has no types of its own (CSV), or where single rows may
+        disagree with the others (JSON).
+    order_column
+        A column that is read as numbers where the format has no types and it can be.
+    csv_types : {"inferred", "text"}
+        Whether other columns of a CSV file may be numbers or booleans too.
+
+    Returns
+    -------
+    ShardContent
+        An empty file is a shard without columns and rows. Columns in the names of folders follow the file's own.
+        Numbering of rows and the treatment of odd values are described in each module of `formats`.
+
+    Raises
+    ------
+    ShardError
+        The file is truncated, corrupt or not what its ending says; also while the batches are read.
+    """
+    return with_partition(_content(source, text_columns, id_column, order_column, csv_types), source.partition)
+
+
+def _content(
+    source: SourceFile, text_columns: Sequence[str], id_column: str, order_column: str | None, csv_types: str
+) -> ShardContent:
+    """What the file itself holds."""
+    with reading(source):
+        with open_raw(source) as raw:
+            stored = raw.read(HEAD_BYTES)
+        if not stored:
+            return empty_content()
+        found = columnar_format(stored)
+        if found == "parquet":
+            return parquet.read(source)
+        if found == "arrow":
+            return arrow.read(source)
+        with open_source(source) as stream:
+            head = stream.read(HEAD_BYTES)
+    described = f"{source.uri!r} (shard {source.key})"
+    inside = columnar_format(head)
+    if inside is not None:
+        raise ShardError(f"{described} holds a file of {inside} that is compressed as a whole. Decompress it.")
+    what = foreign(head) or (markup(head) if source.format != "csv" else None)
+    if what is not None:
+        raise ShardError(f"{described} {what}, and run again.")
+    if source.format in ("parquet", "arrow"):
+        raise ShardError(
+            f"{described} cannot be read as {source.format}: its first bytes are {head[:8]!r}. The file is truncated, "
+            "corrupt or not what its ending says. Replace it and run again."
+        )
+    if source.format == "jsonl":
+        return jsonl.read(source, text_columns, id_column)
+    return csv.read(source, text_columns, id_column, order_column, csv_types == "inferred")

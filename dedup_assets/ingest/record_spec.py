@@ -1,0 +1,110 @@
+"""What a record is, and whether a shard's columns can give it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dedup_assets.errors import ShardError
+from dedup_assets.ingest import columns
+from dedup_assets.ingest.readers import ShardContent
+from dedup_assets.ingest.source_files import SourceFile
+from dedup_assets.settings import Settings
+
+
+@dataclass(frozen=True)
+class IngestSpec:
+    """What a record is.
+
+    Attributes
+    ----------
+    text_columns : tuple of str
+        Joined by one empty line in this order, nulls skipped. May be missing from a file, all of them at
+        once, when there is an embedding column: the text is then "" for every record, and what makes two
+        records exact duplicates is the stored vector.
+    id_column : str
+    id_column_required : bool
+        False: a file without the column gets the ids SHARD:ROW.
+    embedding_column : str or None
+        Lists of numbers, or JSON arrays in strings.
+    embedding_dtype : "float16" or "float32"
+    order_column : str or None
+        A sortable column that is copied to the records as `order_value`.
+    unicode_form : "none", "NFC" or "NFKC"
+    keep_empty : bool
+        Keep records whose text is empty or only white space. Null is never kept.
+    duplicate_ids : "quarantine" or "refuse"
+        What happens to the second record with an id: quarantine it, or fail the shard.
+    max_quarantined : float
+        Largest share of the rows that may be quarantined; above it the shard fails.
+    csv_types : "inferred" or "text"
+        See `formats.csv`.
+    dimension : int or None
+        The dimension embeddings must have; None: that of the first valid one.
+    """
+
+    text_columns: tuple[str, ...]
+    id_column: str = "id"
+    id_column_required: bool = False
+    embedding_column: str | None = None
+    embedding_dtype: str = "float16"
+    order_column: str | None = None
+    unicode_form: str = "none"
+    keep_empty: bool = False
+    duplicate_ids: str = "quarantine"
+    max_quarantined: float = 1.0
+    csv_types: str = "inferred"
+    dimension: int | None = None
+
+
+def ingest_spec(settings: Settings) -> IngestSpec:
+    """What the settings mean for reading a shard."""
+    keep_column = settings.keep_column()
+    return IngestSpec(
+        text_columns=settings.text_columns,
+        id_column=settings.id_column,
+        # Only the default name may be absent: whoever named a column wants it to be there.
+        id_column_required=settings.id_column != Settings.id_column,
+        embedding_column=settings.embedding_column or None,
+        embedding_dtype=settings.vector_dtype,
+        order_column=keep_column[0] if keep_column else None,
+        unicode_form=settings.unicode_form,
+        keep_empty=settings.keep_empty,
+        duplicate_ids=settings.duplicate_ids,
+        max_quarantined=settings.max_quarantined,
+        csv_types=settings.csv_types,
+    )
+
+
+def check_columns(source: SourceFile, spec: IngestSpec, content: ShardContent) -> None:
+    """Raise `ShardError` if the columns of a shard with rows do not fit the spec."""
+    schema = content.schema
+    text_columns = [name for name in spec.text_columns if name in schema.names]
+    there = ", ".join(f"{column.name!r} ({column.type})" for column in schema) or "none"
+    where = f"{source.uri!r} (shard {source.key})"
+    missing = [name for name in spec.text_columns if name not in schema.names]
+    if missing and not (spec.embedding_column and not text_columns):
+        raise ShardError(
+            f"{where} has no text column {missing[0]!r}; its columns are {there}. "
+            "Name the column that holds the text with --text-column."
+        )
+    for name, option in (
+        (spec.id_column if spec.id_column_required else None, "--id-column"),
+        (spec.embedding_column, "--embedding-column"),
+        (spec.order_column, "--keep column:NAME"),
+    ):
+        if name is not None and name not in schema.names:
+            raise ShardError(f"{where} has no column {name!r}; its columns are {there}. Change {option}, or the file.")
+    for name in text_columns:
+        if not columns.is_written_as_text(schema.field(name).type):
+            raise ShardError(
+                f"{where}: text is not a string: column {name!r} holds {schema.field(name).type}; its "
+                f"columns are {there}. Name a column of strings, numbers or dates with --text-column."
+            )
+    if spec.order_column is not None:
+        kind = schema.field(spec.order_column).type
+        if spec.order_column in content.json_encoded or not columns.is_sortable(kind):
+            found = "values of several types" if columns.is_text(kind) else str(kind)
+            raise ShardError(
+                f"{where}: no order by column {spec.order_column!r}, which holds {found}. "
+                "Expected numbers, strings, dates, times or booleans. Change --keep column:NAME."
+            )

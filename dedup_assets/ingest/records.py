@@ -1,0 +1,335 @@
+"""From one shard file to validated records: what goes on, what is quarantined, and why.
+
+Knows files and columns; knows nothing of similarity. A row ends in exactly one place: as a record, or in
+quarantine with a reason.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dedup_assets.errors import ShardError
+from dedup_assets.ingest import columns
+from dedup_assets.ingest.formats.batches import render_row
+from dedup_assets.ingest.readers import Batch, Rejected, ShardContent, read_shard
+from dedup_assets.ingest.record_spec import IngestSpec, check_columns
+from dedup_assets.ingest.source_files import SourceFile, stored_bytes
+from dedup_assets.ingest.vector_file import VectorFile
+from dedup_assets.storage.raw_table import TABLE, raw_table_writer, take_rows
+
+__all__ = ["IngestReport", "IngestSpec", "ingest_shard", "read_texts"]
+
+RECORDS, VECTORS, QUARANTINE = "records.parquet", "vectors.npy", "quarantine.parquet"
+
+_COMPRESSION = "zstd"
+_MANY_REJECTED = 200_000
+_QUARANTINE_ROWS = 4_096  # of at most some 10 kB a column: well inside 32-bit offsets
+_QUARANTINE_COLUMNS = pa.schema([("row", pa.int64()), ("reason", pa.string()), ("record", pa.string())])
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What became of one shard: rows == records + sum of quarantined.
+
+    `quarantined` counts by kind of reason. `dimension` is None without embeddings or without a valid one.
+    `bytes` is the size of the file as it is stored. `text_column_types` are the Arrow types of the text
+    columns, empty if the file has none. `schema` is the input's Arrow schema as text.
+    """
+
+    rows: int
+    records: int
+    quarantined: dict[str, int]
+    dimension: int | None
+    bytes: int
+    text_column_types: tuple[str, ...]
+    schema: str
+
+
+def ingest_shard(source: SourceFile, destination: Path, spec: IngestSpec) -> IngestReport:
+    """Read, validate and identify the rows of one shard.
+
+    Parameters
+    ----------
+    source : SourceFile
+    destination : Path
+        An existing, empty folder. The caller publishes it.
+    spec : IngestSpec
+
+    Returns
+    -------
+    IngestReport
+        And in `destination`, the same bytes for the same input:
+
+        - `table.parquet`: every parsed row in the input's own columns, types and order;
+        - `records.parquet`: `row` int64 (number in the input), `position` int64 (index in the table), `id`
+          string, `text_hash` fixed_size_binary(16), `characters` int32 (of the normalised text), and
+          `order_value` if there is an order column; one row a record, in input order;
+        - `vectors.npy`: only with an embedding column; unit vectors (records, dimension) beside the records;
+        - `quarantine.parquet`: `row`, `reason`, `record` (JSON), by row.
+
+    Raises
+    ------
+    ShardError
+        The file cannot be read, or its columns do not fit the spec.
+    """
+    content = read_shard(source, spec.text_columns, spec.id_column, spec.order_column, spec.csv_types)
+    vectors = VectorFile(destination / VECTORS, spec.embedding_dtype)
+    shard = _Shard(source, spec, content, vectors)
+    with raw_table_writer(destination / TABLE, content.schema) as writer:
+        for batch in content.batches:
+            if batch.table.num_rows:
+                writer.write_table(batch.table, row_group_size=batch.table.num_rows)
+            shard.add(batch)
+            if len(shard.quarantine) > _MANY_REJECTED:  # the end may be far, and they are in memory
+                shard.refuse_mostly_quarantined()
+    shard.refuse_all_wrong_dimension()
+    shard.quarantine_repeated_ids(destination / TABLE)
+    shard.refuse_mostly_quarantined()
+    shard.write(destination)
+    report = IngestReport(
+        rows=shard.rows,
+        records=shard.number_of_records,
+        quarantined=dict(sorted(Counter(item.kind for item in shard.quarantine).items())),
+        dimension=shard.dimension if spec.embedding_column else None,
+        bytes=stored_bytes(source),
+        text_column_types=tuple(str(content.schema.field(name).type) for name in shard.text_columns),
+        schema=content.schema.to_string(show_schema_metadata=False, show_field_metadata=False),
+    )
+    quarantined_rows = {item.row for item in shard.quarantine}
+    if report.rows != report.records + len(quarantined_rows) or len(quarantined_rows) != len(shard.quarantine):
+        raise AssertionError(f"{source.uri!r}: rows were lost or counted twice: {report}")
+    return report
+
+
+def read_texts(directory: Path, spec: IngestSpec, positions: np.ndarray | None = None) -> list[str]:
+    """The joined, normalised texts at `positions` of an ingested shard.
+
+    Parameters
+    ----------
+    directory : Path
+        What `ingest_shard` filled.
+    positions : ndarray of int64, or None
+        Indices into the table, in any order and with repetitions; None: all rows.
+
+    Returns
+    -------
+    list of str
+        One text a position; "" where the text is null or the shard has no text column.
+    """
+    with pq.ParquetFile(directory / TABLE) as file:
+        names = [name for name in spec.text_columns if name in file.schema_arrow.names]
+        if positions is None:
+            positions = np.arange(file.metadata.num_rows)
+        if len(names) < len(spec.text_columns) or not names:
+            return [""] * len(positions)
+        texts = np.full(len(positions), "", dtype=object)
+        for indices, table in take_rows(file, np.asarray(positions, dtype=np.int64), names):
+            joined = columns.join_texts(table, names)
+            texts[indices] = columns.normalised_texts(joined, spec.unicode_form)
+    return texts.tolist()
+
+
+# ------------------------------------------------------------------------------------- validation
+
+
+@dataclass
+class _Shard:
+    """Collects the records and the quarantined rows of one shard, batch by batch."""
+
+    source: SourceFile
+    spec: IngestSpec
+    content: ShardContent
+    vectors: VectorFile  # beside the records; written only with an embedding column
+    rows: int = 0
+    parsed: int = 0
+    embeddings: int = 0  # rows whose embedding is not null
+    wrong_dimension: list[str] = field(default_factory=list)
+    quarantine: list[Rejected] = field(default_factory=list)
+    records: list[pa.Table] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        spec, names = self.spec, self.content.schema.names
+        self.dimension = spec.dimension
+        self.text_columns: Sequence[str] = [name for name in spec.text_columns if name in names]
+        if self.content.has_rows:
+            check_columns(self.source, spec, self.content)
+        self.has_ids = spec.id_column in names
+
+    def add(self, batch: Batch) -> None:
+        """Validate the rows of a batch; the first thing wrong with a row is its reason."""
+        self.rows += len(batch.rows) + len(batch.rejected)
+        self.quarantine += batch.rejected
+        table = batch.table
+        positions = np.arange(self.parsed, self.parsed + table.num_rows, dtype=np.int64)
+        self.parsed += table.num_rows
+        if not table.num_rows:
+            return
+        spec = self.spec
+        reasons = np.full(table.num_rows, "", dtype=object)
+        if self.text_columns:
+            reasons = columns.text_reasons(table, self.text_columns, spec.keep_empty)
+        unit = None
+        if spec.embedding_column:
+            unit, vector_reasons = self._vectors(table.column(spec.embedding_column), reasons == "")
+            reasons = np.where(reasons == "", vector_reasons, reasons)
+        ids = self._ids(table, batch.rows)
+        id_reasons = columns.id_reasons(ids)
+        reasons = np.where(reasons == "", id_reasons, reasons)
+        good = reasons == ""
+        for index in np.flatnonzero(~good):
+            record = render_row(table, int(index))
+            reason = reasons[index]
+            self.quarantine.append(Rejected(int(batch.rows[index]), columns.reason_kind(reason), reason, record))
+        if not good.any():
+            return
+        stays = pa.array(good)
+        if self.text_columns:
+            joined = columns.join_texts(table, self.text_columns).filter(stays)
+            texts = columns.identify_texts(joined, spec.unicode_form)
+        else:
+            assert unit is not None  # check_columns lets no file without both pass
+            texts = columns.identify_vectors(unit[good])
+        fields = {
+            "row": pa.array(batch.rows[good]),
+            "position": pa.array(positions[good]),
+            "id": ids.filter(stays),
+            "text_hash": columns.hashes_to_binary(texts.hashes),
+            "characters": pa.array(texts.characters),
+        }
+        if spec.order_column:
+            fields["order_value"] = columns.decoded(table.column(spec.order_column).filter(stays))
+        self.records.append(pa.table(fields))
+        if unit is not None:
+            self.vectors.append(unit[good])
+
+    @property
+    def _where(self) -> str:
+        return f"{self.source.uri!r} (shard {self.source.key})"
+
+    def _vectors(self, column: pa.ChunkedArray, eligible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            vectors = columns.read_vectors(column, eligible, self.dimension, self.spec.embedding_dtype)
+        except TypeError as error:
+            raise ShardError(
+                f"{self._where}: embedding column {self.spec.embedding_column!r} holds {error}. "
+                "Expected lists of numbers, or strings with JSON arrays. Change --embedding-column."
+            ) from error
+        self.dimension = vectors.dimension
+        self.embeddings += int((vectors.reasons != "embedding is null").sum())
+        self.wrong_dimension += [
+            reason for reason in vectors.reasons if columns.reason_kind(reason) == "embedding has another dimension"
+        ]
+        return vectors.unit, vectors.reasons
+
+    def _ids(self, table: pa.Table, rows: np.ndarray) -> pa.ChunkedArray:
+        if not self.has_ids:
+            numbers = pa.array(rows).cast(pa.string())
+            return pa.chunked_array([pc.binary_join_element_wise(self.source.key, numbers, ":")])
+        try:
+            return columns.id_strings(table.column(self.spec.id_column))
+        except (pa.ArrowException, TypeError) as error:
+            kind = self.content.schema.field(self.spec.id_column).type
+            raise ShardError(
+                f"{self._where}: id column {self.spec.id_column!r} holds {kind}, "
+                f"which cannot be written as strings ({error}). Name another column with --id-column."
+            ) from error
+
+    def refuse_all_wrong_dimension(self) -> None:
+        """A shard of which no embedding fits is a wrong file or a wrong setting, not a set of bad rows."""
+        if self.wrong_dimension and len(self.wrong_dimension) == self.embeddings:
+            raise ShardError(
+                f"{self._where}, column {self.spec.embedding_column!r}: every "
+                f"{self.wrong_dimension[0]}. Use embeddings of the model that the workspace was made with, "
+                "or another workspace."
+            )
+
+    def refuse_mostly_quarantined(self) -> None:
+        """A shard of which next to nothing can be read is another kind of file, not a corpus with bad rows."""
+        if len(self.quarantine) <= self.spec.max_quarantined * self.rows:
+            return
+        counts = Counter(item.kind for item in self.quarantine).most_common()
+        kinds = ", ".join(f"{kind} ({count})" for kind, count in counts[:5])
+        first = min((item for item in self.quarantine if item.kind == counts[0][0]), key=lambda item: item.row)
+        raise ShardError(
+            f"{self._where}: {len(self.quarantine)} of {self.rows} rows cannot be records: {kinds}. Row {first.row}, "
+            f"for instance: {first.reason}. Expected at most {self.spec.max_quarantined:g} "
+            "of the rows in quarantine. Look at the file and at the names of the columns, or allow more with "
+            "--max-quarantined."
+        )
+
+    # ------------------------------------------------------------------------------------- writing
+
+    @property
+    def number_of_records(self) -> int:
+        return sum(part.num_rows for part in self.records)
+
+    def quarantine_repeated_ids(self, table_path: Path) -> None:
+        """Keep the first record of each id; the later ones go to quarantine, or the shard is refused."""
+        if not self.has_ids or not self.number_of_records:
+            return
+        records = pa.concat_tables(self.records)
+        codes = pc.dictionary_encode(records.column("id")).combine_chunks().indices.to_numpy()
+        _, firsts, which = np.unique(codes, return_index=True, return_inverse=True)
+        repeated = np.ones(len(codes), dtype=bool)
+        repeated[firsts] = False
+        if not repeated.any():
+            return
+        rows = records.column("row").to_numpy()
+        later = np.flatnonzero(repeated)
+        first_of = firsts[which[later]]
+        if self.spec.duplicate_ids == "refuse":
+            raise ShardError(
+                f"{self._where}: the id "
+                f"{records.column('id')[int(later[0])].as_py()!r} occurs in rows {rows[first_of[0]]} and "
+                f"{rows[later[0]]}; {len(later)} rows repeat an id. Expected ids that occur once. Repair the "
+                'file, or set duplicate_ids = "quarantine" to keep the first of each.'
+            )
+        positions = records.column("position").to_numpy()[later]
+        with pq.ParquetFile(table_path) as file:
+            for indices, table in take_rows(file, positions):
+                for place, index in enumerate(indices):
+                    reason = f"duplicate id: row {rows[first_of[index]]} has it already"
+                    row = int(rows[later[index]])
+                    self.quarantine.append(Rejected(row, "duplicate id", reason, render_row(table, place)))
+        bounds = np.cumsum([0, *(part.num_rows for part in self.records)])
+        keep = [~repeated[low:high] for low, high in itertools.pairwise(bounds)]
+        self.records = [part.filter(pa.array(mask)) for part, mask in zip(self.records, keep, strict=True)]
+        if self.spec.embedding_column:
+            self.vectors.keep(~repeated)
+
+    def write(self, destination: Path) -> None:
+        self.quarantine.sort(key=lambda item: item.row)
+        records = pa.concat_tables([self._no_records(), *self.records])
+        pq.write_table(records, destination / RECORDS, compression=_COMPRESSION)
+        with pq.ParquetWriter(destination / QUARANTINE, _QUARANTINE_COLUMNS, compression=_COMPRESSION) as writer:
+            for first in range(0, len(self.quarantine), _QUARANTINE_ROWS):
+                part = self.quarantine[first : first + _QUARANTINE_ROWS]
+                rows = [{"row": item.row, "reason": item.reason, "record": item.record} for item in part]
+                writer.write_table(pa.Table.from_pylist(rows, schema=_QUARANTINE_COLUMNS))
+        if self.spec.embedding_column:
+            self.vectors.finish(self.dimension or 0)
+
+    def _no_records(self) -> pa.Table:
+        fields = [
+            ("row", pa.int64()),
+            ("position", pa.int64()),
+            ("id", pa.string()),
+            ("text_hash", pa.binary(columns.TEXT_HASH_BYTES)),
+            ("characters", pa.int32()),
+        ]
+        if self.spec.order_column:
+            names = self.content.schema.names
+            kind = self.content.schema.field(self.spec.order_column).type if self.spec.order_column in names else None
+            if kind is not None and pa.types.is_dictionary(kind):
+                kind = kind.value_type
+            fields.append(("order_value", kind if kind is not None else pa.null()))
+        return pa.schema(fields).empty_table()
