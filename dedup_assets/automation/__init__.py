@@ -1,1 +1,1 @@
-"""Runs and what starts them: the instance, jobs, sensors, schedules, the server, agreement of Dagster with the ledger."""
+"""Runs and what starts them: instance, jobs, sensors, schedules, server; agreement of Dagster with the ledger."""
