@@ -23,6 +23,7 @@ from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.worker_tasks import assign_shard
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.ledger import Admission, Codebook, Completion
+from dedup_assets.storage.locks import Lock
 from dedup_assets.storage.shards import REJECTED, RETRACTED_ID, AdmittedShard, Records, read_records, text_keys
 
 
@@ -42,7 +43,7 @@ def cluster_partitions(context: dg.AssetExecutionContext, workspace: WorkspaceRe
         if not waiting:
             return
         run.progress.total(sum(raw[shard].facts["records"] for shard in waiting), "records")
-        with run.workspace.lock("admission"):
+        with run.workspace.lock(Lock.ADMISSION):
             # Another run may have admitted some of them, or refitted, or retracted, while this one waited.
             pending = _unadmitted(run, bases)
             codebook = codebook_in_force(run, dask)

@@ -21,6 +21,7 @@ from dedup_assets.resources.memory import embedded_at_once
 from dedup_assets.resources.worker_tasks import encode_texts
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.embeddings import ROWS_PER_BATCH, EmbeddingTable
+from dedup_assets.storage.locks import Lock
 from dedup_assets.storage.shards import Records, read_records
 from dedup_assets.storage.workspace import Workspace
 
@@ -107,7 +108,7 @@ def _embed_group(
         encoded, truncated, unreadable = _encode(run, dask, shards, bases, encoder, table.dimension)
     # Nothing is taken away: texts of these shards may have their vectors from a run that was killed before
     # it could record them, or from one that runs beside this.
-    with run.workspace.lock("embeddings"):
+    with run.workspace.lock(Lock.EMBEDDINGS):
         table.add(_rows(run.workspace, table, shards, bases, encoded), unknown=True)
     seconds = time.perf_counter() - started
     start, total = 0, max(1, sum(len(s.records) for s in shards))

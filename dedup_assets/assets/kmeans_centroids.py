@@ -19,6 +19,7 @@ from dedup_assets.resources.worker_tasks import reassign_shard
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.cells import read_centroids, write_centroids
 from dedup_assets.storage.ledger import Codebook
+from dedup_assets.storage.locks import Lock
 from dedup_assets.storage.workspace import Workspace
 
 REFIT_GROWTH = 2.0
@@ -47,7 +48,7 @@ def kmeans_centroids(context: dg.AssetExecutionContext, workspace: WorkspaceReso
         pending = run.unfinished(bases)
         if not pending and not _refit_requested(run):
             return
-        with run.workspace.lock("admission"):
+        with run.workspace.lock(Lock.ADMISSION):
             codebook = codebook_in_force(run, dask)
         centroids = read_centroids(run.workspace.codebook(codebook))
         run.progress.total(len(pending), "shards")

@@ -29,7 +29,7 @@ from dedup_assets.progress import Progress, StageTime, stage_progress
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.ledger import STAGES, Completion, Ledger
-from dedup_assets.storage.workspace import MAINTENANCE
+from dedup_assets.storage.locks import Lock
 
 GROUP = "deduplication"
 OWNERS = ["team:corpus"]
@@ -166,7 +166,7 @@ class StageRun:
     def deciding(self) -> Iterator[None]:
         """Hold the decision lock, with the settings as they are when it is held: whoever held it before may have
         been asked for others, and what was decided by those is not to be undone."""
-        with self.workspace.lock("decisions"):
+        with self.workspace.lock(Lock.DECISIONS):
             self.workspace = self._resource.open()
             yield
 
@@ -289,7 +289,7 @@ def stage_run(
     with (
         interrupts_noted(),
         stage_progress(stage) as (progress, spent),
-        run.workspace.lock(MAINTENANCE, shared=True),
+        run.workspace.lock(Lock.MAINTENANCE, shared=True),
     ):
         run.progress, run.spent = progress, spent
         progress.before = raise_interrupt

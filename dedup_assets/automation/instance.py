@@ -29,6 +29,7 @@ from dedup_assets.names import Names
 from dedup_assets.partitions import register_partitions
 from dedup_assets.resources.sqlite_log import steady_sqlite
 from dedup_assets.resources.workspace import serving
+from dedup_assets.storage.locks import Lock
 from dedup_assets.storage.publish import publish_text, storage_errors
 from dedup_assets.storage.workspace import Workspace
 
@@ -80,7 +81,7 @@ class WorkspaceInstance:
     def __enter__(self) -> Self:
         require_own_threads()
         # Dagster makes the tables of a new instance without a look at who else does: one process at a time.
-        with self._workspace.lock("instance"):
+        with self._workspace.lock(Lock.INSTANCE):
             home = prepare_home(self._workspace)
             with ExitStack() as opening, storage_errors(home), instance_errors(home), unusable_home(home):
                 opening.enter_context(no_running_loop())

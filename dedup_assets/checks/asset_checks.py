@@ -22,7 +22,7 @@ from dedup_assets.checks.scope import Scope
 from dedup_assets.interrupts import raise_interrupt
 from dedup_assets.names import Names
 from dedup_assets.resources.workspace import WorkspaceResource
-from dedup_assets.storage.workspace import MAINTENANCE
+from dedup_assets.storage.locks import Lock
 
 STEP = "corpus_checks"
 
@@ -139,7 +139,7 @@ def define_checks(names: Names) -> dg.AssetChecksDefinition:
         scope = Scope(workspace.open(), run_shards(context, names), config.sample)
         brute_force = BruteForce(scope)
         # What is published now may be of the past before the last check: it is not pruned under their eyes.
-        with scope.workspace.lock(MAINTENANCE, shared=True):
+        with scope.workspace.lock(Lock.MAINTENANCE, shared=True):
             for check in CHECKS:
                 raise_interrupt()
                 if check.key in context.selected_asset_check_keys:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from dedup_assets.compute.hashes import hash_ids
 from dedup_assets.corpus.live_texts import Living, corpus_index
+from dedup_assets.storage.locks import Lock
 from dedup_assets.storage.shards import REJECTED, AdmittedShard, read_ids
 from dedup_assets.storage.workspace import Workspace
 
@@ -24,7 +25,7 @@ def readmit_freed(workspace: Workspace, run_id: str = "") -> list[str]:
     if not any(entry.facts.get("ids_taken") for entry in done.values()):
         return []
     freed = []
-    with workspace.lock("admission"):
+    with workspace.lock(Lock.ADMISSION):
         living = Living(workspace)
         _, taken, buried = corpus_index(workspace, living)
         for a in living.live:

@@ -22,11 +22,12 @@ from dedup_assets.corpus.output import published_generation
 from dedup_assets.encoder.settled import open_table, settled_dimension
 from dedup_assets.storage.embeddings import KEPT_VERSIONS
 from dedup_assets.storage.ledger import TAKEDOWN, Admission
+from dedup_assets.storage.locks import Lock
 from dedup_assets.storage.permissions import refuse_unasked
 from dedup_assets.storage.publish import storage_errors, temporary_beside
 from dedup_assets.storage.shards import AdmittedShard, read_records
 from dedup_assets.storage.tables import dense_cells_of
-from dedup_assets.storage.workspace import MAINTENANCE, Workspace
+from dedup_assets.storage.workspace import Workspace
 
 
 @dataclass
@@ -51,7 +52,7 @@ class Freed:
 @contextmanager
 def alone(workspace: Workspace) -> Iterator[None]:
     """Hold off every stage, admission, retraction and decision; waits for those that are under way."""
-    with workspace.lock(MAINTENANCE), workspace.lock("admission"), workspace.lock("decisions"):
+    with workspace.lock(Lock.MAINTENANCE), workspace.lock(Lock.ADMISSION), workspace.lock(Lock.DECISIONS):
         yield
 
 

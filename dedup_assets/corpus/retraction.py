@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from dedup_assets.corpus.live_texts import Living
 from dedup_assets.errors import SettingsError, WorkspaceError
 from dedup_assets.storage.ledger import TAKEDOWN, VANISHED, Admission
+from dedup_assets.storage.locks import Lock
 from dedup_assets.storage.shards import AdmittedShard, read_ids
 from dedup_assets.storage.tables import dense_cells_in, pairs_table, write_pairs
 from dedup_assets.storage.workspace import Workspace
@@ -61,7 +62,7 @@ def retract_shards(workspace: Workspace, keys: Sequence[str], reason: str, run_i
         )
     ended = []
     # Admission holds this lock: what is being admitted is admitted first, and retracted then.
-    with workspace.lock("admission"):
+    with workspace.lock(Lock.ADMISSION):
         for key in keys:
             # Looked up first: where ids moved to other shards takes longer than a writer of the ledger waits.
             buried = list(_records_of(workspace, key)) if reason == TAKEDOWN else []
@@ -79,7 +80,7 @@ def retract_ids(workspace: Workspace, names: Sequence[str], run_id: str = "") ->
     taken down. A record that was taken down before
     is no mistake.
     """
-    with workspace.lock("admission"):
+    with workspace.lock(Lock.ADMISSION):
         living = Living(workspace)
         buried = {*workspace.ledger.tombstones(), *workspace.ledger.tombstone_places()}
         wanted = [name for name in names if name not in buried]

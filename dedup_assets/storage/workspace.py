@@ -31,14 +31,12 @@ from typing import Any
 from dedup_assets.errors import SettingsError, WorkspaceError
 from dedup_assets.settings import Settings, default_floor
 from dedup_assets.storage.ledger import Admission, Codebook, Ledger
+from dedup_assets.storage.locks import Lock
 from dedup_assets.storage.own_folders import MARKER, MARKER_TEXT
 from dedup_assets.storage.permissions import remember_asked
 from dedup_assets.storage.publish import exclusive_lock, publish_text, storage_errors, sweep_temporary
 
 SETTINGS_FILE = "curation.toml"
-
-MAINTENANCE = "maintenance"
-"""Lock that every stage shares while it works, and that maintenance takes for itself."""
 
 _REACHING_OUT = ("scheduler", "output", "sources", "reference_sources")
 _FIXED_LAYERS = ("vectors", "matches")
@@ -99,7 +97,7 @@ class Workspace:
                 raise WorkspaceError(
                     f"Cannot make the workspace {path}: {problem.strerror}. Choose another folder."
                 ) from problem
-        with exclusive_lock(path / "locks" / "settings"):  # of two that make it at once, one finds it made
+        with exclusive_lock(path / "locks" / Lock.SETTINGS):  # of two that make it at once, one finds it made
             if not file.is_file():
                 values = dict(options)
                 if "floor" not in values:
@@ -160,7 +158,7 @@ class Workspace:
     def _keep(self, change: Callable[[Settings], Mapping[str, Any]]) -> Settings:
         """Change the settings on disk, which another process may have changed since this one read them."""
         file = self.root / SETTINGS_FILE
-        with exclusive_lock(self.root / "locks" / "settings"):
+        with exclusive_lock(self.root / "locks" / Lock.SETTINGS):
             stored = Settings.from_toml(file.read_text(encoding="utf-8"), str(file))
             settings = stored.changed(change(stored))
             if settings != stored:
@@ -242,13 +240,8 @@ class Workspace:
     # -- order among processes ----------------------------------------------------------------------
 
     @contextmanager
-    def lock(self, name: str, *, shared: bool = False) -> Iterator[None]:
-        """Serialise one kind of step (`admission`, `decisions`, `embeddings`) among all processes of this workspace.
-
-        Who holds several took them in this order: `MAINTENANCE`, `admission`, `decisions`. Under the others nothing is
-        waited for: `embeddings` while rows are added to the table, `instance` while Dagster's is opened, `settings`
-        while curation.toml changes.
-        """
+    def lock(self, name: Lock, *, shared: bool = False) -> Iterator[None]:
+        """Keep other processes of this workspace out of one kind of step. `locks` says which and in which order."""
         with exclusive_lock(self.root / "locks" / name, shared=shared):
             yield
 

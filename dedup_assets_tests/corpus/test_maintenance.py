@@ -23,8 +23,9 @@ from dedup_assets.encoder.settled import open_table
 from dedup_assets.errors import WorkspaceError
 from dedup_assets.resources.workspace import serving
 from dedup_assets.storage.ledger import VANISHED
+from dedup_assets.storage.locks import Lock
 from dedup_assets.storage.publish import temporary_beside
-from dedup_assets.storage.workspace import MAINTENANCE, Workspace
+from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import (
     assert_same_tree,
     corpus,
@@ -223,7 +224,7 @@ def test_maintenance_waits_for_a_stage_that_is_under_way(paths: list[Path], tmp_
     space = grown(paths[:1], tmp_path / "ws")
     done = threading.Event()
     worker = threading.Thread(target=lambda: (maintain(space, NOW), done.set()))
-    with space.lock(MAINTENANCE, shared=True), space.lock(MAINTENANCE, shared=True):
+    with space.lock(Lock.MAINTENANCE, shared=True), space.lock(Lock.MAINTENANCE, shared=True):
         worker.start()
         assert not done.wait(0.5)
     assert done.wait(60)
