@@ -5,7 +5,7 @@ in the locks below, in transactions of the ledger, and nowhere else.
 
 Locks
 -----
-Files under `locks/`, locked by the kernel (`publish.exclusive_lock`): a killed holder frees its lock by dying. A process
+Files under `locks/`, locked by the kernel (`publish.exclusive_lock`), which frees the locks of a killed process. A process
 that holds several took them in this order, so no two wait for each other:
 
 1. `MAINTENANCE`. Every stage and every check holds it *shared* for its whole length. Maintenance, pruning and purging
