@@ -5,8 +5,8 @@ in the locks below, in transactions of the ledger, and nowhere else.
 
 Locks
 -----
-Files under `locks/`, locked by the kernel (`publish.exclusive_lock`), which frees the locks of a killed process. A process
-that holds several took them in this order, so no two wait for each other:
+Files under `locks/`, locked by the kernel (`publish.exclusive_lock`), which frees the locks of a killed process. A
+process that holds several took them in this order, so no two wait for each other:
 
 1. `MAINTENANCE`. Every stage and every check holds it *shared* for its whole length. Maintenance, pruning and purging
    hold it alone, because they delete files that a stage may be about to read.
@@ -41,7 +41,7 @@ Readers take no lock. Files are never changed in place: they are written beside,
 `output/current` is a link to one generation, turned in one rename, and the manifest in it lists every file with its
 checksum. Who follows the link once reads one generation, whole, while the next is written. Look-ups that read several
 files of the workspace do it again if a generation or a retraction came in between (`lookups.steady`). Maintenance keeps
-superseded versions of the table for a day for readers that began with one.
+superseded versions of the table for an hour, for readers that began with one.
 """
 
 from __future__ import annotations
