@@ -9,10 +9,11 @@ finished, and Dagster's habit of initialising resources more than once, cost not
 """
 
 import logging
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,7 @@ from dedup_assets.resources.worker_fit import (
     terms_for,
 )
 from dedup_assets.resources.worker_processes import NO_PAGES, WorkerProcesses
-from dedup_assets.resources.worker_watch import Patience, WorkerWatch, meanwhile, say
+from dedup_assets.resources.worker_watch import CLOSE_SECONDS, Patience, WorkerWatch, meanwhile, say
 from dedup_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -58,9 +59,6 @@ LOOPBACK_HTTP: dict[str, Any] = {"dashboard": False, "dashboard_address": "127.0
 
 CONNECT_SECONDS = 20
 """Within which a scheduler that is there answers."""
-
-CLOSE_SECONDS = 5
-"""For taking leave of a scheduler, which may be lost, and of tasks that run when nobody wants their result any more."""
 
 WINDOW_PER_THREAD = 3
 """Tasks in flight per worker thread: enough that none waits, few enough to bound what is in memory."""
@@ -227,16 +225,19 @@ class DaskCluster(dg.ConfigurableResource):
                 "For tls:// Dask's own settings name the files of its keys: DASK_DISTRIBUTED__COMM__TLS__CA_FILE, "
                 f"..TLS__CLIENT__CERT and ..TLS__CLIENT__KEY. {remedy}"
             )
-        patience = Patience(seconds)
+        patience, given_up = Patience(seconds), threading.Event()
         try:
             meanwhile(
-                lambda: self._connect(self._address, timeout=min(CONNECT_SECONDS, seconds)),
+                lambda: self._connect(self._address, given_up.is_set, timeout=min(CONNECT_SECONDS, seconds)),
                 lambda: patience.wait(f"the Dask scheduler at {self._address}", remedy),
             )
         except (OSError, ValueError, TypeError, ImportError) as problem:
             raise ClusterError(
                 f"No Dask scheduler that fits answers at {self._address}: {reason(problem)}. {remedy}"
             ) from problem
+        finally:
+            if self._client is None:
+                given_up.set()
         self._terms = None
         if self._workspace is not None:
             self._terms = self._joined.enter_context(terms_for(self._workspace))
@@ -258,10 +259,13 @@ class DaskCluster(dg.ConfigurableResource):
         require_files(answers, terms)
         return bool(answers)
 
-    def _connect(self, cluster: Any, **options: Any) -> None:
-        from distributed import Client
+    def _connect(self, cluster: Any, unwanted: Callable[[], bool] = lambda: False, **options: Any) -> None:
+        from dedup_assets.resources.dask_client import OwnedClient
 
-        client: Any = Client(cluster, **options)
+        client: Any = OwnedClient(cluster, **options)
+        if unwanted():  # whoever asked for it waits no more
+            client.end()
+            return
         self._client = client
         # What is left over on the loop when it ends concerns nobody: errors reach whoever waits for them.
         loop = client.loop.asyncio_loop
@@ -329,9 +333,7 @@ class DaskCluster(dg.ConfigurableResource):
         self._in_process = False
         try:
             if client is not None:
-                # Of a scheduler that is lost nothing can be heard any more.
-                with suppress(TimeoutError, OSError):
-                    client.close(timeout=CLOSE_SECONDS)
+                client.end()
         finally:
             self._joined.close()
             if cluster is not None:

@@ -20,6 +20,9 @@ from dedup_assets.resources.worker_device import Refused, nanny_runs
 
 Result = TypeVar("Result")
 
+CLOSE_SECONDS = 5
+"""For taking leave of a scheduler, which may be lost, and of tasks that run when nobody wants their result any more."""
+
 SAY_SECONDS = 10.0
 LOOK_SECONDS = 2.0
 """Between two looks at the workers. A look costs the scheduler a millisecond for some tens of them."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
 from dedup_assets.resources import worker_tasks
-from dedup_assets.resources.dask_cluster import CLOSE_SECONDS, DaskCluster
+from dedup_assets.resources.dask_cluster import DaskCluster
+from dedup_assets.resources.worker_watch import CLOSE_SECONDS
 from dedup_assets.settings import Settings
 
 SECONDS = 25
@@ -52,3 +55,37 @@ def test_an_interrupted_run_does_not_wait_for_its_tasks(task, seconds: float, mo
     ended.set()
     assert list(dask.map(pow, [(2, 3)])) == [(0, 8)]
     dask.close()
+
+
+AFTER_A_FAILURE = """
+import gc
+from dedup_assets.errors import ClusterError
+from dedup_assets.resources.dask_cluster import DaskCluster
+from dedup_assets.settings import Settings
+
+gc.disable()  # what is garbage stays until the worst moment
+lost = DaskCluster()
+lost.adopt(Settings().changed({"scheduler": "tcp://127.0.0.1:9", "worker_timeout": 1}))
+try:
+    lost.client()
+except ClusterError:
+    pass
+
+from distributed import utils
+
+def begin(self, *arguments, _begin=utils._CollectErrorThread.__init__, **named):
+    gc.collect()
+    _begin(self, *arguments, **named)
+
+utils._CollectErrorThread.__init__ = begin
+dask = DaskCluster()
+dask.adopt(Settings())
+print(list(dask.map(pow, [(2, 3)])))
+dask.close()
+"""
+
+
+def test_a_scheduler_that_could_not_be_reached_does_not_keep_the_next_cluster_from_starting() -> None:
+    """Dask closes a client in the garbage collector; inside the start of another it would wait for its own lock."""
+    done = subprocess.run([sys.executable, "-c", AFTER_A_FAILURE], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout == "[(0, 8)]\n", done.stderr[-2000:]
