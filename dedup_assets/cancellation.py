@@ -1,4 +1,4 @@
-"""A run that was cancelled ends cancelled: what Dagster has on record of it, and an executor that looks there.
+"""Cancelled runs: Dagster's record of a cancellation, and an executor that looks at it between steps.
 
 Dagster notes on the record that a run is to be cancelled, and then interrupts its process, once. Where the interrupt
 comes too early, too late or to nobody, the record still tells: it is looked at between steps, at the end of the run,

@@ -1,4 +1,4 @@
-"""Where everything is wired for Dagster. Merges, nothing else.
+"""The Dagster definitions of a workspace: assets, jobs, sensor, schedule, checks and resources, merged.
 
 The workspace is named by DEDUP_ASSETS_WORKSPACE (default `dedup-workspace` in the current folder), a
 running Dask scheduler by DEDUP_ASSETS_SCHEDULER.

@@ -1,4 +1,4 @@
-"""The errors a person can do something about.
+"""The errors that a person can act on.
 
 Every message says what was found, where, what was expected, and what to do. Anything that is not a
 `DedupError` is a defect of this software and keeps its traceback.
@@ -52,7 +52,7 @@ class WorkspaceError(DedupError):
 
 
 class ModelError(DedupError):
-    """The embedding model cannot be had or does not fit."""
+    """The embedding model is missing or does not fit."""
 
 
 class ClusterError(DedupError):
@@ -68,7 +68,7 @@ class MissingPackageError(DedupError, ModuleNotFoundError):
 
 
 class UnexpectedError(DedupError):
-    """Something failed that nobody foresaw, and not for a single shard; the cause is the exception itself."""
+    """An unforeseen failure that is not of a single shard; `__cause__` is the exception."""
 
 
 def shown_cause(problem: BaseException) -> BaseException | None:

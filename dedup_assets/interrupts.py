@@ -1,4 +1,4 @@
-"""Interrupts that end what they interrupt, also where they arrive at a bad moment.
+"""Interrupts: they end the work that they interrupt, also when the exception is lost on its way.
 
 A handler raises in whatever the main thread is at. That may be the callback of a weak reference, a finaliser or a
 callback of the garbage collector, of which Python ignores exceptions; and between the steps of a run Dagster's handlers

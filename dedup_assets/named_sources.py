@@ -1,4 +1,4 @@
-"""What a caller names as sources, brought into a workspace: listed, registered as shards, what is not read told."""
+"""Sources of a call: list their files, register them as shards, report what is not read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that other tools give to our settings: what somebody meant by a setting or an option that is not there."""
+"""Names that other tools give to our settings, for the hint after an unknown setting or option."""
 
 from __future__ import annotations
 

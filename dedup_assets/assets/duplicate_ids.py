@@ -96,7 +96,7 @@ def _gone_owners(plan: Plan, living: Living) -> list[Admission]:
 def _ensure_matches(run: StageRun, dask: DaskCluster, admissions: Iterable[Admission]) -> None:
     """Find the matches of shards that were admitted by a run that did not get further.
 
-    Whoever comes to decide helps: the result is the same whoever computes it, and nobody waits for a run
+    The run that decides computes them too. The result is the same whichever run computes it, and no run waits for one
     that may be dead. A file of matches is published whole, and under the name of its admission.
     """
     missing = [a for a in admissions if not run.workspace.pairs(a).is_file()]

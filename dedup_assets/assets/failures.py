@@ -10,7 +10,7 @@ _OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.
 
 
 class ShardFailure(Exception):
-    """Something went wrong with one shard: its cause says what."""
+    """One shard failed; `__cause__` is the error."""
 
     def __init__(self, shard: str) -> None:
         super().__init__(shard)
@@ -18,7 +18,7 @@ class ShardFailure(Exception):
 
 
 def concerns_all(problem: Exception) -> bool:
-    """Whether a failure is none of a single shard: a full disk, a lost cluster, a model that is not there."""
+    """Whether an error concerns all shards: a full disk, a lost cluster, a missing model."""
     if isinstance(problem, OSError) and problem.errno in _OF_THE_MACHINE:
         return True
     return isinstance(problem, DedupError) and not isinstance(problem, ShardError | SourceError)

@@ -1,4 +1,4 @@
-"""What the seven assets rest on besides each other, as observable sources: the files, the rules, the place.
+"""The inputs of the seven assets as observable sources: source files, decision rules, output folder.
 
 Dagster compares the version observed last with the one that a result was computed from, and shows what is stale.
 """

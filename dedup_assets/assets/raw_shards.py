@@ -37,7 +37,7 @@ def raw_shards(context: dg.AssetExecutionContext, workspace: WorkspaceResource) 
 
 
 def _ingest(run: StageRun, key: str, shard: Shard | None, done: Completion | None) -> int:
-    """Bring one shard in; returns the rows read, 0 if it was in already.
+    """Read one shard; returns the number of rows, 0 if it was read before.
 
     Other content than was read before is read beside it. It takes the old content's place once it is admitted;
     until then, and if it cannot be read, the old content is in force.

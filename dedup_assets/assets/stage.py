@@ -1,5 +1,5 @@
-"""What every shard asset does alike: which shards are meant, which are still to do, and the record of
-what was done, in the ledger and in Dagster's metadata."""
+"""The life cycle that the shard assets share: which shards a run is over, which are unfinished, and the record of what
+was done, in the ledger and in Dagster's metadata."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class StageRun:
     def require(self, stage: str) -> None:
         """Raise if an earlier stage was never finished for a shard of this run, or the shard is not admitted.
 
-        Enough for whoever decides: where other content took a shard over since this run was asked for, its matches
+        That is enough to decide: where other content took a shard over since this run was asked for, its matches
         are found on the way.
         """
         admitted = {a.shard for a in self.ledger.live_admissions()}
@@ -196,7 +196,7 @@ class StageRun:
         self.ledger.fail(shard, self.stage, message, self.run_id)
 
     def _unexpected(self, shard: str, problem: Exception) -> str:
-        """What is said of a failure that nobody foresaw; its traceback goes to the log of the run."""
+        """The message for an unforeseen failure. The traceback goes to the log of the run."""
         self._log("".join(traceback.format_exception(problem)))
         return (
             f"Shard {shard}: {self.stage} failed unexpectedly: {type(problem).__name__}: {first_line(problem)}. "
@@ -206,7 +206,7 @@ class StageRun:
 
     @contextmanager
     def isolating(self, shard: str) -> Iterator[None]:
-        """Let whatever goes wrong with one shard alone fail that shard alone."""
+        """Turn an error that concerns one shard into the failure of that shard alone."""
         try:
             yield
         except Exception as problem:
@@ -216,7 +216,7 @@ class StageRun:
 
     @contextmanager
     def blaming(self, shard: str) -> Iterator[None]:
-        """Say of whatever goes wrong inside, unless it concerns all shards, that it is this shard's."""
+        """Attribute an error to this shard, unless it concerns all shards."""
         try:
             yield
         except Exception as problem:
@@ -302,9 +302,9 @@ def stage_run(
 
 
 def _report(context: dg.AssetExecutionContext, run: StageRun) -> None:
-    """Log a materialisation, with the facts of the ledger as metadata, for every shard that is finished at this stage.
+    """Log a materialisation for every shard that is finished at this stage, with numbers from the ledger as metadata.
 
-    Also where others failed and the step with them: Dagster would hold that against the whole range.
+    This is done also when other shards failed: from a failed step alone Dagster would mark the whole range as failed.
     """
     own = [shard for shard in run.shards if shard not in run.failed]
     moved = run.moved()

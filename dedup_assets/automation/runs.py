@@ -54,8 +54,8 @@ def one_run_at_a_time() -> Iterator[None]:
 
 @dataclass
 class Outcome:
-    """What a series of runs came to: shards that failed, with their reasons, the runs' ids, and the checks that
-    were evaluated after them."""
+    """The outcome of a series of runs: failed shards with their reasons, ids of the runs, results of the checks after
+    them."""
 
     failures: dict[str, str] = field(default_factory=dict)
     run_ids: list[str] = field(default_factory=list)
@@ -111,13 +111,13 @@ class EmbeddedDagster(WorkspaceInstance):
         return list(spans(self._instance.get_dynamic_partitions(self._names.partitions), wanted, order))
 
     def _admit_freed(self, outcome: Outcome) -> None:
-        """Bring the shards in again that hold records whose ids are free now."""
+        """Admit again the shards with quarantined records whose ids are free now."""
         while freed := set(readmit_freed(self._workspace)).difference(outcome.failures):
             for span in self._spans(freed):
                 self._run(curate_new_shards.name, span, outcome)
 
     def redecide(self, retracted: Sequence[str]) -> Outcome:
-        """Decide and publish anew after some shards, or records of theirs, were retracted."""
+        """Decide and publish again after shards or records were retracted."""
         with instance_errors(self._instance.root_directory):
             self.register()
             outcome = Outcome()
@@ -138,7 +138,7 @@ class EmbeddedDagster(WorkspaceInstance):
             )
 
     def recurate(self) -> Outcome:
-        """Decide everything anew in one order over all records, under new centroids."""
+        """Decide everything again: new centroids, one order over all records."""
         with instance_errors(self._instance.root_directory):
             self.register()
             span = max(self._spans(self._workspace.ledger.completions(STAGES[-1])), key=len, default=[])
@@ -154,7 +154,7 @@ class EmbeddedDagster(WorkspaceInstance):
             return outcome
 
     def _redecide(self, outcome: Outcome) -> None:
-        """Bring the shards up to date whose decisions or files have to move, and that no run before came by."""
+        """Decide and publish again the shards whose decisions or files are out of date after the runs before."""
         for span in self._spans(decisions_due(self._workspace)):
             self._run(redecide.name, span, outcome)
 

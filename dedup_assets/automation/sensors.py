@@ -1,4 +1,4 @@
-"""The sensor that lets shards in by themselves: what a survey of the sources says becomes runs.
+"""The sensor of watched sources: new, changed and vanished files become runs.
 
 How files are compared is in `arrival`; here are the effects on the ledger and what Dagster is asked for.
 """

@@ -1,4 +1,4 @@
-"""The job that looks after the store: what `dedup-assets maintain` does, from the UI or on a schedule."""
+"""The job `maintain_store`: what `dedup-assets maintain` does, from the UI or on a schedule."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ MAINTAIN_STORE = "maintain_store"
 
 
 def define_maintain_store(names: Names) -> dg.JobDefinition:
-    """The job for one workspace. One step: it waits for the stages that are under way, and holds off the next."""
+    """The job for one workspace. Its one step waits for stages under way and keeps others from starting."""
 
     @dg.op(
         required_resource_keys={names.workspace},

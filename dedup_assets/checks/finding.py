@@ -1,4 +1,4 @@
-"""What a check found, in plain values: how it is shown is not known here."""
+"""The finding of a check, in plain values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drift and freshness: nothing here is wrong, it only costs more, or comes later, than it need. All are warnings."""
+"""Checks of drift and freshness. Their findings are warnings: nothing is wrong, but work costs more or comes later."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ OVERDUE = 2
 
 
 def codebook_fits(scope: Scope) -> Finding:
-    """Whether the centroids in force still suit what has come since they were fitted."""
+    """Whether the centroids in force still fit the shards that were admitted since."""
     ledger = scope.workspace.ledger
     codebook = ledger.codebook()
     if codebook is None:
@@ -127,7 +127,7 @@ def texts_fit_the_window(scope: Scope) -> Finding:
 
 
 def texts_are_understood(scope: Scope) -> Finding:
-    """How many texts have hardly a token that the model knows, and are compared with their copies alone."""
+    """How many texts have too few tokens that the model knows, and match their copies alone."""
     done = [entry.facts for shard, entry in scope.workspace.ledger.completions("embeddings").items() if shard in scope]
     embedded = sum(int(facts["embedded"]) for facts in done)
     odd = sum(int(facts.get("texts_not_understood", 0)) for facts in done)

@@ -10,7 +10,7 @@ import dagster as dg
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What an asset check came to. One that failed as a warning costs nothing but time."""
+    """The result of one asset check. A failed check of severity WARN reports cost or delay, no wrong result."""
 
     asset: str
     name: str
