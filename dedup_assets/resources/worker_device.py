@@ -30,6 +30,8 @@ class WorkerRoom:
     device : {"cpu", "cuda"}
     device_free : int, optional
         Bytes of its GPU.
+    cores : int
+        Of the machine, as far as the worker may use them.
     """
 
     machine: str
@@ -37,6 +39,7 @@ class WorkerRoom:
     free: int
     device: str
     device_free: int | None
+    cores: int = 1
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def room_here(device: str, dask_worker: Any = None) -> WorkerRoom:
 
         free = free_bytes(device)
     threads = 1 if dask_worker is None else dask_worker.state.nthreads
-    return WorkerRoom(socket.gethostname(), threads, free_memory(), device, free)
+    return WorkerRoom(socket.gethostname(), threads, free_memory(), device, free, cores_here())
 
 
 def guarded(device: str, task: Callable[..., Any], *arguments: Any) -> Any:

@@ -100,6 +100,13 @@ class WorkerWatch:
         with self.minding():
             return meanwhile(work, self.look)
 
+    def answers(self, question: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+        """What each worker answers that is still there afterwards, or the exception it ended with."""
+        client = self._client
+        answers = self.watching(lambda: client.run(question, *arguments, on_error="return"))
+        there = self.watching(client.nthreads)  # some may have gone instead of answering
+        return {worker: answer for worker, answer in answers.items() if worker in there}
+
     def wait_for_one(self, finished: Any) -> None:
         """Wait until one of some futures, an `as_completed`, is done; as above."""
         while not finished.has_ready():
