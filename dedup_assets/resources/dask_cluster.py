@@ -25,6 +25,7 @@ from dedup_assets.errors import ClusterError, DedupError, reason
 from dedup_assets.resources.gpu_memory import pool_options
 from dedup_assets.resources.memory import worker_memory
 from dedup_assets.resources.worker_device import (
+    GPU_TASKS,
     Refused,
     WorkerRoom,
     cores_here,
@@ -186,7 +187,7 @@ class DaskCluster(dg.ConfigurableResource):
         if self._settings.workers > gpus:
             say(f"workers = {self._settings.workers}, but a GPU takes one, and {gpus} are there: {workers} start")
         if workers == 1:
-            self._start_here(1)  # a GPU takes one task at a time, and a process of its own would only hold more of it
+            self._start_here(GPU_TASKS)  # a process of its own would only hold more of the GPU
             return
         if find_spec("dask_cuda") is None:
             raise DedupError(
@@ -194,7 +195,8 @@ class DaskCluster(dg.ConfigurableResource):
                 "'dedup-assets[gpu]'`), use one GPU with --workers 1, or use --device cpu."
             )
         memory = worker_memory(self._settings, workers)
-        self._start_processes("LocalCUDACluster", n_workers=workers, memory_limit=memory, **pool_options())
+        options = {"memory_limit": memory, "threads_per_worker": GPU_TASKS, **pool_options()}
+        self._start_processes("LocalCUDACluster", n_workers=workers, **options)
 
     def _start_processes(self, kind: str, **options: Any) -> None:
         """Start worker processes of this machine and connect to them."""
@@ -293,19 +295,16 @@ class DaskCluster(dg.ConfigurableResource):
             torch.set_num_threads(before)
 
     def rooms(self) -> list[WorkerRoom]:
-        """What the workers have, told by themselves; starts the cluster. In this process one task has all of it."""
+        """What the workers have, told by themselves; starts the cluster. In this process one task has it, or two."""
         device = self.resolved_device()
         self.client()
         if self._in_process:
-            return [room_here(device)]
+            return [replace(room_here(device), threads=1 if device == "cpu" else GPU_TASKS)]
         return answered(self._watch.answers(room_here, device))
 
     def lanes(self, rooms: Sequence[WorkerRoom]) -> Lanes:
-        """How many large tasks to run at once on workers that have so much, and the threads for each.
-
-        In this process one task may have all cores: what it holds is then held once, and it is as quick as
-        several beside each other.
-        """
+        """How many large tasks to run at once on workers that have so much, and the threads for each: in this process
+        all cores, since what a task holds is then held once, and it is as quick as several beside each other."""
         lanes = lanes_of(rooms)
         return replace(lanes, threads=cores_here()) if self._in_process else lanes
 

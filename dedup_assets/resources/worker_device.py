@@ -8,11 +8,24 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from dedup_assets.errors import NoRoomError
+
+GPU_TASKS = 2
+"""Tasks at once on a GPU worker: while one has the GPU, the other reads, gathers and puts in order on the host. More
+would wait, and each holds what it gathered."""
+
+_turn = threading.Lock()
+
+
+def device_turn(device: str) -> AbstractContextManager[Any]:
+    """Hold this process's GPU while the block lasts: its memory is one task's at a time. Nothing on a CPU."""
+    return nullcontext() if device == "cpu" else _turn
 
 
 @dataclass(frozen=True)
@@ -47,12 +60,13 @@ class Refused:
     """The answer of a task whose device has no room, or works no more: to repeat it there would give the same.
 
     An exception would be repeated by Dask on the same worker. `broken` says what the GPU answers, and is empty where it
-    only lacks memory.
+    only lacks memory; `process` is the worker's, for another may have its address by now.
     """
 
     worker: str
     problem: str
     broken: str = ""
+    process: int = 0
 
 
 def worker_device(device: str) -> str:
@@ -117,7 +131,7 @@ def guarded(device: str, task: Callable[..., Any], *arguments: Any) -> Any:
         sign = _broken(worker_device(device))
         if not sign:
             raise
-        return Refused(_address(), f"{type(problem).__name__}: {problem}", sign)
+        return Refused(_address(), f"{type(problem).__name__}: {problem}", sign, os.getpid())
 
 
 def nanny_runs(dask_worker: Any) -> bool:

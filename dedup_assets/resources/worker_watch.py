@@ -6,6 +6,7 @@ wait says on standard error, every ten seconds, what it waits for, and it ends.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -173,6 +174,8 @@ class WorkerWatch:
         known = self.watching(lambda: client.sync(client.scheduler.identity, n_workers=-1))["workers"].get(worker)
         if known is None:
             return  # ended already
+        if refused.process and self.answers(os.getpid).get(worker, refused.process) != refused.process:
+            return  # started anew for what ran beside this
         say(f"The GPU of Dask worker {worker} no longer works ({refused.broken}): it is started anew")
         if known["nanny"] is None:
             self.watching(lambda: client.retire_workers([worker], close_workers=True))

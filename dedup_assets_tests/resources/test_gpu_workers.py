@@ -100,7 +100,7 @@ def test_one_gpu_is_used_in_this_process_by_a_script_without_a_guard(tmp_path: P
     script.write_text(ONE_GPU.format(options=options))
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["cuda [True, True, True]", "0 1"]
+    assert done.stdout.splitlines() == ["cuda [True, True, True]", "0 2"]
     assert ("workers = 8, but a GPU takes one, and 1 are there: 1 start" in done.stderr) == bool(options)
 
 
