@@ -12,18 +12,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
-from distributed import LocalCluster
+from distributed import LocalCluster, get_worker
 
 from dedup_assets.compute.cell_groups import CellGroup
 from dedup_assets.errors import ClusterError
-from dedup_assets.resources import dask_cluster, worker_device
+from dedup_assets.resources import centroids, dask_cluster, worker_device
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.memory import GPU_TASK_TEXTS, GROUP_TEXTS, TASK_TEXTS, TEXT_BYTES, text_plan
 from dedup_assets.resources.worker_device import WorkerRoom
 from dedup_assets.resources.worker_processes import LOOPBACK_HTTP
 from dedup_assets.resources.worker_room import Lanes, agreed_device, lanes_of
 from dedup_assets.settings import Settings
+from dedup_assets_tests.compute.vectors import make_vectors
 
 GB = 10**9
 
@@ -120,6 +122,30 @@ def test_a_worker_that_comes_later_without_a_gpu_is_refused(
 def test_a_worker_that_cannot_be_asked_is_named() -> None:
     with pytest.raises(ClusterError, match=r"worker b cannot say .*RuntimeError: no driver\. Mend"):
         agreed_device("auto", {"a": "cuda", "b": RuntimeError("no driver")})
+
+
+def test_centroids_are_fitted_on_a_gpu_of_the_workers_and_not_by_the_client(
+    cluster: DaskCluster, gpus: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kmeans_centroids = importlib.import_module("dedup_assets.assets.kmeans_centroids")
+    rows = make_vectors("clustered", 500, 12, np.float16, 1)
+    fit = centroids.fit_centroids
+
+    def by_client(*arguments: Any, **options: Any) -> np.ndarray:
+        raise AssertionError("the client fitted")
+
+    def by_worker(sample: np.ndarray, cells: int, seed: int, device: str) -> np.ndarray:
+        get_worker()
+        assert device == "cuda"
+        return fit(sample, cells, seed, device="cpu:0")
+
+    monkeypatch.setattr(kmeans_centroids, "SMALL_FIT", 0)
+    monkeypatch.setattr(kmeans_centroids, "fit_centroids", by_client)
+    monkeypatch.setattr(kmeans_centroids, "open_table", lambda workspace: SimpleNamespace(sample=lambda *a: rows))
+    monkeypatch.setattr(centroids, "probe", lambda: "torch")
+    monkeypatch.setattr(centroids, "fit_centroids", by_worker)
+    found, facts = kmeans_centroids._fitted(SimpleNamespace(settings=Settings()), cluster, 500, 4)
+    assert found.shape == (4, 12) and facts["fitted_with"] == "torch"
 
 
 # -- how much at once --------------------------------------------------------------------------------
