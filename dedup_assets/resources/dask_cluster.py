@@ -30,10 +30,10 @@ from dedup_assets.resources.worker_device import (
     WorkerRoom,
     cores_here,
     cuda_available,
+    device_here,
     gpu_count,
     guarded,
     room_here,
-    worker_device,
 )
 from dedup_assets.resources.worker_fit import (
     COMPUTING,
@@ -260,7 +260,7 @@ class DaskCluster(dg.ConfigurableResource):
             answers = self._watch.answers(see_files, terms.folder, terms.content)
             require_files(answers, terms)
         if self._settings.device != "cpu":
-            answers = self._watch.answers(worker_device, "auto")
+            answers = self._watch.answers(device_here)
             self._device = agreed_device(self._settings.device, answers)
             self._terms = terms and replace(terms, device=self._device)
         return answers != {}

@@ -6,6 +6,7 @@ client.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import threading
@@ -74,6 +75,11 @@ def worker_device(device: str) -> str:
     if device != "auto":
         return device
     return "cuda" if cuda_available() else "cpu"
+
+
+async def device_here() -> str:
+    """What `auto` means on the worker that is asked. Loading torch takes seconds, in which it still says it lives."""
+    return await asyncio.to_thread(worker_device, "auto")
 
 
 _cuda: bool | None = None

@@ -84,7 +84,7 @@ def test_the_workers_are_asked_for_their_device_once(
     for _ in range(3):
         assert cluster.resolved_device() == "cuda"
         assert len(list(cluster.map(os.getpid, [()] * 3))) == 3
-    assert asked == ["worker_device"]
+    assert asked == ["device_here"]
 
 
 def test_workers_without_a_gpu_work_on_the_cpu(cluster: DaskCluster) -> None:
@@ -99,10 +99,10 @@ def test_a_gpu_that_is_demanded_and_not_there_is_an_error(cluster: DaskCluster) 
 
 
 def test_workers_of_which_some_have_a_gpu_are_refused(cluster: DaskCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    def first_has_one(device: str, dask_worker: Any) -> str:
+    def first_has_one(dask_worker: Any) -> str:
         return "cuda" if str(dask_worker.name) == "0" else "cpu"
 
-    monkeypatch.setattr(dask_cluster, "worker_device", first_has_one)
+    monkeypatch.setattr(dask_cluster, "device_here", first_has_one)
     with pytest.raises(ClusterError, match=r"2 of 3 Dask workers find no usable GPU: inproc.*inproc.*--device cpu"):
         list(cluster.map(os.getpid, [()]))
     cluster.adopt(Settings(device="cpu"))
