@@ -19,11 +19,22 @@ from distributed.security import Security
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from dedup_assets.resources.gpu_memory import KEPT_SHARE, MOST_SHARE
+from dedup_assets.resources.worker_device import GPU_TASKS
+
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
-OURS = {"webserver", "daemon", "dask-scheduler", "dask-worker"}
+OURS = {"webserver", "daemon", "dask-scheduler", "dask-worker", "dask-gpu-worker"}
+POOL = [
+    f"--nthreads={GPU_TASKS}",
+    "--rmm-async",
+    f"--rmm-release-threshold={KEPT_SHARE}",
+    f"--rmm-maximum-pool-size={MOST_SHARE}",
+    "--set-rmm-allocator-for-libs=torch,cupy",
+]
+"""Of GPU workers that are started by hand."""
 
 
 def load(path: Path) -> Any:
@@ -164,7 +175,8 @@ def test_the_image_has_the_versions_of_the_package(compose: dict[str, Any], valu
     for extra in {name for line in re.findall(r"EXTRAS=(\S+)", DOCKERFILE) for name in line.split(",")}:
         assert extra in PROJECT["optional-dependencies"]
     image = f"dedup-assets:{PROJECT['version']}"
-    assert {compose["services"][name]["image"] for name in OURS} == {image}
+    assert {compose["services"][name]["image"] for name in OURS} == {f"${{IMAGE:-{image}}}"}
+    assert f"\nIMAGE={image}\n" in (DEPLOY / ".env.example").read_text(encoding="utf-8")
     deployed = values["dagster-user-deployments"]["deployments"][0]["image"]
     assert f"{deployed['repository']}:{deployed['tag']}" == image
 
@@ -206,6 +218,99 @@ def test_the_chart_values_agree_with_the_other_files(values: dict[str, Any], com
     assert monitoring == containers["run_monitoring"]
     queue = daemon["runCoordinator"]["config"]["queuedRunCoordinator"]
     assert queue == {"maxConcurrentRuns": containers["concurrency"]["runs"]["max_concurrent_runs"]}
+
+
+# -- GPU workers -------------------------------------------------------------------------------------
+
+
+def chart() -> dict[str, Any]:
+    """What Helm makes of deploy/dask by itself, by kind and name; its templates only insert values."""
+    given = load(DEPLOY / "dask" / "values.yaml")
+
+    def value(found: re.Match[str]) -> str:
+        at: Any = given
+        for name in found[1].split("."):
+            at = at[name]
+        return str(at)
+
+    made = {}
+    for template in sorted((DEPLOY / "dask" / "templates").iterdir()):
+        text = re.sub(r"\{\{ \.Values\.([\w.]+) \}\}", value, template.read_text(encoding="utf-8"))
+        assert "{{" not in text
+        for document in yaml.safe_load_all(text):
+            made[f"{document['kind']} {document['metadata']['name']}"] = document
+    return made
+
+
+def test_gpu_workers_of_compose_are_a_profile_and_have_all_gpus(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    assert [name for name, service in services.items() if "profiles" in service] == ["dask-gpu-worker"]
+    worker = services["dask-gpu-worker"]
+    assert worker["profiles"] == ["gpu"]
+    assert worker["command"][:4] == ["dask", "cuda", "worker", "tls://dask-scheduler:8786"]
+    assert worker["command"][4 : 4 + len(POOL)] == POOL
+    (device,) = worker["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+    readme, example = ((DEPLOY / name).read_text(encoding="utf-8") for name in ("README.md", ".env.example"))
+    flavours = re.findall(r"^FROM base AS torch-(\w+)$", DOCKERFILE, flags=re.MULTILINE)
+    assert set(flavours) == {"cpu", "gpu"} and worker["build"]["args"]["FLAVOUR"] == "${FLAVOUR:-cpu}"
+    for line in (
+        f"IMAGE=dedup-assets:{PROJECT['version']}-gpu",
+        "FLAVOUR=gpu",
+        "DASK_WORKERS=0",
+        "COMPOSE_PROFILES=gpu",
+    ):
+        assert line in readme and line in example
+
+
+def test_the_chart_of_dask_agrees_with_compose_and_has_gpu_workers_off_by_default(
+    compose: dict[str, Any], values: dict[str, Any]
+) -> None:
+    made = chart()
+    workers = ("dask-scheduler", "dask-worker", "dask-gpu-worker")
+    assert set(made) == {"Service dask-scheduler"} | {f"Deployment {name}" for name in workers}
+    (ours,) = values["dagster-user-deployments"]["deployments"]
+    for name in workers:
+        deployment = made[f"Deployment {name}"]["spec"]
+        pod = deployment["template"]["spec"]
+        (container,) = pod["containers"]
+        here = {flag for flag in compose["services"][name]["command"] if "dashboard" not in flag and flag != ":8787"}
+        assert set(container["command"]) == here | {"--no-dashboard"}
+        environment = {entry["name"]: entry["value"] for entry in container["env"]}
+        for key, value in environment.items():
+            assert compose["services"]["dask-worker"]["environment"][key] == value
+        assert pod["securityContext"] == ours["podSecurityContext"]
+        assert pod["volumes"][:2] == ours["volumes"] and container["volumeMounts"][:2] == ours["volumeMounts"]
+        assert container["image"] == f"{ours['image']['repository']}:{ours['image']['tag']}"
+        labels = deployment["template"]["metadata"]["labels"]
+        assert deployment["selector"]["matchLabels"] == labels == {"app": name}
+        limits = container["resources"]["limits"]
+        assert limits.get("nvidia.com/gpu", 0) == (name == "dask-gpu-worker") and limits["memory"]
+    service = made["Service dask-scheduler"]["spec"]
+    assert service["selector"] == {"app": "dask-scheduler"} and service["ports"] == [{"port": 8786, "targetPort": 8786}]
+    assert made["Deployment dask-gpu-worker"]["spec"]["replicas"] == 0
+    assert made["Deployment dask-worker"]["spec"]["replicas"] > 0
+    described = load(DEPLOY / "dask" / "Chart.yaml")
+    assert described["version"] == described["appVersion"] == PROJECT["version"]
+    readme = (DEPLOY / "README.md").read_text(encoding="utf-8")
+    for setting in re.findall(r"--set ([\w.]+)=", readme):
+        section, name = setting.split(".")
+        assert name in load(DEPLOY / "dask" / "values.yaml")[section]
+
+
+def test_the_flags_of_gpu_workers_are_written_the_same_everywhere() -> None:
+    wanted = "dask cuda worker ADDRESS " + " ".join(POOL).replace("=", " ")
+    for file in ("dedup_assets/resources/gpu_memory.py", "dedup_assets_tests/benchmarks/GPU.md"):
+        assert wanted in " ".join((ROOT / file).read_text(encoding="utf-8").split())
+
+
+def test_dask_cuda_knows_the_flags() -> None:
+    cli = pytest.importorskip("dask_cuda.cli", reason="dask-cuda is not installed: pip install '.[gpu]'")
+    command = chart()["Deployment dask-gpu-worker"]["spec"]["template"]["spec"]["containers"][0]["command"]
+    context = cli.worker.make_context("worker", command[3:])  # an unknown flag would become an argument of preloads
+    assert context.params["scheduler"] == "tls://dask-scheduler:8786" and not context.params["preload_argv"]
+    assert context.params["nthreads"] == GPU_TASKS and context.params["rmm_async"] is True
+    assert context.params["rmm_allocator_external_lib_list"] == ["torch", "cupy"]
 
 
 def test_dask_processes_of_the_deployment_know_each_other_by_a_key(compose: dict[str, Any], tmp_path: Path) -> None:

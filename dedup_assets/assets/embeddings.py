@@ -17,19 +17,13 @@ from dedup_assets.encoder.settled import open_table, settle_encoder, settled_dim
 from dedup_assets.ingest.record_spec import ingest_spec
 from dedup_assets.ingest.records import read_texts
 from dedup_assets.resources.dask_cluster import DaskCluster
-from dedup_assets.resources.memory import embedded_at_once
+from dedup_assets.resources.memory import TextPlan, text_plan
 from dedup_assets.resources.worker_tasks import encode_texts
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.embeddings import ROWS_PER_BATCH, EmbeddingTable
 from dedup_assets.storage.locks import Lock
 from dedup_assets.storage.shards import Records, read_records
 from dedup_assets.storage.workspace import Workspace
-
-BATCH_TEXTS = 512
-"""Texts sent to a worker at once: about a second of work on one core, so two cores end together."""
-
-GPU_BATCH_TEXTS = 16_384
-"""The same for a GPU: it takes hundreds of texts of one length at a time, and fills up what is missing."""
 
 
 @shard_asset(
@@ -58,15 +52,25 @@ def embeddings(context: dg.AssetExecutionContext, workspace: WorkspaceResource, 
             with run.isolating(key):
                 shards[key] = read_records(run.workspace.raw(key, bases[key]))
         run.progress.total(sum(len(records) for records in shards.values()), "records")
-        for group in _groups(shards, embedded_at_once(run.workspace.settings)):
+        plan = _plan(run, dask) if shards and encoder else text_plan(run.workspace.settings)
+        for group in _groups(shards, plan.group):
             try:
-                known = _embed_group(run, dask, table, known, group, bases, encoder)
+                known = _embed_group(run, dask, plan, table, known, group, bases, encoder)
             except Exception as problem:
                 if concerns_all(problem):
                     raise
                 for key, records in group.items():  # one of them: each alone
                     with run.isolating(key):
-                        known = _embed_group(run, dask, table, known, {key: records}, bases, encoder)
+                        known = _embed_group(run, dask, plan, table, known, {key: records}, bases, encoder)
+
+
+def _plan(run: StageRun, dask: DaskCluster) -> TextPlan:
+    """How texts are given out to the workers, who are asked."""
+    settings = run.workspace.settings
+    if settings.exact_only:
+        return text_plan(settings)
+    rooms = dask.rooms()
+    return text_plan(settings, dask.lanes(rooms), rooms)
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,7 @@ def _groups(shards: dict[str, Records], most: int) -> Iterator[dict[str, Records
 def _embed_group(
     run: StageRun,
     dask: DaskCluster,
+    plan: TextPlan,
     table: EmbeddingTable,
     known: HashIndex,
     group: dict[str, Records],
@@ -105,7 +110,7 @@ def _embed_group(
     hashes = np.concatenate([s.records.hashes[s.new] for s in shards])
     encoded, truncated, unreadable = None, np.zeros(len(hashes), bool), np.zeros(len(hashes), bool)
     if encoder is not None:
-        encoded, truncated, unreadable = _encode(run, dask, shards, bases, encoder, table.dimension)
+        encoded, truncated, unreadable = _encode(run, dask, plan, shards, bases, encoder, table.dimension)
     # Nothing is taken away: texts of these shards may have their vectors from a run that was killed before
     # it could record them, or from one that runs beside this.
     with run.workspace.lock(Lock.EMBEDDINGS):
@@ -151,6 +156,7 @@ def _new_texts(group: dict[str, Records], known: HashIndex) -> list[_ShardTexts]
 def _encode(
     run: StageRun,
     dask: DaskCluster,
+    plan: TextPlan,
     shards: list[_ShardTexts],
     bases: dict[str, str],
     encoder: ModelLocation,
@@ -160,8 +166,6 @@ def _encode(
     little of it."""
     settings = run.workspace.settings
     spec = ingest_spec(settings)
-    device = dask.resolved_device()
-    step = GPU_BATCH_TEXTS if device == "cuda" else BATCH_TEXTS
     count = sum(len(s.new) for s in shards)
     truncated, unreadable = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
     if settings.exact_only:
@@ -172,14 +176,15 @@ def _encode(
     batches: list[np.ndarray] = []
 
     def arguments() -> Iterator[tuple[Any, ...]]:
-        first = 0
-        for part in _at_once(shards, embedded_at_once(settings)):
+        first, device = 0, dask.resolved_device()
+        for part in _at_once(shards, plan.group):
             texts: list[str] = []
             for s in part:
                 texts += read_texts(run.workspace.raw(s.key, bases[s.key]), spec, s.records.positions[s.new])
             characters = np.concatenate([s.records.characters[s.new] for s in part])
             # Longest first: batches hold texts of like length, and no long batch is left for the end.
             order = np.argsort(-characters, kind="stable")
+            step = plan.task(len(order))
             for start in range(0, len(order), step):
                 batch = order[start : start + step]
                 batches.append(first + batch)

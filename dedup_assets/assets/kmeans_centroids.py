@@ -107,8 +107,7 @@ def _fitted(workspace: Workspace, dask: DaskCluster, texts: int, cells: int) -> 
         dimension = settled_dimension(workspace) or 1
         return np.eye(1, dimension, dtype=np.float32), {"sample": 0, "fitted_with": "nothing"}
     sample = open_table(workspace).sample(sample_size(texts, cells), workspace.settings.seed)
-    device = dask.resolved_device()
-    if device == "cuda" and len(sample) * cells > SMALL_FIT:
+    if len(sample) * cells > SMALL_FIT and dask.resolved_device() == "cuda":
         centroids, fitted_with = dask.watching(
             lambda client: fit_on_gpus(client, sample, cells, workspace.settings.seed)
         )

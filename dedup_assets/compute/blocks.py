@@ -6,9 +6,12 @@ Pure arrays: a memory map will do for vectors, but where it came from is not kno
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from threading import Lock
 
 import numpy as np
 from numba import njit
@@ -93,8 +96,13 @@ def build_block(pieces: Sequence[ShardPiece], first_cell: int, last_cell: int, t
         raise ValueError(f"pieces differ in cells, dimension or dtype: {sorted(shapes)}")
     if not 0 <= first_cell <= last_cell < len(pieces[0].home_offsets):
         raise ValueError(f"cells {first_cell} to {last_cell} are outside 0 to {len(pieces[0].home_offsets) - 1}")
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        return _gathered(pieces, first_cell, last_cell, partial(_in_slices, pool, max(1, threads)))
+
+
+def _gathered(pieces: Sequence[ShardPiece], first_cell: int, last_cell: int, in_slices: Slices) -> CellBlock:
     wanted = new_at_home(pieces)[first_cell:last_cell]
-    parts = [_Part(piece, first_cell, last_cell, wanted) for piece in pieces]
+    parts = [_Part(piece, first_cell, last_cell, wanted, in_slices) for piece in pieces]
     base = np.concatenate([[0], np.cumsum([part.rows for part in parts])])
     n = int(base[-1])
     if n > np.iinfo(np.int32).max:
@@ -111,30 +119,72 @@ def build_block(pieces: Sequence[ShardPiece], first_cell: int, last_cell: int, t
         part.take(part.piece.keys, keys[at])
         keys[at] += part.piece.first_key
         _append_homes(int(start), part.home_counts, home_cursor, home_rows)
-        part.list_ghosts(int(start), ghost_cursor, ghost_rows)
-    return CellBlock(_vectors(parts, base, threads), home_offsets, home_rows, ghost_offsets, ghost_rows, is_new, keys)
+        part.list_ghosts(int(start), ghost_cursor, ghost_rows, in_slices)
+    return CellBlock(_vectors(parts, base, in_slices), home_offsets, home_rows, ghost_offsets, ghost_rows, is_new, keys)
 
 
-def _vectors(parts: Sequence[_Part], base: np.ndarray, threads: int) -> np.ndarray:
+Slices = Callable[[np.ndarray, int, Callable[[int, int], None]], None]
+
+
+def _in_slices(
+    pool: ThreadPoolExecutor, threads: int, offsets: np.ndarray, least: int, work: Callable[[int, int], None]
+) -> None:
+    """Do some work on contiguous slices of items, side by side, in as many as there are threads.
+
+    ``offsets`` (items + 1,) says how much of the work comes before each item; no slice has less than ``least`` of it,
+    which is more than a thread's start costs.
+    """
+    total = int(offsets[-1] - offsets[0])
+    slices = min(threads, max(1, total // least))
+    if slices == 1:
+        work(0, len(offsets) - 1)
+        return
+    cuts = np.searchsorted(offsets, offsets[0] + np.arange(1, slices) * (total / slices)).tolist()
+    bounds = [0, *cuts, len(offsets) - 1]
+    list(pool.map(work, bounds[:-1], bounds[1:]))
+
+
+LISTED_APART = 1 << 18
+"""Ghosts that a thread of its own lists: some milliseconds of it."""
+
+ROWS_APART = 1 << 14
+"""Rows that are copied together."""
+
+
+def _vectors(parts: Sequence[_Part], base: np.ndarray, in_slices: Slices) -> np.ndarray:
     """The vectors of all parts, one after the other."""
     whole = parts[0].piece.vectors
     if len(parts) == 1 and parts[0].in_place:
         return np.asarray(whole)
     out = np.empty((base[-1], whole.shape[1]), whole.dtype)
+    chunks = [
+        (number, first, min(first + ROWS_APART, part.rows))
+        for number, part in enumerate(parts)
+        for first in range(0, part.rows, ROWS_APART)
+    ]
 
-    def copy(at: int) -> None:
-        parts[at].take(parts[at].piece.vectors, out[base[at] : base[at + 1]])
-        _let_go(parts[at].piece.vectors)
+    left = Counter(number for number, _, _ in chunks)
+    counting = Lock()
 
-    with ThreadPoolExecutor(max(1, threads)) as pool:
-        list(pool.map(copy, range(len(parts))))
+    def copy(first: int, last: int) -> None:
+        for at in range(first, last):
+            number, start, stop = chunks[at]
+            part = parts[number]
+            part.take(part.piece.vectors, out[base[number] + start : base[number] + stop], start)
+            with counting:
+                left[number] -= 1
+                finished = not left[number]
+            if finished:
+                _let_go(part.piece.vectors)
+
+    in_slices(offsets_of(np.array([stop - start for _, start, stop in chunks], np.int64)), ROWS_APART, copy)
     return out
 
 
 class _Part:
     """What a block takes of one piece: its home rows of the range, then the foreign rows listed there."""
 
-    def __init__(self, piece: ShardPiece, first: int, last: int, wanted: np.ndarray) -> None:
+    def __init__(self, piece: ShardPiece, first: int, last: int, wanted: np.ndarray, in_slices: Slices) -> None:
         self.piece = piece
         self.low, self.high = int(piece.home_offsets[first]), int(piece.home_offsets[last])
         self.home_counts = np.diff(piece.home_offsets[first : last + 1])
@@ -146,8 +196,12 @@ class _Part:
         if self.in_place:
             self._foreign = np.empty(0, np.int32)
         else:
-            marks = np.zeros(n, bool)
-            _mark(np.asarray(piece.ghost_rows), self._starts, self.ghost_counts, marks)
+            marks, listed = np.zeros(n, bool), np.asarray(piece.ghost_rows)
+
+            def mark(first: int, last: int) -> None:
+                _mark(listed, self._starts[first:last], self.ghost_counts[first:last], marks)
+
+            in_slices(offsets_of(self.ghost_counts), LISTED_APART, mark)
             marks[self.low : self.high] = False
             self._foreign = np.flatnonzero(marks).astype(np.int32)
         self.rows = self.high - self.low + len(self._foreign)
@@ -157,20 +211,28 @@ class _Part:
         """Whether it is all rows of the piece, in their order."""
         return self.high - self.low == len(self.piece.vectors)
 
-    def take(self, source: np.ndarray, out: np.ndarray) -> None:
-        """Copy this part's rows of an array (n, ...) of the piece."""
-        inside = self.high - self.low
-        out[:inside] = source[self.low : self.high]
-        if len(self._foreign):
-            np.take(source, self._foreign, axis=0, out=out[inside:], mode="clip")  # "raise" would copy once more
+    def take(self, source: np.ndarray, out: np.ndarray, first: int = 0) -> None:
+        """Copy this part's rows of an array (n, ...) of the piece, from the ``first`` on as many as are wanted."""
+        inside = max(0, min(self.high - self.low - first, len(out)))
+        out[:inside] = source[self.low + first : self.low + first + inside]
+        if inside < len(out):
+            start = first + inside - (self.high - self.low)
+            foreign = self._foreign[start : start + len(out) - inside]
+            np.take(source, foreign, axis=0, out=out[inside:], mode="clip")  # "raise" would copy once more
 
-    def list_ghosts(self, start: int, cursor: np.ndarray, out: np.ndarray) -> None:
+    def list_ghosts(self, start: int, cursor: np.ndarray, out: np.ndarray, in_slices: Slices) -> None:
         """Append this part's ghosts to the listing of the block, in which its rows begin at ``start``."""
         place = np.empty(len(self.piece.vectors), np.int32)
         inside = self.high - self.low
         place[self.low : self.high] = np.arange(start, start + inside, dtype=np.int32)
         place[self._foreign] = np.arange(start + inside, start + self.rows, dtype=np.int32)
-        _append_ghosts(np.asarray(self.piece.ghost_rows), self._starts, self.ghost_counts, place, cursor, out)
+        listed = np.asarray(self.piece.ghost_rows)
+
+        def append(first: int, last: int) -> None:
+            at = slice(first, last)
+            _append_ghosts(listed, self._starts[at], self.ghost_counts[at], place, cursor[at], out)
+
+        in_slices(offsets_of(self.ghost_counts), LISTED_APART, append)
         _let_go(self.piece.ghost_rows)
 
 

@@ -6,7 +6,8 @@ Knows blocks of arrays; nothing of files, shards on disk or workers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import numpy as np
@@ -104,22 +105,25 @@ def match_pieces(
     floor: float,
     dense: DenseCells | None = None,
     threads: int = 1,
+    turn: AbstractContextManager[object] | None = None,
     **options: object,
-) -> Iterator[Matches]:
+) -> Generator[Matches]:
     """`match_cells` on cells ``first_cell`` to ``last_cell`` of shard pieces, by global keys.
 
     Options as in `match_cells`; ``dense`` receives the numbers that cells have in the codebook, once all
-    matches were taken. Pairs of rows with one key are left out: they are one text.
+    matches were taken. Pairs of rows with one key are left out: they are one text. The block is built by so many
+    ``threads``; ``turn`` is held while it is compared, and not before. Close what does not go to its end.
     """
     block = build_block(pieces, first_cell, last_cell, threads)
     keys = block.keys
     assert keys is not None
     within = None if dense is None else DenseCells(dense.limit)
-    for found in match_cells(block, floor, dense=within, threads=threads, **options):  # type: ignore[arg-type]
-        i, j = keys[found.i], keys[found.j]
-        apart = i != j
-        if apart.any():
-            yield Matches.of(i[apart], j[apart], found.similarity[apart])
+    with turn or nullcontext():
+        for found in match_cells(block, floor, dense=within, threads=threads, **options):  # type: ignore[arg-type]
+            i, j = keys[found.i], keys[found.j]
+            apart = i != j
+            if apart.any():
+                yield Matches.of(i[apart], j[apart], found.similarity[apart])
     if dense is not None and within is not None:
         dense.cells += [first_cell + cell for cell in within.cells]
 

@@ -12,8 +12,9 @@ import logging
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,10 +26,12 @@ from dedup_assets.errors import ClusterError, DedupError, reason
 from dedup_assets.resources.gpu_memory import pool_options
 from dedup_assets.resources.memory import worker_memory
 from dedup_assets.resources.worker_device import (
+    GPU_TASKS,
     Refused,
     WorkerRoom,
     cores_here,
     cuda_available,
+    device_here,
     gpu_count,
     guarded,
     room_here,
@@ -43,7 +46,8 @@ from dedup_assets.resources.worker_fit import (
     see_files,
     terms_for,
 )
-from dedup_assets.resources.worker_processes import NO_PAGES, WorkerProcesses
+from dedup_assets.resources.worker_processes import LOOPBACK_HTTP, NO_PAGES, WorkerProcesses
+from dedup_assets.resources.worker_room import Lanes, agreed_device, answered, lanes_of
 from dedup_assets.resources.worker_watch import CLOSE_SECONDS, Patience, WorkerWatch, meanwhile, say
 from dedup_assets.settings import Settings
 
@@ -53,9 +57,6 @@ if TYPE_CHECKING:
 RETRIES = 3
 """A task that fails, or whose worker's GPU breaks, is computed again this many times; one whose worker dies as often as
 Dask allows, which is the same number."""
-
-LOOPBACK_HTTP: dict[str, Any] = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
-"""Dask serves HTTP even without its dashboard, on all interfaces and port 8787 unless told otherwise."""
 
 CONNECT_SECONDS = 20
 """Within which a scheduler that is there answers."""
@@ -81,6 +82,7 @@ class DaskCluster(dg.ConfigurableResource):
     _joined: ExitStack = PrivateAttr(default_factory=ExitStack)
     _torch_threads: int | None = PrivateAttr(default=None)
     _in_process: bool = PrivateAttr(default=False)
+    _device: str = PrivateAttr(default="cpu")  # of the workers of a running scheduler
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["DaskCluster"]:
@@ -100,11 +102,13 @@ class DaskCluster(dg.ConfigurableResource):
         return self._settings.scheduler or self.scheduler
 
     def resolved_device(self) -> str:
-        """`cpu` or `cuda`, or `auto` where remote workers decide. Raises DedupError if CUDA is demanded and
-        there is no GPU here."""
+        """`cpu` or `cuda`; the workers of a running scheduler are joined and say it themselves. Raises DedupError if
+        CUDA is demanded and there is no GPU."""
         wanted = self._settings.device
         if self._address:
-            return wanted  # this machine may have no GPU and the workers one
+            if wanted != "cpu":
+                self.client()
+            return self._device
         available = cuda_available()
         if wanted == "cuda" and not available:
             raise DedupError(
@@ -181,7 +185,7 @@ class DaskCluster(dg.ConfigurableResource):
         if self._settings.workers > gpus:
             say(f"workers = {self._settings.workers}, but a GPU takes one, and {gpus} are there: {workers} start")
         if workers == 1:
-            self._start_here(1)  # a GPU takes one task at a time, and a process of its own would only hold more of it
+            self._start_here(GPU_TASKS)  # a process of its own would only hold more of the GPU
             return
         if find_spec("dask_cuda") is None:
             raise DedupError(
@@ -189,7 +193,8 @@ class DaskCluster(dg.ConfigurableResource):
                 "'dedup-assets[gpu]'`), use one GPU with --workers 1, or use --device cpu."
             )
         memory = worker_memory(self._settings, workers)
-        self._start_processes("LocalCUDACluster", n_workers=workers, memory_limit=memory, **pool_options())
+        options = {"memory_limit": memory, "threads_per_worker": GPU_TASKS, **pool_options()}
+        self._start_processes("LocalCUDACluster", n_workers=workers, **options)
 
     def _start_processes(self, kind: str, **options: Any) -> None:
         """Start worker processes of this machine and connect to them."""
@@ -246,18 +251,20 @@ class DaskCluster(dg.ConfigurableResource):
             time.sleep(0.1)
 
     def _fit(self, client: Any) -> bool:
-        """Whether there are workers. Raises ClusterError if one of them does not fit."""
+        """Whether there are workers; settles their device. Raises ClusterError if one of them does not fit."""
         watching, terms = self._watch.watching, self._terms
         if not watching(client.nthreads):
             return False
-        if terms is None:
-            return True
-        require_versions(watching(lambda: client.get_versions(packages=COMPUTING)), terms)
-        answers = watching(lambda: client.run(see_files, terms.folder, terms.content, on_error="return"))
-        there = watching(client.nthreads)  # some may have gone instead of answering
-        answers = {worker: answer for worker, answer in answers.items() if worker in there}
-        require_files(answers, terms)
-        return bool(answers)
+        answers: dict[str, Any] | None = None
+        if terms is not None:
+            require_versions(watching(lambda: client.get_versions(packages=COMPUTING)), terms)
+            answers = self._watch.answers(see_files, terms.folder, terms.content)
+            require_files(answers, terms)
+        if self._settings.device != "cpu":
+            answers = self._watch.answers(device_here)
+            self._device = agreed_device(self._settings.device, answers)
+            self._terms = terms and replace(terms, device=self._device)
+        return answers != {}
 
     def _connect(self, cluster: Any, unwanted: Callable[[], bool] = lambda: False, **options: Any) -> None:
         from dedup_assets.resources.dask_client import OwnedClient
@@ -291,27 +298,19 @@ class DaskCluster(dg.ConfigurableResource):
         finally:
             torch.set_num_threads(before)
 
-    def tasks_at_once(self) -> int:
-        """How many tasks run at once on one machine and share its memory; starts the cluster."""
-        threads = self.watching(lambda client: client.nthreads()).values()
-        return max(1, max(threads, default=1) if self._address else sum(threads))
-
-    def lanes(self) -> tuple[int, int]:
-        """How many large tasks to run at once, and the threads for each; starts the cluster.
-
-        In this process one task may have all cores: what it holds is then held once, and it is as quick as
-        several beside each other. Workers elsewhere take a task on every thread.
-        """
-        self.client()
-        return (1, cores_here()) if self._in_process else (self.tasks_at_once(), 1)
-
     def rooms(self) -> list[WorkerRoom]:
-        """What the workers have, told by themselves; starts the cluster. In this process one task has all of it."""
+        """What the workers have, told by themselves; starts the cluster. In this process one task has it, or two."""
         device = self.resolved_device()
         self.client()
         if self._in_process:
-            return [room_here(device)]
-        return list(self.watching(lambda client: client.run(room_here, device)).values())
+            return [replace(room_here(device), threads=1 if device == "cpu" else GPU_TASKS)]
+        return answered(self._watch.answers(room_here, device))
+
+    def lanes(self, rooms: Sequence[WorkerRoom]) -> Lanes:
+        """How many large tasks to run at once on workers that have so much, and the threads for each: in this process
+        all cores, since what a task holds is then held once, and it is as quick as several beside each other."""
+        lanes = lanes_of(rooms)
+        return replace(lanes, threads=cores_here()) if self._in_process else lanes
 
     @contextmanager
     def hearing(self, topic: str, hear: Callable[[Any], None]) -> Iterator[None]:
@@ -330,7 +329,7 @@ class DaskCluster(dg.ConfigurableResource):
         client, self._client = self._client, None
         cluster, self._cluster = self._cluster, None
         self._watch = self._terms = None
-        self._in_process = False
+        self._in_process, self._device = False, "cpu"
         try:
             if client is not None:
                 client.end()

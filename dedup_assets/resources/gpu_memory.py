@@ -4,8 +4,8 @@ Each library has an allocator of its own that keeps what it once took: beside ea
 that another one holds unused. CUDA's asynchronous pool, through RMM, serves all three. It takes nothing at the start,
 so that two clusters, or somebody else's program, may share a GPU; what is unused beyond `KEPT_SHARE` goes back to
 the GPU; and it ends at `MOST_SHARE`, because NCCL and cuBLAS take theirs beside any pool. On workers started by hand
-the same is `dask cuda worker ADDRESS --rmm-async --rmm-release-threshold 0.1 --rmm-maximum-pool-size 0.85
---set-rmm-allocator-for-libs torch,cupy`.
+the same is `dask cuda worker ADDRESS --nthreads 2 --rmm-async --rmm-release-threshold 0.1 --rmm-maximum-pool-size 0.85
+--set-rmm-allocator-for-libs torch,cupy`, with two tasks at once (`worker_device.GPU_TASKS`).
 
 A single GPU is used in this process, with torch's own allocator.
 """

@@ -6,14 +6,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dedup_assets.resources.worker_device import WorkerRoom, free_memory
+from dedup_assets.resources.worker_room import ONE_LANE, Lanes
 from dedup_assets.settings import Settings, parse_bytes
 
 LIBRARIES = 2**30
 """What a worker process needs before it holds any data: torch, pyarrow and LanceDB take 0.6 GB."""
 
 GROUP_TEXTS = 50_000
-"""Texts embedded between two commits: about a minute or two on a laptop is what a crash can cost, and
-sorting by length over that many makes padding negligible. 50,000 x 384 float16 are 38 MB in memory."""
+"""Texts embedded between two commits, at least where memory allows: about a minute or two on a laptop is what a crash
+can cost, and sorting by length over that many makes padding negligible. 50,000 x 384 float16 are 38 MB in memory."""
+
+TASK_TEXTS = 512
+"""Texts of a task on a CPU: about a second of work on one core, so two cores end together."""
+
+GPU_TASK_TEXTS = 65_536
+"""Texts of a task on a GPU at most: seconds of work, beside which what a task costs is little. Not tuned on one."""
+
+TASKS_PER_LANE = (16, 4)
+"""Tasks of a group of texts for each thread of the CPU workers, and for each GPU: the last ones end together, and
+between two commits, while which nobody embeds, there are some ten seconds of work."""
 
 TEXT_BYTES = 4096
 """A text while it is embedded: the text itself, 1 to 2 KB, its place in a batch, and its vector."""
@@ -65,7 +76,8 @@ def memory_plan(settings: Settings, tasks: int, rooms: Sequence[WorkerRoom] = ()
         machines[room.machine] = min(free, room.free), at_once + room.threads
     shares = [(limit or free // 2) // max(1, at_once) for free, at_once in machines.values()]
     share = min(shares, default=here // max(1, tasks))
-    on_gpus = [int(GPU_SHARE * room.device_free) // room.threads for room in rooms if room.device_free is not None]
+    # Tasks on one GPU take turns: see `worker_device.device_turn`.
+    on_gpus = [int(GPU_SHARE * room.device_free) for room in rooms if room.device_free is not None]
     return MemoryPlan(
         total=here,
         group_bytes=max(2**20, min([share // 2, *on_gpus])),
@@ -74,10 +86,40 @@ def memory_plan(settings: Settings, tasks: int, rooms: Sequence[WorkerRoom] = ()
     )
 
 
-def embedded_at_once(settings: Settings) -> int:
-    """Texts embedded between two commits: as many on every machine, fewer where a limit is set."""
+@dataclass(frozen=True)
+class TextPlan:
+    """How texts are given out to be embedded.
+
+    Attributes
+    ----------
+    group : int
+        Texts between two commits, which are in this process's memory.
+    lanes, most : int
+        Tasks that run at once, on a GPU one after the other counted as one, and texts of one at most.
+    """
+
+    group: int
+    lanes: int
+    most: int
+
+    def task(self, texts: int) -> int:
+        """Texts a task, of so many in all: as many as a task takes, fewer where not every lane had two."""
+        return max(1, min(self.most, max(TASK_TEXTS, -(-texts // (2 * self.lanes)))))
+
+
+def text_plan(settings: Settings, lanes: Lanes = ONE_LANE, rooms: Sequence[WorkerRoom] = ()) -> TextPlan:
+    """Texts in groups in proportion to what the workers have, bounded by the memory of this process and theirs."""
     limit = parse_bytes(settings.memory_limit)
-    return GROUP_TEXTS if limit is None else max(512, min(GROUP_TEXTS, limit // 4 // TEXT_BYTES))
+    beside = lanes.gpus or lanes.tasks * lanes.threads  # a text on a CPU takes one thread
+    wanted = TASKS_PER_LANE[lanes.gpus > 0] * beside * (GPU_TASK_TEXTS if lanes.gpus else TASK_TEXTS)
+    fits = (limit or free_memory() // 2) // 4 // TEXT_BYTES
+    if limit is None:
+        fits = max(fits, GROUP_TEXTS)  # 200 MB
+    group = max(512, min(max(GROUP_TEXTS, wanted), fits))
+    if not lanes.gpus:
+        return TextPlan(group, beside, TASK_TEXTS)
+    there = min((room.free // room.threads for room in rooms), default=free_memory()) // 8 // TEXT_BYTES
+    return TextPlan(group, beside, max(TASK_TEXTS, min(GPU_TASK_TEXTS, there)))
 
 
 def worker_memory(settings: Settings, workers: int) -> str | int:

@@ -6,13 +6,27 @@ client.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from dedup_assets.errors import NoRoomError
+
+GPU_TASKS = 2
+"""Tasks at once on a GPU worker: while one has the GPU, the other reads, gathers and puts in order on the host. More
+would wait, and each holds what it gathered."""
+
+_turn = threading.Lock()
+
+
+def device_turn(device: str) -> AbstractContextManager[Any]:
+    """Hold this process's GPU while the block lasts: its memory is one task's at a time. Nothing on a CPU."""
+    return nullcontext() if device == "cpu" else _turn
 
 
 @dataclass(frozen=True)
@@ -30,6 +44,8 @@ class WorkerRoom:
     device : {"cpu", "cuda"}
     device_free : int, optional
         Bytes of its GPU.
+    cores : int
+        Of the machine, as far as the worker may use them.
     """
 
     machine: str
@@ -37,6 +53,7 @@ class WorkerRoom:
     free: int
     device: str
     device_free: int | None
+    cores: int = 1
 
 
 @dataclass(frozen=True)
@@ -44,12 +61,13 @@ class Refused:
     """The answer of a task whose device has no room, or works no more: to repeat it there would give the same.
 
     An exception would be repeated by Dask on the same worker. `broken` says what the GPU answers, and is empty where it
-    only lacks memory.
+    only lacks memory; `process` is the worker's, for another may have its address by now.
     """
 
     worker: str
     problem: str
     broken: str = ""
+    process: int = 0
 
 
 def worker_device(device: str) -> str:
@@ -57,6 +75,11 @@ def worker_device(device: str) -> str:
     if device != "auto":
         return device
     return "cuda" if cuda_available() else "cpu"
+
+
+async def device_here() -> str:
+    """What `auto` means on the worker that is asked. Loading torch takes seconds, in which it still says it lives."""
+    return await asyncio.to_thread(worker_device, "auto")
 
 
 _cuda: bool | None = None
@@ -101,7 +124,7 @@ def room_here(device: str, dask_worker: Any = None) -> WorkerRoom:
 
         free = free_bytes(device)
     threads = 1 if dask_worker is None else dask_worker.state.nthreads
-    return WorkerRoom(socket.gethostname(), threads, free_memory(), device, free)
+    return WorkerRoom(socket.gethostname(), threads, free_memory(), device, free, cores_here())
 
 
 def guarded(device: str, task: Callable[..., Any], *arguments: Any) -> Any:
@@ -114,7 +137,7 @@ def guarded(device: str, task: Callable[..., Any], *arguments: Any) -> Any:
         sign = _broken(worker_device(device))
         if not sign:
             raise
-        return Refused(_address(), f"{type(problem).__name__}: {problem}", sign)
+        return Refused(_address(), f"{type(problem).__name__}: {problem}", sign, os.getpid())
 
 
 def nanny_runs(dask_worker: Any) -> bool:

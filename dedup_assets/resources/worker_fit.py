@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dedup_assets.errors import ClusterError
+from dedup_assets.resources.worker_device import worker_device
 from dedup_assets.storage.publish import temporary_folder
 
 SHARED = ("dask", "distributed", "dedup-assets")
@@ -29,11 +30,13 @@ PROBE = "probe"
 
 @dataclass(frozen=True)
 class Terms:
-    """What a worker has to have: versions by package, and the content of a file in a folder of the workspace."""
+    """What a worker has to have: versions by package, the content of a file in a folder of the workspace, and a GPU
+    where the others have one."""
 
     versions: tuple[tuple[str, str], ...]
     folder: str
     content: str
+    device: str = "cpu"
 
 
 @contextmanager
@@ -149,7 +152,14 @@ def _unfit(terms: Terms, process: int) -> str:
     if differing:
         return f"Dask worker {worker.address} has other versions: {differing}. Install the same there and here."
     blind = see_files(terms.folder, terms.content, worker)
-    return f"Dask worker {worker.address} does not see the workspace's files: {blind}." if blind else ""
+    if blind:
+        return f"Dask worker {worker.address} does not see the workspace's files: {blind}."
+    if terms.device != "cpu" and worker_device("auto") == "cpu":
+        return (
+            f"Dask worker {worker.address}, which came later, finds no usable GPU, and the others have one. End it, or "
+            "use --device cpu: the decisions are the same."
+        )
+    return ""
 
 
 def if_fit(terms: Terms, task: Callable[..., Any], *arguments: Any) -> Any:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 NO_PAGES: dict[str, Any] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
 """Dask serves HTTP on a port of its own, without a key; some of its pages change the cluster."""
 
+LOOPBACK_HTTP: dict[str, Any] = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+"""Dask serves HTTP even without its dashboard, on all interfaces and port 8787 unless told otherwise."""
+
 _HELPER = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {module} import serve; serve()"
 
 

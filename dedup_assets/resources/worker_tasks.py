@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from weakref import WeakSet
 
 import numpy as np
@@ -22,7 +23,7 @@ from dedup_assets.compute.join import MAX_MATCHES, DenseCells, Matches, match_pi
 from dedup_assets.encoder.models import encoder_for, locate_model
 from dedup_assets.encoder.probe import hold_to_probe
 from dedup_assets.errors import DedupError, ModelError
-from dedup_assets.resources.worker_device import worker_device
+from dedup_assets.resources.worker_device import device_turn, worker_device
 from dedup_assets.settings import Settings
 from dedup_assets.storage.cells import ShardCells, read_centroids
 from dedup_assets.storage.embeddings import EmbeddingTable
@@ -47,11 +48,13 @@ def encode_texts(
             f"Model {settings.model} on this worker ({location.folder}) has fingerprint "
             f"{location.fingerprint}, the workspace was made with {fingerprint}: install the same model files."
         )
-    encoder = encoder_for(settings, location, worker_device(device))
-    if probe is not None and encoder not in _held:
-        hold_to_probe(encoder, probe, settings.model)
-        _held.add(encoder)
-    encoded = encoder.encode(texts)
+    device = worker_device(device)
+    with device_turn(device):
+        encoder = encoder_for(settings, location, device)
+        if probe is not None and encoder not in _held:
+            hold_to_probe(encoder, probe, settings.model)
+            _held.add(encoder)
+        encoded = encoder.encode(texts)
     unreadable = (encoded.unknown > settings.max_unknown) | (encoded.unknown == 1.0)
     encoded.vectors[unreadable] = 0.0
     return encoded.vectors.astype(settings.vector_dtype), encoded.truncated, unreadable
@@ -106,7 +109,8 @@ def lay_out(vectors: np.ndarray, rows: np.ndarray, centroids: np.ndarray, floor:
     if not len(rows):
         # Admitted before the corpus had a vector: the dimension was not known then.
         vectors = np.empty((0, centroids.shape[1]), vectors.dtype)
-    assigned = assign(vectors, centroids, floor, device=device)
+    with device_turn(device):
+        assigned = assign(vectors, centroids, floor, device=device)
     order = np.argsort(assigned.home, kind="stable")
     place = np.empty(len(order), np.int32)
     place[order] = np.arange(len(order), dtype=np.int32)
@@ -157,12 +161,19 @@ def match_cells_of_shards(
     runs = MatchRuns(Path(spill[0]), spill[1])
     dense = DenseCells(dense_limit)
     most = min(MAX_MATCHES, runs.most)
-    options = {"device": worker_device(device), "max_matches": most}
-    done = _Teller(*tell)
-    for found in match_pieces(pieces, first, last, floor, dense=dense, threads=threads, done=done, **options):
-        # The later shard of a match owns it; matches owned by a shard of another run are that run's.
-        mine = np.isin(admission_of(found.j), owners)
-        runs.add(Matches(found.i[mine], found.j[mine], found.similarity[mine]))
+    device = worker_device(device)
+    options: dict[str, Any] = {
+        "device": device,
+        "max_matches": most,
+        "turn": device_turn(device),
+        "done": _Teller(*tell),
+    }
+    # Closed also where keeping the matches fails: the next task waits for the device.
+    with closing(match_pieces(pieces, first, last, floor, dense=dense, threads=threads, **options)) as matches:
+        for found in matches:
+            # The later shard of a match owns it; matches owned by a shard of another run are that run's.
+            mine = np.isin(admission_of(found.j), owners)
+            runs.add(Matches(found.i[mine], found.j[mine], found.similarity[mine]))
     return FoundMatches(runs.in_memory(), runs.files, dense.cells)
 
 

@@ -6,6 +6,7 @@ wait says on standard error, every ten seconds, what it waits for, and it ends.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -103,6 +104,13 @@ class WorkerWatch:
         with self.minding():
             return meanwhile(work, self.look)
 
+    def answers(self, question: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+        """What each worker answers that is still there afterwards, or the exception it ended with."""
+        client = self._client
+        answers = self.watching(lambda: client.run(question, *arguments, on_error="return"))
+        there = self.watching(client.nthreads)  # some may have gone instead of answering
+        return {worker: answer for worker, answer in answers.items() if worker in there}
+
     def wait_for_one(self, finished: Any) -> None:
         """Wait until one of some futures, an `as_completed`, is done; as above."""
         while not finished.has_ready():
@@ -169,6 +177,8 @@ class WorkerWatch:
         known = self.watching(lambda: client.sync(client.scheduler.identity, n_workers=-1))["workers"].get(worker)
         if known is None:
             return  # ended already
+        if refused.process and self.answers(os.getpid).get(worker, refused.process) != refused.process:
+            return  # started anew for what ran beside this
         say(f"The GPU of Dask worker {worker} no longer works ({refused.broken}): it is started anew")
         if known["nanny"] is None:
             self.watching(lambda: client.retire_workers([worker], close_workers=True))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import dedup_assets as da
 from dedup_assets.compute.join import Matches
 from dedup_assets.errors import SettingsError
-from dedup_assets.resources.memory import embedded_at_once, memory_plan, worker_memory
+from dedup_assets.resources.memory import memory_plan, text_plan, worker_memory
 from dedup_assets.settings import Settings, parse_bytes
 from dedup_assets.storage import tables as stored_tables
 from dedup_assets.storage.spill import MatchRuns
@@ -150,7 +150,7 @@ def test_a_memory_limit_is_a_size_and_is_divided_among_what_runs_at_once() -> No
             plan = memory_plan(Settings().changed({"memory_limit": limit}), tasks)
             held = tasks * plan.group_bytes + tasks * plan.task_match_bytes + plan.match_bytes
             assert held <= plan.total
-            assert limit == "" or embedded_at_once(Settings().changed({"memory_limit": limit})) * 4096 <= plan.total / 4
-    assert embedded_at_once(Settings()) == 50_000
+            assert limit == "" or text_plan(Settings().changed({"memory_limit": limit})).group * 4096 <= plan.total / 4
+    assert text_plan(Settings()).group == 50_000
     assert worker_memory(Settings(), 4) == "auto"
     assert worker_memory(Settings().changed({"memory_limit": "2GiB"}), 2) == 2**31

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dedup_assets.compute import blocks
 from dedup_assets.compute.blocks import ShardPiece, build_block, new_first
 from dedup_assets.compute.cell_groups import LISTING_BYTES, SKETCH_BYTES, plan_groups
 from dedup_assets_tests.compute.pieces import FIRST_KEY, pieces_of
@@ -61,6 +63,42 @@ def test_a_block_holds_the_rows_of_its_cells_each_once(seed, n, k, shard_count, 
             assert sorted(block.keys[listed].tolist()) == wanted
 
 
+@settings(max_examples=40, deadline=None)
+@given(seeds, st.integers(1, 120), st.integers(1, 10), st.integers(1, 4), st.integers(2, 5), st.integers(1, 40))
+def test_any_number_of_threads_builds_the_same_block(seed, n, k, shard_count, threads, least):
+    pieces = random_pieces(seed, n, k, shard_count)
+    cells = len(pieces[0].home_offsets) - 1
+    wanted = build_block(pieces, 0, max(1, cells // 2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "LISTED_APART", least)
+        patch.setattr(blocks, "ROWS_APART", least)
+        same_block(build_block(pieces, 0, max(1, cells // 2), threads), wanted)
+
+
+def same_block(found, wanted):
+    for name in ("vectors", "home_rows", "home_offsets", "ghost_rows", "ghost_offsets", "is_new", "keys"):
+        assert (getattr(found, name) == getattr(wanted, name)).all(), name
+
+
+def test_one_shard_is_gathered_by_several_threads(monkeypatch):
+    (piece,) = random_pieces(7, 400, 8, 1)
+    met = threading.Barrier(2, timeout=20)  # broken, and so an error, where one thread does it all
+    monkeypatch.setattr(blocks, "ROWS_APART", 64)
+    wanted = build_block([piece], 0, 5)
+    take = blocks._Part.take
+    together = []
+
+    def taken(part, source, out, *first):
+        if source is piece.vectors and len(together) < 2:
+            together.append(threading.get_ident())
+            met.wait()
+        take(part, source, out, *first)
+
+    monkeypatch.setattr(blocks._Part, "take", taken)
+    same_block(build_block([piece], 0, 5, threads=2), wanted)
+    assert len(set(together)) == 2
+
+
 def test_one_whole_shard_is_taken_without_a_copy():
     (piece,) = random_pieces(0, 50, 5, 1)
     assert np.shares_memory(build_block([piece], 0, 5).vectors, piece.vectors)
@@ -77,9 +115,7 @@ def test_memory_maps_give_the_same_block_as_arrays(tmp_path):
             arrays[name] = np.load(tmp_path / f"{number}-{name}.npy", mmap_mode="r")
         mapped.append(replace(piece, **arrays))
     for first, last in ((0, 6), (2, 5)):
-        one, other = build_block(pieces, first, last), build_block(mapped, first, last)
-        for name in ("vectors", "home_rows", "home_offsets", "ghost_rows", "ghost_offsets", "is_new", "keys"):
-            assert (getattr(one, name) == getattr(other, name)).all()
+        same_block(build_block(mapped, first, last), build_block(pieces, first, last))
 
 
 def test_keys_are_those_of_the_piece_and_its_first():

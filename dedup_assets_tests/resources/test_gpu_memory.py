@@ -47,7 +47,7 @@ def test_the_cluster_has_a_worker_for_each_gpu_at_most(installed, workers, start
     cluster.adopt(Settings(workers=workers, memory_limit="8GB"))
     cluster._start_cuda()
     limit = 8 * 10**9 // started + LIBRARIES
-    options = {"kind": "LocalCUDACluster", "n_workers": started, "memory_limit": limit}
+    options = {"kind": "LocalCUDACluster", "n_workers": started, "memory_limit": limit, "threads_per_worker": 2}
     assert asked == options | gpu_memory.pool_options()
     assert ("workers = 16, but a GPU takes one, and 4 are there: 4 start" in capsys.readouterr().err) == (workers == 16)
 

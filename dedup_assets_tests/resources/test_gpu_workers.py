@@ -79,6 +79,9 @@ torch.cuda.is_available = lambda: True
 torch.cuda.device_count = lambda: 1
 sys.modules["dask_cuda"] = None  # not installed
 
+from dedup_assets.compute import device_memory
+device_memory.free_bytes = lambda device: 8 * 10**9
+
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.settings import Settings
 
@@ -86,7 +89,7 @@ cluster = DaskCluster()
 cluster.adopt(Settings({options}))
 print(cluster.resolved_device(), [pid == os.getpid() for _, pid in cluster.map(os.getpid, [()] * 3)], flush=True)
 import psutil
-print(len(psutil.Process().children(recursive=True)), cluster.lanes()[0])
+print(len(psutil.Process().children(recursive=True)), cluster.lanes(cluster.rooms()).tasks)
 cluster.close()
 """
 
@@ -97,7 +100,7 @@ def test_one_gpu_is_used_in_this_process_by_a_script_without_a_guard(tmp_path: P
     script.write_text(ONE_GPU.format(options=options))
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["cuda [True, True, True]", "0 1"]
+    assert done.stdout.splitlines() == ["cuda [True, True, True]", "0 2"]
     assert ("workers = 8, but a GPU takes one, and 1 are there: 1 start" in done.stderr) == bool(options)
 
 
