@@ -37,6 +37,7 @@ from dedup_assets.compute.cells import assign, offsets_of
 from dedup_assets.compute.device_listing import Listing, placed
 from dedup_assets.compute.device_rows import DeviceRows
 from dedup_assets.compute.kmeans import ITERATIONS, SAMPLES_PER_CENTROID, fit_centroids
+from dedup_assets.compute.sketch import SKETCH_ROWS
 from dedup_assets_tests.gpu.generate import generated
 from dedup_assets_tests.gpu.trace import Operations
 
@@ -206,7 +207,8 @@ def join(scale: Scale, show: bool) -> list[Stage]:
     def noted(self: Any, *arguments: Any, **named: Any) -> None:
         made(self, *arguments, **named)
         packs.append(len(self.packs))
-        before.update(operations.launches), waits.update(operations.waits)
+        before.update(operations.launches)
+        waits.update(operations.waits)
 
     operations, before, waits = Operations(), Counter[str](), Counter[str]()
     with patch.object(device_join._Join, "__init__", noted):
@@ -215,6 +217,7 @@ def join(scale: Scale, show: bool) -> list[Stage]:
                 len(part[0]) for part in device_join.match_on_device(rows, listing, scale.floor, max_matches=1 << 18)
             )
         )
+    own = packs[0] * _seconds_of_a_pack(scale)
     per_pack = scale.homes * (scale.homes / 2 + scale.ghosts_of_cell) / packs[0]
     launches, waited = operations.launches - before, operations.waits - waits
     if show:
@@ -222,9 +225,33 @@ def join(scale: Scale, show: bool) -> list[Stage]:
         print(f"packs: {dict(launches)}, waits {dict(waited)}", file=sys.stderr)
         print(f"{packs[0]} packs of {per_pack:,.0f} products, {found} matches", file=sys.stderr)
     packed = Stage(
-        "join", "pack", packs[0], launches.total(), waited.total(), host, MILLION * scale.pairs_per_row / per_pack
+        "join", "pack", packs[0], launches.total(), waited.total(), own, MILLION * scale.pairs_per_row / per_pack
     )
-    return [Stage("join: before its packs", "block", 1, before.total(), waits.total(), 0.0, 0.0), packed]
+    return [Stage("join: before its packs", "block", 1, before.total(), waits.total(), host, 0.0), packed]
+
+
+def _seconds_of_a_pack(scale: Scale) -> float:
+    """Processor seconds of the host for one pack: packs so small that they are nothing but calls."""
+    n, homes = 2 * SKETCH_ROWS, 64
+    rows = DeviceRows.of(generated(n, scale.dimension, DEVICE, seed=3), DEVICE)
+    listing = Listing(
+        np.array([0, homes]),
+        np.arange(homes, dtype=np.int32),
+        np.array([0, n - homes]),
+        np.arange(homes, n, dtype=np.int32),
+        np.ones(n, bool),
+    )
+    call, spent = device_join._Worker.__call__, []
+
+    def timed(self: Any, item: int) -> None:
+        started = time.thread_time()
+        call(self, item)
+        spent.append(time.thread_time() - started)
+
+    with patch.object(device_join._Worker, "__call__", timed):
+        for _ in device_join.match_on_device(rows, listing, scale.floor, max_matches=1 << 18, pack_bytes=8192):
+            pass
+    return float(np.median(spent))
 
 
 def encoder(scale: Scale, show: bool) -> Stage | None:

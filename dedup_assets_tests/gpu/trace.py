@@ -39,8 +39,10 @@ class Operations(TorchDispatchMode):
     ----------
     launches, waits : Counter of str
         By operation.
-    inside : float
-        Processor seconds of the operations themselves, which a device would spend.
+    inside, workers : float
+        Processor seconds of the operations themselves, which a device would spend, and of the join's threads.
+    met : int
+        Operations of any kind, those that are no launches among them.
     """
 
     def __init__(self) -> None:
@@ -48,6 +50,7 @@ class Operations(TorchDispatchMode):
         self.launches: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
         self.inside = self.workers = 0.0
+        self.met = 0
         self._lock = threading.Lock()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -60,12 +63,14 @@ class Operations(TorchDispatchMode):
         out = func(*args, **kwargs)
         spent = time.thread_time() - started
         if on_host:
+            self.met += 1
             for tensor in tree_leaves(out):
                 if isinstance(tensor, torch.Tensor):
                     tensor.lies_on_host = True  # type: ignore[attr-defined]
             return out
         with self._lock:
             self.inside += spent
+            self.met += 1
             if not func.is_view and name not in EMPTY:
                 self.launches[name] += 1
             if waits:
@@ -111,12 +116,21 @@ class Operations(TorchDispatchMode):
     def host(self, work: Callable[[], Any]) -> tuple[Any, float]:
         """What some work gives, and processor seconds of this thread and of the join's outside of operations, without
         what counting them takes."""
-        inside, workers, count = self.inside, self.workers, self.total
+        before = self.mark()
         started = time.thread_time()
         with self.active():
             result = work()
-        spent = time.thread_time() - started + self.workers - workers
-        return result, max(0.0, spent - (self.inside - inside) - (self.total - count) * _cost_of_counting())
+        return result, self.host_since(before, time.thread_time() - started)
+
+    def mark(self) -> tuple[float, float, int]:
+        """Where it stands, for `host_since`."""
+        return self.inside, self.workers, self.met
+
+    def host_since(self, mark: tuple[float, float, int], own: float = 0.0) -> float:
+        """Processor seconds outside of operations: ``own`` ones of this thread, and those of the join's."""
+        inside, workers, met = mark
+        spent = own + self.workers - workers - (self.inside - inside)
+        return max(0.0, spent - (self.met - met) * _cost_of_counting())
 
     @property
     def total(self) -> int:
