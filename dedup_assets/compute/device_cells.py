@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from dedup_assets.compute.device_memory import Room, by_slices, free_bytes, is_out_of_memory, release
+from dedup_assets.compute.device_memory import Room, by_slices, free_bytes
 from dedup_assets.compute.device_rows import DeviceRows, float32_sums
+from dedup_assets.compute.distances import distances_on
 from dedup_assets.compute.precision import PRECISIONS
 from dedup_assets.compute.similarity import accumulation_error
 
@@ -31,7 +32,6 @@ def home_and_ghosts(
     vectors: DeviceRows | np.ndarray,
     device: str,
     book: np.ndarray,
-    distance: np.ndarray,
     sine: float,
     margin: float,
     listed_above_zero: bool,
@@ -49,8 +49,6 @@ def home_and_ghosts(
         Where to compute; where the rows lie, if they lie on one.
     book : float32 array (k, d)
         The codebook.
-    distance : float32 array (k, k)
-        Upper bounds of the distances between centroids.
     sine, margin : float
         Reach of a ghost, and what covers the float32 arithmetic of the test.
     listed_above_zero : bool
@@ -71,7 +69,7 @@ def home_and_ghosts(
     home, counts = np.zeros(n, np.int32), np.zeros(n, np.int32)
     step = max(SMALLEST_TILE, min(tile_bytes // (2 * k), 1 << 20))
     tiles, uploads, wide = Room(device), Room(device, _rows_at_once(vectors, device)), Room(device)
-    test = _Test(device, book, distance, sine, margin, listed_above_zero, low)
+    test = _Test(device, book, sine, margin, listed_above_zero, low)
 
     def of_uploaded(at: slice) -> list[np.ndarray]:
         first = at.start if isinstance(vectors, DeviceRows) else 0
@@ -109,7 +107,6 @@ class _Test:
         self,
         device: str,
         book: np.ndarray,
-        distance: np.ndarray,
         sine: float,
         margin: float,
         listed_above_zero: bool,
@@ -125,7 +122,7 @@ class _Test:
         off = float((given.double() - rounded.double()).norm(dim=1).max())
         self.summing = accumulation_error(book.shape[1]) * largest * 1.01 + 1.01 * off + margin
         self.book = rounded.to(device)
-        self.distance = _distances_on(device, torch.from_numpy(distance))
+        self.distance = distances_on(device, book)
 
     def __call__(self, rows: DeviceRows, at: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Home (int32), number of ghosts of each row (int32), and their cells (int32), row after row."""
@@ -148,18 +145,3 @@ class _Test:
             home = home.masked_fill(silent, 0)
         cells = torch.nonzero(listed)[:, 1]
         return home.int(), listed.sum(dim=1, dtype=torch.int32), cells.int()
-
-
-def _distances_on(device: str, distance: torch.Tensor) -> torch.Tensor:
-    """Distances between centroids on the device where they take a quarter of its room at most; else they stay on the
-    host, and each tile takes the rows it needs: 40 GB at 100,000 cells."""
-    free = free_bytes(device)
-    if free is not None and distance.nbytes > free // 4:
-        return distance
-    try:
-        return distance.to(device)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-    release(device)
-    return distance

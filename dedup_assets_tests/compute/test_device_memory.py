@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from dedup_assets.compute import device_block, device_cells, device_listing, device_memory, device_rows
+from dedup_assets.compute import device_block, device_cells, device_listing, device_memory, device_rows, distances
 from dedup_assets.compute.cells import assign, offsets_of
 from dedup_assets.compute.device_listing import Listing, placed
 from dedup_assets.compute.device_memory import Room, broken, by_slices, free_bytes
@@ -162,14 +162,16 @@ def test_distances_of_centroids_stay_on_the_host_where_they_would_fill_the_devic
     vectors = make_vectors("clustered", 500, 24, np.float32, 7)
     centroids = fit_centroids(vectors, 20)
     wanted = assign(vectors, centroids, 0.9, DEVICE)
-    seen, lie = [], device_cells._distances_on
-    monkeypatch.setattr(
-        device_cells, "_distances_on", lambda device, distance: seen.append(lie(device, distance)) or seen[-1]
-    )
-    monkeypatch.setattr(device_cells, "free_bytes", lambda device: 4 * 4 * 20 * 19)
-    found = assign(vectors, centroids, 0.9, DEVICE)
-    assert seen[0].device == torch.device("cpu")
-    same_cells(found, wanted)
+    for room in ("told", "refused"):
+        distances.forget()
+        if room == "told":
+            monkeypatch.setattr(distances, "free_bytes", lambda device: 4 * 4 * 20 * 19)
+        else:
+            monkeypatch.setattr(distances, "free_bytes", lambda device: None)
+            monkeypatch.setattr(distances, "_computed_on", lambda device, book: out_of_memory())
+        found = assign(vectors, centroids, 0.9, DEVICE)
+        assert distances._on_device._last is None and distances._on_host._last is not None, room
+        same_cells(found, wanted)
 
 
 def test_centroids_are_fitted_on_fewer_rows_where_the_sample_does_not_fit():
