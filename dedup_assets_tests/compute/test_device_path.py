@@ -172,15 +172,18 @@ def test_without_room_for_chunks_they_are_looked_into_in_halves(monkeypatch):
 def test_chunks_of_earlier_packs_are_not_lost_where_a_pack_finds_no_room(monkeypatch):
     vectors = make_vectors("boilerplate", 700, 40, np.float16, 3)
     wanted = exact_matches(vectors, 0.9, clusters=5)
-    multiply, calls = device_join._Worker._products, []
+    multiply, refused = device_join._Worker._products, []
 
-    def every_third(self, pack):
-        calls.append(self.chunks)
-        return no_room() if len(calls) % 3 == 0 else multiply(self, pack)
+    def once(self, pack):
+        if self.chunks and not refused:
+            refused.append(self.chunks)
+            no_room()
+        return multiply(self, pack)
 
-    monkeypatch.setattr(device_join._Worker, "_products", every_third)
+    monkeypatch.setattr(device_tiles, "SMALLEST_TILE", 256)
+    monkeypatch.setattr(device_join._Worker, "_products", once)
     found = exact_matches(vectors, 0.9, clusters=5, device=DEVICE, tile_bytes=30_000)
-    assert max(calls) > 0 and (found.i == wanted.i).all() and (found.j == wanted.j).all()
+    assert refused and (found.i == wanted.i).all() and (found.j == wanted.j).all()
 
 
 def test_tiles_without_a_diagonal_are_as_high_as_their_cell():
