@@ -153,17 +153,18 @@ def assign(
     n, k = len(vectors), len(book)
     if device != "cpu" or isinstance(vectors, DeviceRows):
         where = vectors.device if isinstance(vectors, DeviceRows) else device
-        home, counts, cells = home_and_ghosts(
-            vectors,
-            where,
-            book,
-            half_angle(floor),
-            _MARGIN,
-            floor > 0,
-            native_precision(where),
-            tile_bytes or DEVICE_TILE_BYTES,
+        return CellAssignment(
+            *home_and_ghosts(
+                vectors,
+                where,
+                book,
+                half_angle(floor),
+                _MARGIN,
+                floor > 0,
+                native_precision(where),
+                tile_bytes or DEVICE_TILE_BYTES,
+            )
         )
-        return CellAssignment(home, *_sort_by_cell([(counts, cells)], range(1), k))
     tile = _Tile(vectors, book, floor)
     step = max(16, min((tile_bytes or TILE_BYTES) // (2 * k), 1 << 16))
     starts = range(0, n, step)
