@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dedup_assets.compute import device_join
+from dedup_assets.compute import device_join, encoder_choices
 from dedup_assets.compute.device_listing import Listing
 from dedup_assets.compute.device_rows import DeviceRows
+from dedup_assets.compute.encoder import Encoder
+from dedup_assets_tests.compute.test_encoder import tiny  # noqa: F401  # a fixture
 from dedup_assets_tests.gpu.generate import generated
 from dedup_assets_tests.gpu.trace import Operations
 
@@ -43,3 +45,30 @@ def test_a_pack_is_ten_launches_and_one_wait(dtype, monkeypatch):
     assert (of_packs[:, 1] == 1).all(), "the number of chunks"
     launches, waits = np.subtract(packs[-1][1:], packs[-2][1:])
     assert waits <= 4 and launches <= 80, "of all packs together"
+
+
+def test_the_encoder_waits_for_no_batch_and_its_masks_are_those_of_transformers(tiny, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(encoder_choices, "GPU_TOKENS", 512)
+    encoder = Encoder(*tiny(), max_length=64, device=DEVICE, precision="float32")
+    # As from pinned memory.
+    monkeypatch.setattr(encoder, "_sent", lambda array: array.to(DEVICE, non_blocking=True))
+    texts = [f"{'word ' * words}{text}" for words in (1, 9, 30, 90) for text in range(12)]
+    operations = Operations()
+    with operations.active():
+        found = encoder.encode(texts)
+    assert not +operations.waits and operations.launches["scaled_dot_product_attention"] >= 2 * 4
+    monkeypatch.setattr(encoder, "_takes_whole_mask", False)
+    with operations.active():
+        plain = encoder.encode(texts)
+    assert operations.waits["is_nonzero"] >= 4, "transformers asks for each batch"
+    np.testing.assert_array_equal(found.vectors, plain.vectors)
+
+
+def test_a_model_whose_attention_is_not_fused_makes_its_own_mask(tiny, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(encoder_choices, "GPU_TOKENS", 512)
+    model, tokenizer = tiny()
+    model.set_attn_implementation("eager")
+    eager = Encoder(model, tokenizer, max_length=64, device=DEVICE, precision="float32")
+    fused = Encoder(*tiny(), max_length=64, device=DEVICE, precision="float32")
+    texts = ["a", "word " * 7, "word " * 80]
+    np.testing.assert_allclose(eager.encode(texts).vectors, fused.encode(texts).vectors, atol=1e-6)
