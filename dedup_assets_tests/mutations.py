@@ -100,7 +100,7 @@ MUTATIONS = (
     ),
     Mutation(
         "ghosts: slack of the distances left out",
-        "cells.py",
+        "distances.py",
         "np.maximum(squared, 0.0) + slack",
         "np.maximum(squared, 0.0)",
     ),

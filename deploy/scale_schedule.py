@@ -210,7 +210,7 @@ def limits(records: int) -> dict[str, float]:
     groups = plan(home, ghosts, LANE_BYTES, GROUPS_PER_LANE * 16)
     resident = tasks_of(home, ghosts, groups).resident
     return {
-        "centroid_distances": k * k * (4 + 8 + 8),  # float32 result beside two float64 temporaries
+        "centroid_distances": k * k * 4,  # float32, kept from shard to shard
         "hash_indexes": records * 2 * (16 + 8) * 2.0,  # texts and ids; old and new beside each other
         "sampling_hashes": records * (32 + 4 + 8 + 16 + 8),  # hex text, offsets, row ids, hashes, order
         "marks_while_planning": 4.0 * records,

@@ -48,6 +48,7 @@ from numba import njit
 from dedup_assets.compute.device_cells import TILE_BYTES as DEVICE_TILE_BYTES
 from dedup_assets.compute.device_cells import home_and_ghosts
 from dedup_assets.compute.device_rows import DeviceRows
+from dedup_assets.compute.distances import distances
 from dedup_assets.compute.packed import PackedRows
 from dedup_assets.compute.precision import PRECISIONS, bits_of, from_bfloat, low_unit_rows, native_precision
 from dedup_assets.compute.similarity import accumulation_error, squared_norms
@@ -152,18 +153,18 @@ def assign(
     n, k = len(vectors), len(book)
     if device != "cpu" or isinstance(vectors, DeviceRows):
         where = vectors.device if isinstance(vectors, DeviceRows) else device
-        home, counts, cells = home_and_ghosts(
-            vectors,
-            where,
-            book,
-            _distances(book, np.linalg.norm(book.astype(np.float64), axis=1)),
-            half_angle(floor),
-            _MARGIN,
-            floor > 0,
-            native_precision(where),
-            tile_bytes or DEVICE_TILE_BYTES,
+        return CellAssignment(
+            *home_and_ghosts(
+                vectors,
+                where,
+                book,
+                half_angle(floor),
+                _MARGIN,
+                floor > 0,
+                native_precision(where),
+                tile_bytes or DEVICE_TILE_BYTES,
+            )
         )
-        return CellAssignment(home, *_sort_by_cell([(counts, cells)], range(1), k))
     tile = _Tile(vectors, book, floor)
     step = max(16, min((tile_bytes or TILE_BYTES) // (2 * k), 1 << 16))
     starts = range(0, n, step)
@@ -195,10 +196,9 @@ class _Tile:
         self.vectors, self.floor = vectors, floor
         self.precision = native_precision("cpu")
         self.sine = half_angle(floor)
-        norms = np.linalg.norm(book.astype(np.float64), axis=1)
-        self.largest = float(norms.max())
+        self.largest = float(np.linalg.norm(book.astype(np.float64), axis=1).max())
         self.book = torch.from_numpy(book).to(PRECISIONS[self.precision])
-        self.distance = _distances(book, norms)
+        self.distance = distances(book)
         self.cell_type = np.uint16 if len(book) <= 1 << 16 else np.int32
 
     def __call__(self, rows: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -216,15 +216,6 @@ class _Tile:
         kernel = _list_bits if product.dtype == torch.bfloat16 else _list_floats
         total = kernel(bits_of(product), self.distance, reach, summing, silent, home, counts, cells)
         return home, counts, cells[:total].copy()
-
-
-def _distances(book: np.ndarray, norms: np.ndarray) -> np.ndarray:
-    """Upper bounds of ‖c_i - c_j‖, float32 (k, k). Rounded up: a distance too large only lists more."""
-    gram = torch.from_numpy(book) @ torch.from_numpy(book).T
-    squared = (norms**2)[:, None] + (norms**2)[None, :] - 2.0 * gram.numpy()
-    # float32 products: the squared distance is off by at most 2·γ_d·max‖c‖² (and again as much for norms).
-    slack = 4.0 * accumulation_error(book.shape[1]) * float(norms.max()) ** 2
-    return (np.sqrt(np.maximum(squared, 0.0) + slack) * (1 + 1e-6)).astype(np.float32)
 
 
 @njit(cache=True, nogil=True)

@@ -8,8 +8,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from dedup_assets.compute.device_memory import Room, by_slices, free_bytes, is_out_of_memory, release
+from dedup_assets.compute.device_ghosts import Pile, Tile
+from dedup_assets.compute.device_memory import Room, by_slices, free_bytes
 from dedup_assets.compute.device_rows import DeviceRows, float32_sums
+from dedup_assets.compute.distances import distances_on
 from dedup_assets.compute.precision import PRECISIONS
 from dedup_assets.compute.similarity import accumulation_error
 
@@ -31,26 +33,22 @@ def home_and_ghosts(
     vectors: DeviceRows | np.ndarray,
     device: str,
     book: np.ndarray,
-    distance: np.ndarray,
     sine: float,
     margin: float,
     listed_above_zero: bool,
     low: str,
     tile_bytes: int = TILE_BYTES,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Home cell of every row, number of its ghosts, and their cells row after row.
+    """Home cell of every row, and the ghosts of each cell.
 
     Parameters
     ----------
     vectors : DeviceRows or array (n, d), float16 or float32
-        Rows of the host are uploaded as many at a time as the device has room for; what comes of them goes back tile
-        by tile.
+        Rows of the host are uploaded as many at a time as the device has room for.
     device : str
         Where to compute; where the rows lie, if they lie on one.
     book : float32 array (k, d)
         The codebook.
-    distance : float32 array (k, k)
-        Upper bounds of the distances between centroids.
     sine, margin : float
         Reach of a ghost, and what covers the float32 arithmetic of the test.
     listed_above_zero : bool
@@ -60,7 +58,8 @@ def home_and_ghosts(
 
     Returns
     -------
-    int32 (n,), int32 (n,), int32 (g,)
+    int32 (n,), int64 (k + 1,), int32 (g,)
+        Homes, offsets of each cell's ghosts, and their row numbers, ascending inside a cell.
 
     Raises
     ------
@@ -68,30 +67,32 @@ def home_and_ghosts(
         The device has no room even for a tile of `SMALLEST_TILE` rows.
     """
     n, k = len(vectors), len(book)
-    home, counts = np.zeros(n, np.int32), np.zeros(n, np.int32)
     step = max(SMALLEST_TILE, min(tile_bytes // (2 * k), 1 << 20))
     tiles, uploads, wide = Room(device), Room(device, _rows_at_once(vectors, device)), Room(device)
-    test = _Test(device, book, distance, sine, margin, listed_above_zero, low)
+    test = _Test(device, book, sine, margin, listed_above_zero, low)
+    pile = Pile(n, k, device)
 
-    def of_uploaded(at: slice) -> list[np.ndarray]:
-        first = at.start if isinstance(vectors, DeviceRows) else 0
-        rows = vectors if isinstance(vectors, DeviceRows) else DeviceRows.of(vectors[at], device, room=wide)
+    def of_uploaded(at: slice) -> None:
+        start = max(at.start, pile.done)  # an attempt that failed half way keeps what it had
+        first = start if isinstance(vectors, DeviceRows) else 0
+        rows = (
+            vectors if isinstance(vectors, DeviceRows) else DeviceRows.of(vectors[start : at.stop], device, room=wide)
+        )
 
-        def of_tile(tile: slice) -> np.ndarray:
+        def of_tile(tile: slice) -> None:
             with float32_sums():
                 found = test(rows, slice(first + tile.start, first + tile.stop))
-            place = slice(at.start + tile.start, at.start + tile.stop)
-            home[place], counts[place] = found[0].cpu().numpy(), found[1].cpu().numpy()
-            return found[2].cpu().numpy()
+            pile.add(Tile(start + tile.start, *found))
 
-        return list(by_slices(at.stop - at.start, step, of_tile, tiles, least=SMALLEST_TILE, what=what))
+        for _ in by_slices(at.stop - start, step, of_tile, tiles, least=SMALLEST_TILE, what=what, make_room=pile.send):
+            pass
 
     def what(rows: int) -> str:
         return f"a tile of {rows} rows and {k} cells"
 
-    found = by_slices(n, n, of_uploaded, uploads, least=SMALLEST_TILE, what=what)
-    cells = [part for parts in found for part in parts]
-    return home, counts, np.concatenate(cells) if cells else np.empty(0, np.int32)
+    for _ in by_slices(n, n, of_uploaded, uploads, least=SMALLEST_TILE, what=what, make_room=pile.send):
+        pass
+    return pile.taken()
 
 
 def _rows_at_once(vectors: DeviceRows | np.ndarray, device: str) -> float:
@@ -109,7 +110,6 @@ class _Test:
         self,
         device: str,
         book: np.ndarray,
-        distance: np.ndarray,
         sine: float,
         margin: float,
         listed_above_zero: bool,
@@ -125,10 +125,11 @@ class _Test:
         off = float((given.double() - rounded.double()).norm(dim=1).max())
         self.summing = accumulation_error(book.shape[1]) * largest * 1.01 + 1.01 * off + margin
         self.book = rounded.to(device)
-        self.distance = _distances_on(device, torch.from_numpy(distance))
+        self.distance = distances_on(device, book)
 
     def __call__(self, rows: DeviceRows, at: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Home (int32), number of ghosts of each row (int32), and their cells (int32), row after row."""
+        """Home (int32), number of ghosts of each cell (int32), and which of the rows these are (int32), cell after
+        cell."""
         unit = rows.unit(at)
         low = unit.float().to(self.book.dtype)
         residual = (unit - low.double()).norm(dim=1).max() + 2.0**-20
@@ -146,20 +147,6 @@ class _Test:
             silent = rows.squares[at] == 0
             listed &= ~silent[:, None]
             home = home.masked_fill(silent, 0)
-        cells = torch.nonzero(listed)[:, 1]
-        return home.int(), listed.sum(dim=1, dtype=torch.int32), cells.int()
-
-
-def _distances_on(device: str, distance: torch.Tensor) -> torch.Tensor:
-    """Distances between centroids on the device where they take a quarter of its room at most; else they stay on the
-    host, and each tile takes the rows it needs: 40 GB at 100,000 cells."""
-    free = free_bytes(device)
-    if free is not None and distance.nbytes > free // 4:
-        return distance
-    try:
-        return distance.to(device)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-    release(device)
-    return distance
+        del values, bar
+        by_cell = torch.nonzero(listed.T)  # here the host waits, for the number of ghosts
+        return home.int(), listed.sum(dim=0, dtype=torch.int32), by_cell[:, 1].int()

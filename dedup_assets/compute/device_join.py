@@ -4,40 +4,36 @@ Runs alike on a GPU and, for device "cpu:0", on CPU tensors. Knows vectors and t
 
 How the device is kept busy
 ---------------------------
-The listing of a cell is its home rows, then its ghosts, so all that is to be compared is a rectangle (or the part
-above the diagonal) of positions in one list. Rectangles are cut into tiles and tiles of many cells are put into
-one pack: one gather, one product per tile into one buffer, then one compaction of the whole buffer. The number
-of proposals must be known on the host to go on, so there is a synchronisation per pack, never per cell, and two
-workers with a stream each keep the device at work during it. Compaction reads the buffer once: the maximum of
-each `CHUNK` products tells which few chunks to look into.
+Tiles (`device_tiles`) of one or many cells are put into one pack: one gather, one product per tile into one buffer,
+then one compaction of the whole buffer, which reads it once: the maximum of each `CHUNK` products tells which few
+chunks hold a proposal. Their number must be known on the host to go on, so the host waits once per pack, never per
+cell, and two workers with a stream each keep the device at work during it. What is in the chunks is looked into when
+enough of them have come together, over many packs: where a tile lies is in one table for the whole join. So a pack of
+one tile costs the host eight launches, whatever it finds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from dedup_assets.compute.cells import offsets_of
-from dedup_assets.compute.device_dense import CellCounts, dense_by_sample
+from dedup_assets.compute.device_dense import dense_by_sample
 from dedup_assets.compute.device_listing import Listing, placed
-from dedup_assets.compute.device_memory import Room, in_halves, is_out_of_memory
+from dedup_assets.compute.device_memory import Room, by_slices, free_bytes, in_halves, is_out_of_memory
 from dedup_assets.compute.device_rows import DeviceRows, cosines, float32_sums, low_rows
+from dedup_assets.compute.device_tiles import CHUNK, Pack, packs_of, tabled, tiles_of
 from dedup_assets.compute.matches import DenseCells
 from dedup_assets.compute.streams import stream
 
-CHUNK = 64
-"""Products whose maximum is looked at first."""
+PACK_BYTES = (256 << 20, 1 << 30)
+"""Products of one pack, at least and at most. 256 MiB are a tenth of a millisecond of an H200's memory traffic, less
+than the host takes for a pack's launches; four times as much is as long as these and the wait together. By arithmetic;
+not tuned on a GPU."""
 
-PACK_BYTES = 256 << 20
-"""Products of one pack: about a tenth of a millisecond of an H200's memory traffic, several times what a
-synchronisation costs. By arithmetic; not tuned on a GPU."""
-
-TILE_ROWS = 2048
-"""Home rows of a tile. Less means more launches, more means more products below the diagonal in vain."""
+PACK_SHARE = 64
+"""Between the two, this part of what the device has free: two workers have a buffer each."""
 
 GATHER_BYTES = 256 << 20
 """Gathered rows of one pack."""
@@ -45,42 +41,14 @@ GATHER_BYTES = 256 << 20
 HOT_CHUNKS = 1 << 18
 """Chunks looked into at a time: where everything matches, their 16 million pairs take 400 MB."""
 
-SMALLEST_TILE = 1 << 16
-"""Products. A tile of this size that finds no room is not halved again."""
+LEAST_CHUNKS = 64
+"""Chunks looked into at a time where there is no room for more: 4,096 pairs at most."""
 
 STREAMS = 2
 """Workers on a GPU."""
 
 RACE_FREE = (2, 10)
 """Version of torch from which two threads on two streams do not race for the workspaces of cuBLAS."""
-
-
-class Tile(NamedTuple):
-    """Positions ``top … bottom`` of the list against ``left … right``; counted where column > row."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-
-    @property
-    def width(self) -> int:
-        """Columns of the product, whole chunks."""
-        return -(-(self.right - self.left) // CHUNK) * CHUNK
-
-    @property
-    def products(self) -> int:
-        """Room it takes in the buffer."""
-        return (self.bottom - self.top) * self.width
-
-    def halves(self) -> list[Tile]:
-        """Two tiles that cover this one; the longer side is cut."""
-        rows, columns = self.bottom - self.top, self.right - self.left
-        if columns <= CHUNK or (rows > 1 and rows >= columns // 2):
-            middle = (self.top + self.bottom) // 2
-            return [self._replace(bottom=middle), self._replace(top=middle)]
-        middle = self.left + max(CHUNK, columns // 2 // CHUNK * CHUNK)
-        return [self._replace(right=middle), self._replace(left=middle)]
 
 
 Emit = Callable[[tuple[np.ndarray, np.ndarray, np.ndarray]], None]
@@ -106,7 +74,7 @@ def match_on_device(
     max_matches : int
         Matches per item at most.
     pack_bytes : int, optional
-        Bound of the products kept at a time; halved by itself where the device has no room.
+        Bound of the products kept at a time, by default `PACK_BYTES`; halved by itself where the device has no room.
     sketch : int, optional
         Columns of the sketch; 0 compares whole vectors; by default chosen by size.
     dense : DenseCells, optional
@@ -118,8 +86,14 @@ def match_on_device(
         Numbers of rows, i != j. A pair that is met in two cells is given twice, and so may be one whose tile
         had to be tried again.
     """
-    join = _Join(rows, listing, floor, max_matches, pack_bytes or PACK_BYTES, sketch, dense)
+    join = _Join(rows, listing, floor, max_matches, pack_bytes or _pack_bytes(rows.device), sketch, dense)
     return stream(join.worker, len(join.packs), _streams(rows.stored.device.type))
+
+
+def _pack_bytes(device: str) -> int:
+    """Products of one pack on a device."""
+    least, most = PACK_BYTES
+    return min(most, max(least, (free_bytes(device) or 0) // PACK_SHARE))
 
 
 def _streams(kind: str) -> int:
@@ -157,9 +131,13 @@ class _Join:
                 found = dense_by_sample(rows, self.squares, self.low, self.bound, self.listed, counts, floor, dense)
             dense.cells += found.tolist()
             counts = counts.without(found)
-        tiles = _tiles(counts, self.pack_products, listing.among_homes)
-        self.packs = list(_packs(tiles, self.pack_products, self.gather_rows))
-        self.room = Room(rows.device)
+        tiles = list(tiles_of(counts, self.pack_products, listing.among_homes))
+        self.packs = list(packs_of(tiles, self.pack_products, self.gather_rows))
+        table = tabled(tiles)
+        self.table = _sent(table, device)
+        # Numbers of chunks, in which a tile takes a whole number of them.
+        self.begins: list[int] = (table[0] // CHUNK).tolist()
+        self.room, self.hot_room = Room(rows.device), Room(rows.device)
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # what was made here is used on other streams
 
@@ -168,131 +146,121 @@ class _Join:
         return _Worker(self, emit)
 
 
-def _tiles(counts: CellCounts, most: int, among_homes: bool = True) -> Iterator[Tile]:
-    """What is to be compared: new homes with all that is listed behind them, or with the ghosts alone; old homes
-    with new ghosts."""
-    last = counts.first + counts.homes + counts.ghosts
-    cells = np.stack([counts.first, last, counts.homes, counts.new_homes, counts.new_ghosts], axis=1)
-    for first, end, home, new, ghosts in cells.tolist():
-        for top in range(first, first + new, TILE_ROWS):
-            left = top if among_homes else first + home
-            yield from _wide(Tile(top, min(top + TILE_ROWS, first + new), left, end), most)
-        if ghosts:
-            for top in range(first + new, first + home, TILE_ROWS):
-                bottom = min(top + TILE_ROWS, first + home)
-                yield from _wide(Tile(top, bottom, first + home, first + home + ghosts), most)
-
-
-def _wide(tile: Tile, most: int) -> Iterator[Tile]:
-    """Cut a tile into ones of at most ``most`` products where that is possible; left to right."""
-    tile = tile._replace(left=max(tile.left, tile.top))  # nothing left of the first row is counted
-    if tile.right <= tile.left or tile.right <= tile.top + 1:
-        return
-    if tile.products <= most or tile.products <= CHUNK:
-        yield tile
-        return
-    for half in tile.halves():
-        yield from _wide(half, most)
-
-
-def _packs(tiles: Iterator[Tile], most_products: int, most_rows: int) -> Iterator[list[Tile]]:
-    """Consecutive tiles that fit the buffer and the gather together."""
-    pack: list[Tile] = []
-    products, first, last = 0, 0, 0
-    for tile in tiles:
-        if pack and (
-            products + tile.products > most_products or max(last, tile.right) - min(first, tile.top) > most_rows
-        ):
-            yield pack
-            pack, products = [], 0
-        first, last = (min(first, tile.top), max(last, tile.right)) if pack else (tile.top, tile.right)
-        pack.append(tile)
-        products += tile.products
-    if pack:
-        yield pack
-
-
 class _Worker:
     """Compares the packs it is given, one after the other."""
 
     def __init__(self, join: _Join, emit: Emit) -> None:
         self.join, self.emit = join, emit
         self.buffer: torch.Tensor | None = None
+        self.hot: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.chunks = 0
         self.found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self.count = 0
         self.stream = torch.cuda.Stream(join.low.device) if join.low.device.type == "cuda" else None
 
     def __call__(self, item: int) -> None:
         """Compare one pack, in halves where the device has no room for it."""
+        join = self.join
         for _ in in_halves(
-            self.join.packs[item], self._attempt, _halves, _products, self.join.room, _in_words, self._let_go
+            join.packs[item], self._attempt, Pack.halves, lambda pack: pack.products, join.room, str, self._let_go
         ):
             pass
+        if self.chunks >= HOT_CHUNKS:
+            self._settle()
 
-    def _attempt(self, tiles: list[Tile]) -> tuple[()]:
+    def finish(self) -> None:
+        """Hand over what is left."""
+        self._settle()
+        self._flush()
+
+    def _attempt(self, pack: Pack) -> tuple[()]:
         with torch.cuda.stream(self.stream), float32_sums():
-            self._compare(tiles)
+            self._compact(self._products(pack), pack)
         return ()
 
     def _let_go(self) -> None:
         self.buffer = None
+        self._settle()
         self._flush()
 
-    def finish(self) -> None:
-        """Hand over what is left."""
-        self._flush()
-
-    def _compare(self, tiles: list[Tile]) -> None:
-        join = self.join
-        starts = offsets_of(np.array([tile.products for tile in tiles]))
-        used = int(starts[-1])
+    def _products(self, pack: Pack) -> torch.Tensor:
+        """The products of all tiles, one after the other."""
+        join, used = self.join, pack.products
         if self.buffer is None or len(self.buffer) < used:
             self.buffer = None
             self.buffer = join.low.new_empty(used)
-        first = min(min(tile.top, tile.left) for tile in tiles)
-        last = max(max(tile.bottom, tile.left + tile.width) for tile in tiles)
-        near = self._gather(first, last) if last - first <= join.gather_rows else None
-        for tile, (start, stop) in zip(tiles, pairwise(starts.tolist()), strict=True):
+        first, last = pack.span
+        near = self._gather(first, last) if last - first <= min(join.gather_rows, pack.gathered) else None
+        start = 0
+        for tile in pack.tiles:
             if near is not None:
                 rows = near[tile.top - first : tile.bottom - first]
                 columns = near[tile.left - first : tile.left + tile.width - first]
             else:
                 rows, columns = self._gather(tile.top, tile.bottom), self._gather(tile.left, tile.left + tile.width)
+            stop = start + tile.products
             torch.mm(rows, columns.T, out=self.buffer[start:stop].view(len(rows), len(columns)))
-        del near, rows, columns
-        self._compact(self.buffer[:used], tiles, starts)
+            start = stop
+        return self.buffer[:used]
 
     def _gather(self, first: int, last: int) -> torch.Tensor:
-        join = self.join
-        return join.low.index_select(0, join.listed[first:last].long())
+        return self.join.low.index_select(0, self.join.listed[first:last])
 
-    def _compact(self, products: torch.Tensor, tiles: list[Tile], starts: np.ndarray) -> None:
-        """Find the products at or above the bound and decide their pairs."""
-        join = self.join
-        table = np.array([(tile.top, tile.left, tile.right, tile.width) for tile in tiles], np.int64).T
-        shape = torch.from_numpy(np.concatenate([table, starts[None, :-1]])).to(products.device)
-        tops, lefts, rights, widths, begins = shape.unbind()
-        begins = begins.contiguous()
+    def _compact(self, products: torch.Tensor, pack: Pack) -> None:
+        """Take out the chunks with a product at or above the bound: here the host waits, for their number."""
         chunks = products.view(-1, CHUNK)
-        hot = torch.nonzero(chunks.amax(dim=1) >= join.bound).flatten()
-        for part in hot.split(HOT_CHUNKS):
-            at = torch.nonzero(chunks[part] >= join.bound)
-            place = part[at[:, 0]] * CHUNK + at[:, 1]
-            tile = torch.searchsorted(begins, place, right=True) - 1
-            place -= begins[tile]
-            row = tops[tile] + place // widths[tile]
-            column = lefts[tile] + place % widths[tile]
-            counted = (column < rights[tile]) & (column > row)
-            self._decide(join.listed[row[counted]].long(), join.listed[column[counted]].long())
-
-    def _decide(self, i: torch.Tensor, j: torch.Tensor) -> None:
-        if not len(i):
+        hot = torch.nonzero(chunks.amax(dim=1) >= self.join.bound).flatten()
+        if not len(hot):
             return
-        near, sums = self.join.rows.near(i, j, self.join.floor)
+        if pack.first is None or len(hot) > HOT_CHUNKS:
+            table = self.join.table if pack.first is not None else _sent(tabled(pack.tiles), products.device)
+            base = self.join.begins[pack.first] if pack.first is not None else 0
+            for part in hot.split(HOT_CHUNKS):
+                self._decide(chunks.index_select(0, part), part.add_(base), table)
+            return
+        values = chunks.index_select(0, hot)
+        self.hot.append((values, hot.add_(self.join.begins[pack.first])))
+        self.chunks += len(hot)
+
+    def _settle(self) -> None:
+        """Decide what is in the chunks that were taken out of packs so far."""
+        hot, self.hot, self.chunks = self.hot, [], 0
+        if not hot:
+            return
+        with torch.cuda.stream(self.stream):
+            for part in _together(hot):
+                self._decide_in_slices(*part)
+
+    def _decide_in_slices(self, values: torch.Tensor, numbers: torch.Tensor) -> None:
+        join = self.join
+
+        def decide(at: slice) -> None:
+            self._decide(values[at], numbers[at], join.table)
+
+        def what(chunks: int) -> str:
+            return f"{chunks} chunks of products"
+
+        for _ in by_slices(len(values), HOT_CHUNKS, decide, join.hot_room, least=LEAST_CHUNKS, what=what):
+            pass
+
+    def _decide(self, values: torch.Tensor, numbers: torch.Tensor, table: torch.Tensor) -> None:
+        """Keep the pairs that reach the floor of chunks (h, `CHUNK`), whose numbers (h,) a table of tiles explains."""
+        join = self.join
+        at = torch.nonzero(values >= join.bound)
+        place = numbers[at[:, 0]].mul_(CHUNK).add_(at[:, 1])
+        tile = torch.searchsorted(table[0], place, right=True).sub_(1)
+        begin, top, left, right, width = table.index_select(1, tile)
+        place -= begin
+        row, column = top + place // width, left + place % width
+        counted = torch.nonzero((column < right) & (column > row)).flatten()
+        if not len(counted):
+            return
+        i, j = (join.listed.index_select(0, at.index_select(0, counted)).long() for at in (row, column))
+        near, sums = join.rows.near(i, j, join.floor)
         if len(near):
             self.found.append((i[near], j[near], sums))
             self.count += len(near)
-        if self.count >= self.join.max_matches:
+        if self.count >= join.max_matches:
             self._flush()
 
     def _flush(self) -> None:
@@ -308,18 +276,20 @@ class _Worker:
             self.emit((i[at], j[at], similarity[at]))
 
 
-def _products(tiles: list[Tile]) -> int:
-    return sum(tile.products for tile in tiles)
+def _sent(table: np.ndarray, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(table).to(device)
 
 
-def _halves(tiles: list[Tile]) -> list[list[Tile]] | None:
-    if len(tiles) > 1:
-        return [tiles[: len(tiles) // 2], tiles[len(tiles) // 2 :]]
-    return [[half] for half in tiles[0].halves()] if tiles[0].products > SMALLEST_TILE else None
-
-
-def _in_words(tiles: list[Tile]) -> str:
-    return f"a tile of {tiles[0].bottom - tiles[0].top} × {tiles[0].right - tiles[0].left} products"
+def _together(parts: list[tuple[torch.Tensor, torch.Tensor]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Chunks and numbers of all parts as one, where the device has room for that."""
+    try:
+        values, numbers = (torch.cat(list(some)) for some in zip(*parts, strict=True))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return parts
+    parts.clear()
+    return [(values, numbers)]
 
 
 def _on_host(parts: Sequence[torch.Tensor]) -> np.ndarray:

@@ -145,6 +145,7 @@ def by_slices(
     least: int,
     what: Callable[[int], str],
     unit: int = 1,
+    make_room: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
     """`in_halves` over the numbers 0 to n - 1: `work` does a slice of at most ``step``, halved down to ``least``. The
     room counts ``unit`` for each number."""
@@ -164,6 +165,7 @@ def by_slices(
             lambda at: unit * (at.stop - at.start),
             room,
             lambda at: what(at.stop - at.start),
+            make_room,
         )
 
 

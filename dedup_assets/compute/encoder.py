@@ -168,6 +168,8 @@ class Encoder:
         self._model.requires_grad_(False)
         if getattr(self._model, "pooler", None) is not None:
             self._model.pooler = None  # its output is not used
+        fused = getattr(model.config, "_attn_implementation", None) == "sdpa"
+        self._takes_whole_mask = fused and PackedBert.fits(self._model)
         self._tokens = CPU_TOKENS if device == "cpu" else gpu_tokens(model.config, max_length)
         # As many batches side by side as there are cores.
         self._workers = OneThreadWorkers(torch.get_num_threads(), "encoder")
@@ -327,9 +329,20 @@ class Encoder:
         with torch.inference_mode():
             mask = self._sent(torch.from_numpy(np.arange(length)[None, :] < counts[:, None]))
             hidden = self._model(
-                input_ids=self._sent(torch.from_numpy(inputs)), attention_mask=mask.long()
+                input_ids=self._sent(torch.from_numpy(inputs)),
+                attention_mask=self._attention(mask, bool((counts == length).all())),
             ).last_hidden_state
             return _unit(self._pool_tokens(hidden, mask)[: len(ids)])
+
+    def _attention(self, mask: torch.Tensor, full: bool) -> torch.Tensor | None:
+        """What a model takes for a mask (rows, length); ``full`` where nothing is padded.
+
+        transformers asks the device whether a mask of two dimensions is full, so the host would wait for each batch.
+        BERT-like models are given what it makes of the answer instead.
+        """
+        if not self._takes_whole_mask:
+            return mask.long()
+        return None if full else mask[:, None, None, :].expand(-1, -1, mask.shape[1], -1)
 
     def _sent(self, array: torch.Tensor) -> torch.Tensor:
         """An array of the host on the device; from pinned memory, so that nothing waits for the copy."""

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from dedup_assets.compute.sorting import hash_order
+
 
 def empty_hashes() -> np.ndarray:
     """No hashes: shape (0, 2), uint64."""
@@ -25,7 +27,7 @@ def hash_ids(ids: Iterable[str]) -> np.ndarray:
 def first_occurrences(hashes: np.ndarray) -> np.ndarray:
     """For each row, the index of the first row with an equal hash: shape (n,), int64."""
     n = len(hashes)
-    order = np.lexsort((hashes[:, 1], hashes[:, 0]))  # stable: equal hashes stay in row order
+    order = hash_order(hashes)  # stable: equal hashes stay in row order
     ordered = hashes[order]
     starts = np.ones(n, dtype=bool)
     starts[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
@@ -67,7 +69,7 @@ class HashIndex:
 
 
 def _sorted_run(hashes: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    order = np.lexsort((hashes[:, 1], hashes[:, 0]))
+    order = hash_order(hashes)
     return hashes[order], values[order]
 
 

@@ -18,6 +18,7 @@ from dedup_assets.compute.cells import assign
 from dedup_assets.compute.device_block import match_block
 from dedup_assets.compute.device_memory import is_out_of_memory, release
 from dedup_assets.compute.device_rows import DeviceRows
+from dedup_assets.compute.distances import forget
 from dedup_assets.compute.kmeans import choose_cells, fit_centroids, sample_size
 from dedup_assets.compute.matches import DENSE_LIMIT, MAX_MATCHES, DenseCells, Matches, unique_matches
 from dedup_assets.compute.precision import one_thread_each
@@ -90,6 +91,7 @@ def match_cells(
         raise ValueError(f"max_matches must be at least 1, found {max_matches}")
     if not len(block.home_rows) or not block.is_new.any():
         return iter(())
+    forget()  # the distances of centroids: what is compared here was assigned before
     if device != "cpu" or isinstance(block.vectors, DeviceRows):
         return match_block(
             block, floor, device, max_matches=max_matches, pack_bytes=tile_bytes, sketch=sketch, dense=dense

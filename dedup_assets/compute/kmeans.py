@@ -95,7 +95,7 @@ def _assign(rows: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, 
     n, k = len(rows), len(centroids)
     label = torch.empty(n, dtype=torch.int64, device=rows.device)
     best = torch.empty(n, dtype=torch.float32, device=rows.device)
-    step = max(SMALLEST_TILE, (TILE_BYTES if rows.device.type == "cpu" else DEVICE_TILE_BYTES) // (2 * k))
+    step = max(SMALLEST_TILE, (TILE_BYTES if _on_host(rows) else DEVICE_TILE_BYTES) // (2 * k))
 
     def place(tile: slice) -> None:
         label[tile], best[tile] = _nearest(rows[tile], centroids)
@@ -108,10 +108,15 @@ def _assign(rows: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, 
     return label, best
 
 
+def _on_host(rows: torch.Tensor) -> bool:
+    """Whether compiled loops of the host do for them what operations do on a device."""
+    return rows.device.type == "cpu"
+
+
 def _nearest(rows: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """`_assign` of one tile."""
     product = rows @ centroids.T
-    if product.dtype == torch.bfloat16 and product.device.type == "cpu":
+    if product.dtype == torch.bfloat16 and _on_host(product):
         label, best = torch.empty(len(rows), dtype=torch.int64), torch.empty(len(rows))
         _nearest_bits(bits_of(product), label.numpy(), best.numpy())
         return label, best
@@ -122,7 +127,7 @@ def _nearest(rows: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor,
 def _means(rows: torch.Tensor, label: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Sums (k, d) float32 and counts (k,) of the rows of each cell, the same bits on every call."""
     d = rows.shape[1]
-    if rows.device.type == "cpu":
+    if _on_host(rows):
         sums, counts = np.zeros((k, d), np.float32), np.zeros(k, np.int64)
         _sum_cells(rows.numpy(), label.numpy(), sums, counts)
         return torch.from_numpy(sums), torch.from_numpy(counts)

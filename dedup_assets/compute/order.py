@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 
 from dedup_assets.compute.similarity import squared_norms
+from dedup_assets.compute.sorting import hash_order
 
 RULES = ("first", "longest", "hard", "easy", "random")
 """Rules besides ``column:NAME``."""
@@ -186,7 +187,7 @@ def rebuild_order(
     if text_hashes.shape != (n, 2):
         raise ValueError(f"text_hashes must be ({n}, 2), found {text_hashes.shape}")
     by_id = np.array(sorted(range(n), key=lambda row: ids[row]), dtype=np.int64)
-    by_hash = by_id[np.lexsort((text_hashes[by_id, 1], text_hashes[by_id, 0]))]
+    by_hash = by_id[hash_order(text_hashes[by_id])]
     if quality is None:
         return by_hash
     values = np.asarray(quality)

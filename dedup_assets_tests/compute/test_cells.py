@@ -5,7 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dedup_assets.compute import cells as module
+from dedup_assets.compute import distances
 from dedup_assets.compute.cells import assign, codebook, half_angle
+from dedup_assets.compute.join import exact_matches
 from dedup_assets_tests.compute.vectors import brute_force, dtypes, floors, kinds, make_vectors, seeds
 
 
@@ -118,3 +120,31 @@ def test_wrong_input_is_refused():
         assign(np.zeros((3, 4), np.float16), np.ones((2, 5)), 0.9)
     with pytest.raises(ValueError, match="finite"):
         assign(np.zeros((3, 4), np.float16), np.full((2, 4), np.nan), 0.9)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])
+def test_distances_of_a_codebook_are_computed_once_for_all_shards(device, monkeypatch):
+    made = []
+    for name in ("_computed", "_computed_on"):
+        inner = getattr(distances, name)
+        monkeypatch.setattr(distances, name, lambda *given, inner=inner: made.append(1) or inner(*given))
+    distances.forget()
+    vectors = make_vectors("clustered", 300, 32, np.float16, 1)
+    book, other = vectors[:9].astype(np.float32), vectors[9:20].astype(np.float32)
+    first = assign(vectors, book, 0.9, device)
+    again = assign(vectors, book.copy(), 0.9, device)
+    assert len(made) == 1 and (first.ghost_rows == again.ghost_rows).all()
+    assign(vectors, other, 0.9, device)
+    assign(vectors, book, 0.9, device)
+    assert len(made) == 3, "one codebook's are kept"
+    exact_matches(vectors, 0.9, centroids=other, device=device)
+    assert distances._on_host._last is None and distances._on_device._last is None, "the join wants the memory"
+
+
+def test_distances_on_a_device_are_those_of_the_host_in_slices_too(monkeypatch):
+    book = codebook(make_vectors("clustered", 70, 48, np.float32, 5))
+    monkeypatch.setattr(distances, "ROWS_AT_ONCE", 13)
+    here = distances._computed(book)
+    monkeypatch.setattr(distances, "DEVICE_BYTES", 1)
+    there = distances._computed_on("cpu:0", book).numpy()
+    np.testing.assert_allclose(there**2, here**2, atol=1e-6)

@@ -12,8 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from dedup_assets.compute import device_block, device_cells, device_listing, device_memory, device_rows
-from dedup_assets.compute.cells import assign, offsets_of
+from dedup_assets.compute import (
+    device_block,
+    device_cells,
+    device_ghosts,
+    device_listing,
+    device_memory,
+    device_rows,
+    distances,
+)
+from dedup_assets.compute.cells import _sort_by_cell, assign, offsets_of
+from dedup_assets.compute.device_ghosts import Pile
 from dedup_assets.compute.device_listing import Listing, placed
 from dedup_assets.compute.device_memory import Room, broken, by_slices, free_bytes
 from dedup_assets.compute.device_rows import DeviceRows
@@ -152,6 +161,50 @@ def test_rows_of_the_host_are_assigned_as_many_at_a_time_as_fit(monkeypatch):
     same_cells(found, wanted)
 
 
+@pytest.mark.parametrize("refused", [False, True])
+@pytest.mark.parametrize("most", [1, 100, 1 << 26])
+def test_ghosts_of_many_tiles_end_in_the_order_of_the_host(most, refused, monkeypatch):
+    rng = np.random.default_rng(most)
+    n, k = 500, 23
+    listed, home = rng.random((n, k)) < 0.1, rng.integers(0, k, n).astype(np.int32)
+    listed[:, 4] = False
+    cells = np.nonzero(listed)[1].astype(np.int32)
+    offsets, rows = _sort_by_cell([(listed.sum(axis=1).astype(np.int32), cells)], range(1), k)
+    monkeypatch.setattr(device_ghosts, "PILE_ENTRIES", most)
+    if refused:
+        monkeypatch.setattr(device_ghosts, "_together", lambda tiles, device: out_of_memory())
+    pile = Pile(n, k, DEVICE)
+    for start, stop in itertools.pairwise([0, 1, 130, 131, 300, 500]):
+        part = torch.from_numpy(listed[start:stop])
+        found = torch.nonzero(part.T)[:, 1].int()
+        counts = part.sum(dim=0, dtype=torch.int32)
+        pile.add(device_ghosts.Tile(start, torch.from_numpy(home[start:stop]), counts, found))
+        assert pile.done == stop
+    for given, wanted in zip(pile.taken(), (home, offsets, rows), strict=True):
+        assert given.dtype == wanted.dtype and (given == wanted).all()
+    assert [len(part) for part in Pile(0, k, DEVICE).taken()] == [0, k + 1, 0]
+
+
+def test_an_assignment_that_fails_half_way_lists_no_row_twice(monkeypatch):
+    vectors = make_vectors("clustered", 900, 24, np.float32, 7)
+    centroids = fit_centroids(vectors, 9)
+    wanted = assign(vectors, centroids, 0.9, DEVICE)
+    test, sizes = device_cells._Test.__call__, []
+
+    def limited(self, rows, at):
+        sizes.append(at.stop - at.start)
+        if len(sizes) > 4 and len(rows) > 300:  # some tiles are done, then not even the smallest finds room
+            out_of_memory()
+        return test(self, rows, at)
+
+    monkeypatch.setattr(device_cells._Test, "__call__", limited)
+    monkeypatch.setattr(device_memory, "release", lambda device: None)
+    found = assign(vectors, centroids, 0.9, DEVICE, tile_bytes=2 * 9 * 64)
+    same_cells(found, wanted)
+    for cell in range(9):
+        assert (np.diff(found.ghost_rows[found.ghost_offsets[cell] : found.ghost_offsets[cell + 1]]) > 0).all()
+
+
 def same_cells(found, wanted):
     """The same homes, and the same ghosts but for some whose need depends on the rows of their tile."""
     assert (found.home == wanted.home).all()
@@ -162,14 +215,16 @@ def test_distances_of_centroids_stay_on_the_host_where_they_would_fill_the_devic
     vectors = make_vectors("clustered", 500, 24, np.float32, 7)
     centroids = fit_centroids(vectors, 20)
     wanted = assign(vectors, centroids, 0.9, DEVICE)
-    seen, lie = [], device_cells._distances_on
-    monkeypatch.setattr(
-        device_cells, "_distances_on", lambda device, distance: seen.append(lie(device, distance)) or seen[-1]
-    )
-    monkeypatch.setattr(device_cells, "free_bytes", lambda device: 4 * 4 * 20 * 19)
-    found = assign(vectors, centroids, 0.9, DEVICE)
-    assert seen[0].device == torch.device("cpu")
-    same_cells(found, wanted)
+    for room in ("told", "refused"):
+        distances.forget()
+        if room == "told":
+            monkeypatch.setattr(distances, "free_bytes", lambda device: 4 * 4 * 20 * 19)
+        else:
+            monkeypatch.setattr(distances, "free_bytes", lambda device: None)
+            monkeypatch.setattr(distances, "_computed_on", lambda device, book: out_of_memory())
+        found = assign(vectors, centroids, 0.9, DEVICE)
+        assert distances._on_device._last is None and distances._on_host._last is not None, room
+        same_cells(found, wanted)
 
 
 def test_centroids_are_fitted_on_fewer_rows_where_the_sample_does_not_fit():

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from dedup_assets.compute import device_cells, device_join, device_rows, precision
+from dedup_assets.compute import device_cells, device_join, device_rows, device_tiles, precision
 from dedup_assets.compute.cells import assign
 from dedup_assets.compute.device_dense import CellCounts
-from dedup_assets.compute.device_join import CHUNK, Tile, match_on_device
+from dedup_assets.compute.device_join import match_on_device
 from dedup_assets.compute.device_listing import Listing
 from dedup_assets.compute.device_memory import is_out_of_memory
 from dedup_assets.compute.device_rows import DeviceRows, cosines, float32_sums
+from dedup_assets.compute.device_tiles import CHUNK, Tile, packs_of, tiles_of
 from dedup_assets.compute.join import exact_matches, match_pieces, unique_matches
 from dedup_assets.compute.kmeans import fit_centroids
 from dedup_assets.compute.similarity import canonical_pairs, squared_norms
@@ -77,17 +78,18 @@ def test_shards_on_a_device_match_like_shards_on_the_host():
 
 
 def test_tiles_cover_each_pair_with_a_new_row_once(monkeypatch):
-    monkeypatch.setattr(device_join, "TILE_ROWS", 5)
+    monkeypatch.setattr(device_tiles, "TILE_ROWS", 5)
     rng = np.random.default_rng(1)
     homes, new_homes, ghosts = (np.array(x) for x in ([0, 1, 40, 7], [0, 1, 11, 0], [3, 0, 25, 9]))
     new_ghosts = np.minimum(ghosts, rng.integers(0, 9, 4))
     offsets = np.concatenate([[0], np.cumsum(homes + ghosts)])
     counted = np.zeros((offsets[-1], offsets[-1]), int)
     counts = CellCounts(offsets[:-1], homes, new_homes, ghosts, new_ghosts)
-    tiles = list(device_join._tiles(counts, most=130))
+    tiles = list(tiles_of(counts, most=130))
     assert all(tile.products <= 130 or tile.bottom - tile.top == 1 for tile in tiles)
-    packs = list(device_join._packs(iter(tiles), 1000, 70))
-    assert [tile for pack in packs for tile in pack] == tiles and len(packs) < len(tiles)
+    packs = list(packs_of(tiles, 1000, 70))
+    assert [tile for pack in packs for tile in pack.tiles] == tiles and len(packs) < len(tiles)
+    assert [tiles[pack.first] for pack in packs] == [pack.tiles[0] for pack in packs]
     for tile in tiles:
         for row in range(tile.top, tile.bottom):
             counted[row, max(tile.left, row + 1) : tile.right] += 1
@@ -110,25 +112,23 @@ def test_halves_of_a_tile_cover_it(tile):
 def test_without_room_tiles_are_halved_and_the_matches_stay(monkeypatch):
     vectors = make_vectors("boilerplate", 700, 40, np.float16, 3)
     wanted = exact_matches(vectors, 0.9, clusters=5)
-    sizes, compare, compact = [], device_join._Worker._compare, device_join._Worker._compact
+    sizes, multiply, compact = [], device_join._Worker._products, device_join._Worker._compact
 
-    def limited(self, tiles):
-        sizes.append(sum(tile.products for tile in tiles))
-        if sizes[-1] > 20_000:
-            no_room()
-        compare(self, tiles)
+    def limited(self, pack):
+        sizes.append(pack.products)
+        return no_room() if sizes[-1] > 20_000 else multiply(self, pack)
 
-    monkeypatch.setattr(device_join, "SMALLEST_TILE", 4096)
-    monkeypatch.setattr(device_join._Worker, "_compare", limited)
+    monkeypatch.setattr(device_tiles, "SMALLEST_TILE", 4096)
+    monkeypatch.setattr(device_join._Worker, "_products", limited)
     found = exact_matches(vectors, 0.9, clusters=5, device=DEVICE)
     assert max(sizes) > 20_000 and min(sizes) <= 20_000
     assert (found.i == wanted.i).all() and (found.j == wanted.j).all() and (found.similarity == wanted.similarity).all()
 
-    monkeypatch.setattr(device_join._Worker, "_compare", compare)
+    monkeypatch.setattr(device_join._Worker, "_products", multiply)
     calls = []
 
-    def half_way(self, products, tiles, starts):  # some of the pack's matches were handed over already
-        compact(self, products, tiles, starts)
+    def half_way(self, products, pack):  # some of the pack's matches were found already
+        compact(self, products, pack)
         calls.append(1)
         if len(calls) == 1:
             raise RuntimeError("std::bad_alloc: out_of_memory: RMM failure at: pool_memory_resource.hpp")
@@ -138,9 +138,71 @@ def test_without_room_tiles_are_halved_and_the_matches_stay(monkeypatch):
     assert len(calls) > 1 and (found.i == wanted.i).all() and (found.j == wanted.j).all()
 
 
+@pytest.mark.parametrize("at_once", [1, 300, 1 << 18])
+def test_chunks_of_many_packs_are_looked_into_together_and_no_match_is_missed(at_once, monkeypatch):
+    vectors = make_vectors("boilerplate", 700, 40, np.float16, 3)
+    wanted = exact_matches(vectors, 0.9, clusters=5)
+    monkeypatch.setattr(device_join, "HOT_CHUNKS", at_once)
+    settle, held = device_join._Worker._settle, []
+    monkeypatch.setattr(device_join._Worker, "_settle", lambda self: held.append(self.chunks) or settle(self))
+    found = exact_matches(vectors, 0.9, clusters=5, device=DEVICE, tile_bytes=30_000)
+    assert (found.i == wanted.i).all() and (found.j == wanted.j).all() and (found.similarity == wanted.similarity).all()
+    if at_once == 300:
+        assert max(held) >= 300 and sum(bool(chunks) for chunks in held) > 2
+    elif at_once > 300:
+        assert sum(bool(chunks) for chunks in held) == 1, "all packs at once"
+
+
+def test_without_room_for_chunks_they_are_looked_into_in_halves(monkeypatch):
+    vectors = make_vectors("boilerplate", 700, 40, np.float16, 3)
+    wanted = exact_matches(vectors, 0.9, clusters=5)
+    monkeypatch.setattr(device_join, "LEAST_CHUNKS", 2)
+    monkeypatch.setattr(device_join, "_together", lambda parts: parts)  # no room to put them together either
+    decide, sizes = device_join._Worker._decide, []
+
+    def limited(self, values, numbers, table):
+        sizes.append(len(values))
+        return no_room() if sizes[-1] > 8 else decide(self, values, numbers, table)
+
+    monkeypatch.setattr(device_join._Worker, "_decide", limited)
+    found = exact_matches(vectors, 0.9, clusters=5, device=DEVICE, tile_bytes=30_000)
+    assert max(sizes) > 8 and (found.i == wanted.i).all() and (found.j == wanted.j).all()
+
+
+def test_chunks_of_earlier_packs_are_not_lost_where_a_pack_finds_no_room(monkeypatch):
+    vectors = make_vectors("boilerplate", 700, 40, np.float16, 3)
+    wanted = exact_matches(vectors, 0.9, clusters=5)
+    multiply, refused = device_join._Worker._products, []
+
+    def once(self, pack):
+        if self.chunks and not refused:
+            refused.append(self.chunks)
+            no_room()
+        return multiply(self, pack)
+
+    monkeypatch.setattr(device_tiles, "SMALLEST_TILE", 256)
+    monkeypatch.setattr(device_join._Worker, "_products", once)
+    found = exact_matches(vectors, 0.9, clusters=5, device=DEVICE, tile_bytes=30_000)
+    assert refused and (found.i == wanted.i).all() and (found.j == wanted.j).all()
+
+
+def test_tiles_without_a_diagonal_are_as_high_as_their_cell():
+    one = np.array([5_000])
+    tiles = list(tiles_of(CellCounts(one * 0, one, one, 2 * one, 2 * one), most=1 << 30))
+    assert [tile.bottom - tile.top for tile in tiles] == [2048, 2048, 904, 5_000]
+    old = list(tiles_of(CellCounts(one * 0, one, one * 0, 2 * one, 2 * one), most=1 << 30))
+    assert old == [Tile(0, 5_000, 5_000, 15_000)]
+
+
+@pytest.mark.parametrize(("free", "size"), [(None, 256 << 20), (24 << 30, 384 << 20), (139 << 30, 1 << 30)])
+def test_packs_are_as_large_as_the_device_has_room_for(free, size, monkeypatch):
+    monkeypatch.setattr(device_join, "free_bytes", lambda device: free)
+    assert device_join._pack_bytes("cuda") == size
+
+
 def test_no_room_for_the_smallest_tile_is_said_clearly(monkeypatch):
     vectors = make_vectors("clustered", 300, 16, np.float16, 3)
-    monkeypatch.setattr(device_join._Worker, "_compare", no_room)
+    monkeypatch.setattr(device_join._Worker, "_products", no_room)
     with pytest.raises(DedupError, match=r"no memory for a tile of .* --device cpu"):
         exact_matches(vectors, 0.9, clusters=3, device=DEVICE)
     monkeypatch.setattr(device_cells._Test, "__call__", no_room)

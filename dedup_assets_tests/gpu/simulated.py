@@ -17,7 +17,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dedup_assets.compute import device_block, device_cells, device_join
+from dedup_assets.compute import device_block, device_cells, device_ghosts, device_join
 
 TORCH_SAYS = "CUDA out of memory. Tried to allocate more than is simulated."
 CUBLAS_SAYS = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
@@ -83,7 +83,7 @@ class SmallDevice(TorchDispatchMode):
         with ExitStack() as patches:
             patches.enter_context(patch.object(device_join, "stream", stream))
             if tells:
-                for module in (device_block, device_cells):
+                for module in (device_block, device_cells, device_ghosts):
                     patches.enter_context(patch.object(module, "free_bytes", lambda device: self.capacity - self.held))
             with self:
                 yield self

@@ -1,0 +1,131 @@
+"""Ghosts of many tiles of rows, put into the order of their cells on the device where they were found.
+
+Knows row numbers and cells; nothing of vectors. Each tile's ghosts come in the order of cells already, ascending inside
+a cell, so what is left is to put runs behind each other: a run's place follows from how many ghosts each tile has in
+each cell, and nothing is compared or sorted.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numba import njit
+
+from dedup_assets.compute.device_memory import free_bytes, is_out_of_memory, release
+
+PILE_ENTRIES = 1 << 26
+"""Ghosts kept on the device at most before they go to the host: those of a million rows at a floor of 0.90, 256 MB and
+as much again while they are put in order."""
+
+PILE_SHARE = 64
+"""Where a device has little memory, an entry for this many bytes that are free: a sixteenth of it."""
+
+
+class Tile(NamedTuple):
+    """What was found of some rows, on the device."""
+
+    start: int
+    """Number of the first row."""
+    home: torch.Tensor
+    """int32 (n,)"""
+    counts: torch.Tensor
+    """int32 (k,): ghosts of each cell."""
+    rows: torch.Tensor
+    """int32 (g,): cell after cell, ascending inside a cell; from `start` on."""
+
+
+class Pile:
+    """Takes tiles in the order of their rows, and gives homes and ghosts of all rows on the host.
+
+    Parameters
+    ----------
+    n, k : int
+        Rows and cells.
+    device : str
+
+    Attributes
+    ----------
+    done : int
+        Rows that were taken.
+    """
+
+    def __init__(self, n: int, k: int, device: str) -> None:
+        self.device, self.k, self.done = device, k, 0
+        free = free_bytes(device)
+        self._most = PILE_ENTRIES if free is None else min(PILE_ENTRIES, free // PILE_SHARE)
+        self._tiles: list[Tile] = []
+        self._held = 0
+        self._home = np.zeros(n, np.int32)
+        # Each in the order of cells; of the rows of one part all come before those of the next.
+        self._parts: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def add(self, tile: Tile) -> None:
+        """Take a tile."""
+        self._tiles.append(tile)
+        self.done = tile.start + len(tile.home)
+        self._held += len(tile.rows)
+        if self._held > self._most:
+            self.send()
+
+    def send(self) -> None:
+        """Give all that is held to the host: in order, or tile by tile where the device has no room to put it so."""
+        tiles, self._tiles, self._held = self._tiles, [], 0
+        if not tiles:
+            return
+        try:
+            parts = [_together(tiles, self.device)] if len(tiles) > 1 else []
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            parts = []
+        if not parts:
+            release(self.device)
+            parts = [(tile.counts, tile.rows.add_(tile.start)) for tile in tiles]
+        for counts, rows in parts:
+            self._parts.append((counts.cpu().numpy(), rows.cpu().numpy()))
+        for tile in tiles:
+            self._home[tile.start : tile.start + len(tile.home)] = tile.home.cpu().numpy()
+
+    def taken(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Home int32 (n,), ghost offsets int64 (k + 1,) and ghost rows int32 (g,), ascending inside a cell."""
+        self.send()
+        parts, self._parts = self._parts, []
+        offsets = np.zeros(self.k + 1, np.int64)
+        for counts, _ in parts:
+            offsets[1:] += counts
+        np.cumsum(offsets, out=offsets)
+        if len(parts) == 1:
+            return self._home, offsets, parts[0][1]
+        rows = np.empty(offsets[-1], np.int32)
+        cursor = offsets[:-1].copy()
+        while parts:
+            _append(*parts.pop(0), cursor, rows)
+        return self._home, offsets, rows
+
+
+def _together(tiles: list[Tile], device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ghosts of each cell, int64 (k,), and all rows in the order of cells, on the device. Nothing waits for it."""
+    counts = torch.stack([tile.counts for tile in tiles]).long()
+    total = counts.sum(dim=0)
+    # Where a tile's run of a cell goes, less where it begins in the tile.
+    shift = (total.cumsum(0) - total) + (counts.cumsum(0) - counts) - (counts.cumsum(1) - counts)
+    out = torch.empty(sum(len(tile.rows) for tile in tiles), dtype=torch.int32, device=device)
+    for at, tile in enumerate(tiles):
+        length = len(tile.rows)
+        place = torch.repeat_interleave(shift[at], counts[at], output_size=length)
+        place += torch.arange(length, device=device)
+        out.index_copy_(0, place, tile.rows + tile.start)
+    return total, out
+
+
+@njit(cache=True, nogil=True)
+def _append(counts, rows, cursor, out):
+    at = 0
+    for cell in range(counts.shape[0]):
+        to = cursor[cell]
+        for entry in range(counts[cell]):
+            out[to + entry] = rows[at + entry]
+        at += counts[cell]
+        cursor[cell] = to + counts[cell]
