@@ -117,6 +117,7 @@ def decide_batch(
     reference: np.ndarray | None = None,
     only: np.ndarray | None = None,
     first_place: int = 0,
+    stats: dict[str, float] | None = None,
 ) -> BatchDecisions:
     """Decide every record of a batch.
 
@@ -144,6 +145,8 @@ def decide_batch(
         Texts of references: then nothing but these removes anything, and other records with one text all stay.
     first_place : int
         Place in the whole curation order of the batch's first record; above those of all earlier ones.
+    stats : dict, optional
+        Receives `dense_products`: pairs of texts of dense cells of which a product was taken.
 
     Notes
     -----
@@ -195,7 +198,9 @@ def decide_batch(
     if dense and vectors is not None:
         fetch = vectors
         cells = [cell.renamed(node_of(cell.members)) for cell in dense]
-        walk_dense(walk, cells, lambda some: fetch(key_of_node[some]), decided)
+        products = walk_dense(walk, cells, lambda some: fetch(key_of_node[some]), decided)
+        if stats is not None:
+            stats["dense_products"] = products
     nodes = walk.advance(walk.n).decisions()
     own_nodes = nodes_before + rank_of_text
     text_kept = nodes.kept[own_nodes]

@@ -34,67 +34,30 @@ class Decisions:
     similarity: np.ndarray
 
 
-def leader_cover(
-    order_i: np.ndarray,
-    order_j: np.ndarray,
-    similarity: np.ndarray,
-    n: int,
-    threshold: float,
-    decided: np.ndarray | None = None,
-) -> Decisions:
-    """Greedy cover in curation order: every removed node matches an earlier keeper, no two keepers match.
+class Walk:
+    """The walk over the nodes in curation order, in as many pieces as the caller likes.
 
-    A node is removed if a keeper before it matches it, else it is a keeper. A removed node names the
-    best-matching keeper before it: highest similarity, of equal ones the earliest.
+    A node is removed if a keeper before it matches it, else it is a keeper: every removed node matches an earlier
+    keeper, and no two keepers match. A removed node names the best-matching keeper before it: highest similarity, of
+    equal ones the earliest. Between two pieces more matches may be told, so that not all need to be known, or held, at
+    once. What is decided does not depend on the order or the repetition of matches; time and memory are linear in
+    nodes and matches.
 
     Parameters
     ----------
     order_i, order_j : integer arrays (m,)
-        Edges between ranks, either way round, in any order, repeats allowed.
+        Matches between nodes, either way round, in any order, repeats allowed.
     similarity : float64 array (m,)
-        Canonical similarity of each edge; edges below the threshold do not count.
+        Canonical similarity of each match; those below the threshold do not count.
     n : int
         Number of nodes.
     threshold : float
         Lowest similarity of a match.
     decided : int8 array (n,), optional
         `UNKNOWN`, `REMOVED` or `KEPT`: decisions that stand already are never changed.
-
-    Returns
-    -------
-    Decisions
-        Independent of the order and repetition of edges. Time and memory are linear in nodes and edges.
-    """
-    return Walk(order_i, order_j, similarity, n, threshold, decided).advance(n).decisions()
-
-
-def semdedup(
-    order_i: np.ndarray,
-    order_j: np.ndarray,
-    similarity: np.ndarray,
-    n: int,
-    threshold: float,
-    decided: np.ndarray | None = None,
-) -> Decisions:
-    """The rule of SemDeDup (Abbas et al. 2023, arXiv:2303.09540): removed if *any* earlier node matches.
-
-    The node named may itself be removed: there need be no survivor within the threshold. For comparison with
-    other tools; parameters and result as in `leader_cover`.
-    """
-    return Walk(order_i, order_j, similarity, n, threshold, decided, keepers_only=False).advance(n).decisions()
-
-
-class Walk:
-    """The walk over the nodes in curation order, in as many pieces as the caller likes.
-
-    Between two pieces more matches may be told, so that not all need to be known, or held, at once.
-
-    Parameters
-    ----------
-    order_i, order_j, similarity, n, threshold, decided
-        As in `leader_cover`.
     keepers_only : bool
-        A node goes only for one that is itself kept (`leader_cover`), or for any earlier one (`semdedup`).
+        False is the rule of SemDeDup (Abbas et al. 2023, arXiv:2303.09540), for comparison: a node goes if *any*
+        earlier node matches it. The node named may itself be removed, with no survivor within the threshold.
     """
 
     def __init__(
@@ -109,8 +72,6 @@ class Walk:
         keepers_only: bool = True,
     ) -> None:
         self._matches = _earlier_matches(order_i, order_j, similarity, n, threshold)
-        self.matches = len(self._matches[1])
-        """Matches listed from the start."""
         self._decided = _fixed(decided, n)
         self.n, self.threshold, self.keepers_only = n, threshold, keepers_only
         self.at = 0

@@ -8,21 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-
-import numpy as np
 
 from dedup_assets.compute.blocks import CellBlock, ShardPiece, build_block
 from dedup_assets.compute.cell_worker import Prepared
-from dedup_assets.compute.cells import assign
 from dedup_assets.compute.device_block import match_block
-from dedup_assets.compute.device_memory import is_out_of_memory, release
 from dedup_assets.compute.device_rows import DeviceRows
 from dedup_assets.compute.distances import forget
-from dedup_assets.compute.kmeans import choose_cells, fit_centroids, sample_size
 from dedup_assets.compute.matches import DENSE_LIMIT, MAX_MATCHES, DenseCells, Matches, unique_matches
-from dedup_assets.compute.precision import one_thread_each
-from dedup_assets.compute.similarity import as_bits
 from dedup_assets.compute.streams import stream
 
 __all__ = [
@@ -33,7 +25,6 @@ __all__ = [
     "Matches",
     "ShardPiece",
     "build_block",
-    "exact_matches",
     "match_cells",
     "match_pieces",
     "unique_matches",
@@ -128,104 +119,3 @@ def match_pieces(
                 yield Matches.of(i[apart], j[apart], found.similarity[apart])
     if dense is not None and within is not None:
         dense.cells += [first_cell + cell for cell in within.cells]
-
-
-def exact_matches(
-    vectors: np.ndarray | DeviceRows,
-    floor: float,
-    *,
-    clusters: int | None = None,
-    seed: int = 0,
-    centroids: np.ndarray | None = None,
-    device: str = "cpu",
-    new: np.ndarray | None = None,
-    threads: int = 1,
-    tile_bytes: int | None = None,
-    sketch: int | None = None,
-) -> Matches:
-    """All pairs of rows at or above the floor, i < j, sorted: fit, assign and join in memory.
-
-    Parameters
-    ----------
-    vectors : array (n, d), float16 or float32
-        Or `DeviceRows`, which settle the device too.
-    floor : float
-        Lowest canonical similarity, in [-1, 1].
-    clusters : int, optional
-        Number of cells; `choose_cells` by default.
-    centroids : float array (k, d), optional
-        Any centroids, instead of fitting.
-    new : bool array (n,), optional
-        Only pairs with at least one new row; all rows by default.
-
-    Returns
-    -------
-    Matches
-        The same for any clusters, seed, centroids, threads, tile size, sketch and device.
-    """
-    work = partial(
-        _exact_matches,
-        floor=floor,
-        clusters=clusters,
-        seed=seed,
-        centroids=centroids,
-        new=new,
-        threads=threads,
-        tile_bytes=tile_bytes,
-        sketch=sketch,
-    )
-    if isinstance(vectors, DeviceRows):
-        return work(vectors, vectors.device)
-    as_bits(vectors[:0])
-    if device != "cpu":
-        try:
-            return work(DeviceRows.of(vectors, device), device)  # uploaded once for all three steps
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-        release(device)  # each step takes what fits at a time
-    return work(vectors, device)
-
-
-def _exact_matches(
-    vectors: np.ndarray | DeviceRows,
-    device: str,
-    *,
-    floor: float,
-    clusters: int | None,
-    seed: int,
-    centroids: np.ndarray | None,
-    new: np.ndarray | None,
-    threads: int,
-    tile_bytes: int | None,
-    sketch: int | None,
-) -> Matches:
-    """`exact_matches` of rows that stay where they are."""
-    n = len(vectors)
-    if n < 2:
-        return unique_matches([])
-    if centroids is None:
-        k = clusters or choose_cells(n, floor)
-        chosen = np.sort(np.random.default_rng(seed).choice(n, size=sample_size(n, k), replace=False))
-        sample = vectors.take(chosen) if isinstance(vectors, DeviceRows) else vectors[chosen]
-        centroids = fit_centroids(sample, k, seed, device=device) if k > 1 else _one(vectors.shape[1])
-    with one_thread_each(threads):
-        cells = assign(vectors, centroids, floor, device, threads=threads, packed=True)
-        home_rows, home_offsets = cells.home_rows()
-        is_new = np.ones(n, bool) if new is None else np.asarray(new, dtype=bool)
-        block = CellBlock(
-            vectors,  # type: ignore[arg-type]  # rows on a device take the path of `device_block`
-            home_offsets,
-            home_rows,
-            cells.ghost_offsets,
-            cells.ghost_rows,
-            is_new,
-        )
-        found = match_cells(block, floor, device=device, threads=threads, tile_bytes=tile_bytes, sketch=sketch)
-        return unique_matches(list(found))
-
-
-def _one(dimension: int) -> np.ndarray:
-    centroid = np.zeros((1, dimension), np.float32)
-    centroid[0, 0] = 1.0
-    return centroid

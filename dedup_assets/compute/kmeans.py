@@ -222,13 +222,27 @@ def fit_centroids(
     return centroids
 
 
+def fit_rows(vectors: np.ndarray | DeviceRows, k: int, seed: int = 0, *, device: str = "cpu") -> np.ndarray:
+    """`fit_centroids` on a sample of as many rows (n, d) as k centroids need, drawn by the seed."""
+    if k == 1:  # any one centroid is as good as another
+        return _first_axis(vectors.shape[1])
+    n = len(vectors)
+    chosen = np.sort(np.random.default_rng(seed).choice(n, size=sample_size(n, k), replace=False))
+    sample = vectors.take(chosen) if isinstance(vectors, DeviceRows) else vectors[chosen]
+    return fit_centroids(sample, k, seed, device=device)
+
+
+def _first_axis(dimension: int) -> np.ndarray:
+    axis = np.zeros((1, dimension), np.float32)
+    axis[0, 0] = 1.0
+    return axis
+
+
 def _fitted(sample: np.ndarray | DeviceRows, k: int, seed: int, iterations: int) -> np.ndarray:
     """`fit_centroids` where the sample lies."""
     rows = _usable(sample)
     if not len(rows):
-        only = np.zeros((1, sample.shape[1]), np.float32)
-        only[0, 0] = 1.0
-        return only
+        return _first_axis(sample.shape[1])
     k = min(k, len(rows))
     rng = np.random.default_rng(seed)
     start = np.sort(rng.choice(len(rows), size=k, replace=False))

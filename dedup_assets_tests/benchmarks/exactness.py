@@ -21,10 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dedup_assets.compute.cells import assign
-from dedup_assets.compute.decisions import leader_cover
-from dedup_assets.compute.join import CellBlock, exact_matches, match_cells, unique_matches
-from dedup_assets.compute.kmeans import choose_cells, fit_centroids, sample_size
+from dedup_assets.compute.in_memory import decide_rows, exact_matches
 from dedup_assets.compute.precision import native_precision
 
 
@@ -87,43 +84,23 @@ def measure(vectors: np.ndarray, threshold: float, clusters: int | None, threads
     """Seconds of each stage of the join, and what brute force says of its matches."""
     n = len(vectors)
     exact_matches(vectors[: min(n, 5000)], threshold, clusters=4, threads=threads)  # compile
-    k = clusters or choose_cells(n, threshold)
-    seconds: dict[str, float] = {}
-    clock = time.perf_counter()
-
-    def lap(stage: str) -> None:
-        nonlocal clock
-        now = time.perf_counter()
-        seconds[stage] = now - clock
-        clock = now
-
-    chosen = np.random.default_rng(0).choice(n, size=sample_size(n, k), replace=False)
-    centroids = fit_centroids(vectors[chosen], k)
-    lap("k-means")
-    # One torch thread per worker from here on; threads work on tiles and cells.
-    torch.set_num_threads(1 if threads > 1 else torch.get_num_threads())
-    cells = assign(vectors, centroids, threshold, threads=threads)
-    lap("assign")
-    rows, offsets = cells.home_rows()
-    block = CellBlock(vectors, offsets, rows, cells.ghost_offsets, cells.ghost_rows, np.ones(n, bool))
-    matches = unique_matches(list(match_cells(block, threshold, threads=threads)))
-    lap("join")
-    kept = leader_cover(matches.i, matches.j, matches.similarity, n, threshold).kept
-    lap("decisions")
+    stats: dict[str, float] = {}
+    matches = exact_matches(vectors, threshold, clusters=clusters, threads=threads, stats=stats)
+    kept = decide_rows(vectors, matches, threshold, stats=stats).kept
+    seconds = {name.removeprefix("seconds_"): spent for name, spent in stats.items() if name.startswith("seconds_")}
     total = sum(seconds.values())
-    torch.set_num_threads(threads)
-    clock = time.perf_counter()
+    started = time.perf_counter()
     i, j = brute_force(vectors, threshold)
-    lap("brute force")
+    seconds["brute force"] = time.perf_counter() - started
     found, wanted = matches.i * n + matches.j, i.astype(np.int64) * n + j
     return {
         "rows": n,
         "dimension": vectors.shape[1],
         "dtype": str(vectors.dtype),
         "threshold": threshold,
-        "cells": len(centroids),
+        "cells": int(stats["cells"]),
         "precision": native_precision("cpu"),
-        "ghosts_per_row": len(cells.ghost_rows) / max(1, n),
+        "ghosts_per_row": stats["ghosts"] / max(1, n),
         "matches": len(matches),
         "missed": len(np.setdiff1d(wanted, found)),
         "extra": len(np.setdiff1d(found, wanted)),

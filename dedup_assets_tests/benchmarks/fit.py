@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from dedup_assets.compute.cells import assign
-from dedup_assets.compute.join import exact_matches
-from dedup_assets.compute.kmeans import choose_cells, fit_centroids, sample_size
+from dedup_assets.compute.in_memory import exact_matches
+from dedup_assets.compute.kmeans import choose_cells, fit_rows
 from dedup_assets_tests.benchmarks.generator import generate
 
 LEVELS = (0.80, 0.85, 0.90, 0.95, 0.98, 0.99)
@@ -46,8 +46,7 @@ def traits(vectors: np.ndarray, threads: int = 2) -> dict[str, float]:
         found[f"rows with a match at {level}"] = float((best >= level).mean())
         found[f"pairs per row at {level}"] = float((matches.similarity >= level).sum() / n)
 
-    k = choose_cells(n, 0.9)
-    centroids = fit_centroids(vectors[np.sort(rng.choice(n, sample_size(n, k), replace=False))], k)
+    centroids = fit_rows(vectors, choose_cells(n, 0.9))
     cells = assign(vectors, centroids, 0.9, threads=threads)
     homes, ghosts = np.bincount(cells.home, minlength=len(centroids)), np.diff(cells.ghost_offsets)
     found["ghosts per row"] = len(cells.ghost_rows) / n

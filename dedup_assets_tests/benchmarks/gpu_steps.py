@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from dedup_assets.compute.cells import assign
-from dedup_assets.compute.decisions import leader_cover
 from dedup_assets.compute.device_rows import DeviceRows, cosines, low_rows
+from dedup_assets.compute.in_memory import RowMatches, decide_rows
 from dedup_assets.compute.join import CellBlock, match_cells, unique_matches
-from dedup_assets.compute.kmeans import choose_cells, fit_centroids, sample_size
+from dedup_assets.compute.kmeans import choose_cells, fit_centroids, fit_rows
 from dedup_assets_tests.gpu import parity
 from dedup_assets_tests.gpu.generate import generated
 
@@ -149,8 +149,7 @@ def after_embedding(
     rows = DeviceRows.of(stored, device)
     lap("norms")
     cells = cells or choose_cells(n, floor)
-    chosen = np.sort(np.random.default_rng(0).choice(n, sample_size(n, cells), replace=False))
-    centroids = fit_centroids(rows.take(chosen), cells) if cells > 1 else np.eye(1, d, dtype=np.float32)
+    centroids = fit_rows(rows, cells)
     lap("fit")
     assigned = assign(rows, centroids, floor)
     home_rows, home_offsets = assigned.home_rows()
@@ -170,7 +169,8 @@ def after_embedding(
             raise TimeoutError("the budget ended during the join")
     lap("pairs")
     matches = unique_matches(parts)
-    decided = leader_cover(matches.i, matches.j, matches.similarity, n, floor)
+    # Every match is listed: no vector is needed to decide.
+    decided = decide_rows(np.empty((n, 0)), RowMatches(matches.i, matches.j, matches.similarity), floor)
     lap("decide")
     total = last - started
     homes = np.diff(home_offsets).astype(np.float64)

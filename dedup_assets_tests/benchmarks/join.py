@@ -62,7 +62,7 @@ def compare(job: Job, names: list[str], arguments: argparse.Namespace, before: S
         entry["all_seconds"] = [done["seconds"] for done in good]
         entry["load"] = [done["load"] for done in good]
         if known is not None:
-            entry["recall"], entry["precision"] = known.judge(good[0]["codes"])
+            entry["recall"], entry["precision"] = known.judge(good[0]["codes"], good[0]["dense"])
         if reference is not None:
             entry["differ"] = int((good[0]["decisions"] != reference).sum())
         if len(good) > 1:

@@ -18,29 +18,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from dedup_assets.compute import cell_worker, cells, decisions, join, kmeans, packed, precision, sketch
+from dedup_assets.compute import cell_worker, cells, in_memory, kmeans, packed, sketch
 from dedup_assets_tests.benchmarks.peers import Clock, Found, halves, measured
+
+STEPS = {"fit": "k-means", "assign": "assign and ghosts", "join": "pairs", "decide": "decisions"}
 
 
 def decide(vectors: np.ndarray, threshold: float, clock: Clock, threads: int) -> Found:
-    """What `exact_matches` and `leader_cover` do, with a lap after each stage."""
-    n = len(vectors)
-    k = kmeans.choose_cells(n, threshold)
-    chosen = np.sort(np.random.default_rng(0).choice(n, size=kmeans.sample_size(n, k), replace=False))
-    centroids = kmeans.fit_centroids(vectors[chosen], k)
-    clock.lap("k-means")
-    with precision.one_thread_each(threads):
-        assigned = cells.assign(vectors, centroids, threshold, threads=threads, packed=True)
-        rows, offsets = assigned.home_rows()
-        clock.lap("assign and ghosts")
-        block = join.CellBlock(
-            vectors, offsets, rows, assigned.ghost_offsets, assigned.ghost_rows, np.ones(n, dtype=bool)
-        )
-        matches = join.unique_matches(list(join.match_cells(block, threshold, threads=threads)))
-        clock.lap("pairs")
-    cover = decisions.leader_cover(matches.i, matches.j, matches.similarity, n, threshold)
-    clock.lap("decisions")
-    return Found(np.column_stack([matches.i, matches.j]), cover.kept)
+    """What `deduplicate` does with vectors; the laps are those it takes itself."""
+    stats: dict[str, float] = {}
+    found = in_memory.deduplicate_vectors(vectors, threshold, threads=threads, stats=stats)
+    clock.seconds = {name: stats[f"seconds_{step}"] for step, name in STEPS.items()}
+    cells = [(cell.members, cell.home) for cell in found.matches.dense]
+    return Found(np.column_stack([found.matches.i, found.matches.j]), found.decisions.kept, cells)
 
 
 class Shares:
@@ -93,8 +83,8 @@ def watch() -> Shares:
     shares.wrap(packed, "_pack", "packing ghosts")
     shares.wrap(kmeans, "_sum_cells", "means of cells")
     shares.wrap(kmeans, "order_by_locality", "order of cells")
-    shares.wrap(join, "unique_matches", "sorting matches")
-    shares.wrap(decisions, "leader_cover", "leader cover")
+    shares.wrap(in_memory, "unique_matches", "sorting matches")
+    shares.wrap(in_memory, "decide_batch", "decisions")
     return shares
 
 

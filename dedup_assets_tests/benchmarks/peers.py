@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,14 @@ import numpy as np
 
 @dataclass
 class Found:
-    """Pairs met, int64 (m, 2), in any order, and who stays, bool (n,)."""
+    """Pairs met, int64 (m, 2), in any order, and who stays, bool (n,).
+
+    `dense` holds cells whose pairs were decided upon without being listed: their rows, and which are at home there.
+    """
 
     pairs: np.ndarray
     kept: np.ndarray
+    dense: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
 
 class Clock:
@@ -65,6 +69,7 @@ def measured(load: Callable[[], Any], work: Callable[[Any, Clock], Found], out: 
     peak = status_kb("VmHWM")
     np.save(f"{out}.pairs.npy", np.unique(codes(found.pairs)))
     np.save(f"{out}.kept.npy", found.kept)
+    np.savez(f"{out}.dense.npz", *(part for cell in found.dense for part in cell))
     return {
         "seconds": total,
         "cpu_seconds": used,

@@ -66,6 +66,18 @@ def test_truth_is_what_a_full_product_says(queries):
         assert known.judge(codes[::2])[0] == pytest.approx(0.5, abs=0.01)
 
 
+def test_a_pair_in_a_dense_cell_counts_as_found_and_another_that_is_missing_does_not():
+    vectors = make_vectors("boilerplate", 120, 16, np.float16, 0)
+    known = truth(vectors, 0.9)
+    cell = (np.arange(60), np.arange(60) < 40)
+    low, high = known.codes >> 32, known.codes & 0xFFFFFFFF
+    covered = (high < 60) & (low < 40)
+    assert 0 < covered.sum() < len(known.codes)
+    assert known.judge(known.codes[~covered], [cell]) == (1.0, 1.0)
+    assert known.judge(known.codes[~covered])[0] < 1
+    assert known.judge(known.codes[~covered][1:], [cell])[0] < 1
+
+
 def test_greedy_keeps_a_row_whose_only_earlier_matches_are_gone():
     pairs = np.array([[1, 0], [1, 2], [3, 2]])
     assert peers.greedy(pairs, 4).tolist() == [True, False, True, False]

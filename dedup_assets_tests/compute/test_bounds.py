@@ -16,7 +16,7 @@ from dedup_assets.compute import cell_worker, cells, dense, distances, precision
 from dedup_assets.compute.audit import Probes
 from dedup_assets.compute.cells import assign, half_angle
 from dedup_assets.compute.decisions import UNKNOWN, Walk
-from dedup_assets.compute.join import exact_matches
+from dedup_assets.compute.in_memory import exact_matches
 from dedup_assets.compute.precision import PRECISIONS
 from dedup_assets.compute.similarity import (
     accumulation_error,

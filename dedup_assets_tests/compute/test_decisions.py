@@ -3,7 +3,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dedup_assets.compute.decisions import KEPT, REMOVED, UNKNOWN, leader_cover, semdedup
+from dedup_assets.compute.decisions import KEPT, REMOVED, UNKNOWN, Decisions, Walk
+
+
+def cover(i, j, similarity, n, threshold, decided=None, *, keepers_only=True) -> Decisions:
+    """The whole walk in one piece."""
+    return Walk(i, j, similarity, n, threshold, decided, keepers_only=keepers_only).advance(n).decisions()
 
 
 @st.composite
@@ -38,8 +43,7 @@ def by_definition(n, edges, scores, threshold, decided, keepers_only):
 def test_decisions_follow_the_definition(graph, threshold, keepers_only, random):
     n, edges, scores = graph
     decided = np.array([random.choice([UNKNOWN, UNKNOWN, REMOVED, KEPT]) for _ in range(n)], np.int8)
-    rule = leader_cover if keepers_only else semdedup
-    result = rule(*arrays(edges, scores), n, threshold, decided)
+    result = cover(*arrays(edges, scores), n, threshold, decided, keepers_only=keepers_only)
     kept, named = by_definition(n, edges, scores, threshold, decided, keepers_only)
     assert result.kept.tolist() == [kept[node] for node in range(n)]
     assert result.keeper.tolist() == [named[node][1] for node in range(n)]
@@ -53,7 +57,7 @@ def test_decisions_follow_the_definition(graph, threshold, keepers_only, random)
 @given(graphs())
 def test_every_removed_node_names_a_kept_match_and_no_two_kept_nodes_match(graph):
     n, edges, scores = graph
-    result = leader_cover(*arrays(edges, scores), n, 0.9)
+    result = cover(*arrays(edges, scores), n, 0.9)
     match = {e: s for e, s in zip(edges, scores, strict=True) if s >= 0.9}
     for node in np.flatnonzero(~result.kept):
         keeper = result.keeper[node]
@@ -66,14 +70,14 @@ def test_every_removed_node_names_a_kept_match_and_no_two_kept_nodes_match(graph
 def test_appending_in_two_steps_gives_the_decisions_of_one(graph, cut, random):
     n, edges, scores = graph
     cut = min(cut, n)
-    whole = leader_cover(*arrays(edges, scores), n, 0.9)
+    whole = cover(*arrays(edges, scores), n, 0.9)
     early = [(e, s) for e, s in zip(edges, scores, strict=True) if e[1] < cut]
-    first = leader_cover(*arrays([e for e, _ in early], [s for _, s in early]), cut, 0.9)
+    first = cover(*arrays([e for e, _ in early], [s for _, s in early]), cut, 0.9)
     decided = np.full(n, UNKNOWN, np.int8)
     decided[:cut] = first.kept
     late = [(e, s) for e, s in zip(edges, scores, strict=True) if e[1] >= cut]
     random.shuffle(late)
-    second = leader_cover(*arrays([e for e, _ in late], [s for _, s in late]), n, 0.9, decided)
+    second = cover(*arrays([e for e, _ in late], [s for _, s in late]), n, 0.9, decided)
     assert (second.kept == whole.kept).all() and (second.keeper[cut:] == whole.keeper[cut:]).all()
 
 
@@ -84,26 +88,27 @@ def test_order_direction_and_repeats_of_edges_do_not_matter(graph, random):
     both = list(zip(edges, scores, strict=True)) + list(zip(edges, scores, strict=True))[::2]
     random.shuffle(both)
     turned = [((j, i), s) if random.random() < 0.5 else ((i, j), s) for (i, j), s in both]
-    for rule in (leader_cover, semdedup):
-        one = rule(*arrays(edges, scores), n, 0.9)
-        other = rule(*arrays([e for e, _ in turned], [s for _, s in turned]), n, 0.9)
+    for keepers_only in (True, False):
+        one = cover(*arrays(edges, scores), n, 0.9, keepers_only=keepers_only)
+        turned_edges, turned_scores = [e for e, _ in turned], [s for _, s in turned]
+        other = cover(*arrays(turned_edges, turned_scores), n, 0.9, keepers_only=keepers_only)
         assert (one.kept == other.kept).all() and (one.keeper == other.keeper).all()
 
 
 def test_a_chain_shows_how_the_two_rules_differ():
     chain = np.array([0, 1]), np.array([1, 2]), np.array([0.95, 0.95])
-    assert leader_cover(*chain, 3, 0.9).kept.tolist() == [True, False, True]
-    assert semdedup(*chain, 3, 0.9).kept.tolist() == [True, False, False]
-    assert semdedup(*chain, 3, 0.9).keeper.tolist() == [-1, 0, 1]
+    assert cover(*chain, 3, 0.9).kept.tolist() == [True, False, True]
+    assert cover(*chain, 3, 0.9, keepers_only=False).kept.tolist() == [True, False, False]
+    assert cover(*chain, 3, 0.9, keepers_only=False).keeper.tolist() == [-1, 0, 1]
 
 
 def test_wrong_input_is_refused():
     none = np.empty(0, np.int64)
     with pytest.raises(ValueError, match="expected 0 to 1"):
-        leader_cover(np.array([0]), np.array([2]), np.array([1.0]), 2, 0.9)
+        cover(np.array([0]), np.array([2]), np.array([1.0]), 2, 0.9)
     with pytest.raises(ValueError, match="itself"):
-        leader_cover(np.array([1]), np.array([1]), np.array([1.0]), 2, 0.9)
+        cover(np.array([1]), np.array([1]), np.array([1.0]), 2, 0.9)
     with pytest.raises(ValueError, match="decided"):
-        leader_cover(none, none, np.empty(0), 2, 0.9, np.array([1, 7], np.int8))
+        cover(none, none, np.empty(0), 2, 0.9, np.array([1, 7], np.int8))
     with pytest.raises(ValueError, match="one length"):
-        leader_cover(none, none, np.array([1.0]), 2, 0.9)
+        cover(none, none, np.array([1.0]), 2, 0.9)

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from dedup_assets.compute.blocks import CellBlock
 from dedup_assets.compute.cells import assign
-from dedup_assets.compute.cover import deduplicate_vectors
-from dedup_assets.compute.decisions import KEPT, REMOVED, UNKNOWN, Walk, leader_cover, semdedup
+from dedup_assets.compute.decisions import KEPT, REMOVED, UNKNOWN, Walk
 from dedup_assets.compute.dense import DenseCell, merge_cells, walk_dense
+from dedup_assets.compute.in_memory import deduplicate_vectors, exact_matches
 from dedup_assets.compute.join import DenseCells, Matches, match_cells, unique_matches
 from dedup_assets.compute.similarity import canonical_pairs
 from dedup_assets_tests.compute.test_cells import centroid_kinds, centroids_of
+from dedup_assets_tests.compute.test_decisions import cover
 from dedup_assets_tests.compute.vectors import (
     away_from_ties,
     brute_force,
@@ -48,9 +49,9 @@ def test_decisions_with_dense_cells_are_those_of_comparing_every_pair(kind, n, d
     threshold = away_from_ties(cosines, floor)
     dense = deduplicate_vectors(
         vectors, threshold, rule=rule, dense_limit=limit, clusters=k, seed=seed,
-        threads=int(rng.integers(1, 3)), piece=int(rng.integers(1, 70)), device=["cpu", "cpu:0"][rng.integers(2)],
-    )  # fmt: skip
-    listed = deduplicate_vectors(vectors, threshold, rule=rule, dense_limit=0)
+        threads=int(rng.integers(1, 3)), device=["cpu", "cpu:0"][rng.integers(2)],
+    ).decisions  # fmt: skip
+    listed = deduplicate_vectors(vectors, threshold, rule=rule, dense_limit=0).decisions
     wanted = walked(vectors, cosines, threshold, rule)
     assert [None if kept else keeper for kept, keeper in zip(dense.kept, dense.keeper.tolist(), strict=True)] == wanted
     for name in ("kept", "keeper", "similarity"):
@@ -70,7 +71,7 @@ def test_any_sketch_and_piece_decide_alike(rule, width):
         walk_dense(walk, [every], lambda rows: vectors[rows], decided, piece=piece, sketch=width)
         found.append(walk.decisions())
     i, j = np.triu_indices(200, 1)
-    wanted = {"leader": leader_cover, "semdedup": semdedup}[rule](i, j, canonical_pairs(vectors, i, j), 200, 0.97)
+    wanted = cover(i, j, canonical_pairs(vectors, i, j), 200, 0.97, keepers_only=rule == "leader")
     assert 0 < wanted.kept.sum() < 200
     for one in found:
         for name in ("kept", "keeper", "similarity"):
@@ -87,8 +88,7 @@ def test_what_was_decided_before_stands_and_counts(kind, n, before, rule, piece,
     decided[:before] = rng.choice([REMOVED, KEPT], before)
     i, j = np.triu_indices(n, 1)
     similarity = canonical_pairs(vectors, i, j)
-    cover = {"leader": leader_cover, "semdedup": semdedup}[rule]
-    wanted = cover(i, j, similarity, n, 0.9, decided)
+    wanted = cover(i, j, similarity, n, 0.9, decided, keepers_only=rule == "leader")
     # Some matches are listed, those within a dense cell are not, and some are both.
     members = np.flatnonzero(rng.random(n) < 0.6)
     inside = np.isin(i, members) & np.isin(j, members)
@@ -167,10 +167,10 @@ def test_ordinary_families_are_listed_and_a_limit_of_zero_lists_everything():
     templates = np.repeat(rng.normal(size=(20, 32)), 120, axis=0)
     vectors = (templates + 0.01 * rng.normal(size=templates.shape)).astype(np.float16)
     for limit in (256, 0):
-        facts: dict[str, float] = {}
-        deduplicate_vectors(vectors, 0.9, dense_limit=limit, facts=facts)
-        assert facts["dense_cells"] == 0
-        assert facts["matches"] >= 20 * 120 * 119 / 2
+        stats: dict[str, float] = {}
+        exact_matches(vectors, 0.9, dense_limit=limit, stats=stats)
+        assert stats["dense_cells"] == 0
+        assert stats["matches"] >= 20 * 120 * 119 / 2
     dense = DenseCells(0)
     block = all_cells(vectors, vectors[:4], 0.9, np.ones(len(vectors), bool))
     list(match_cells(block, 0.9, dense=dense))
@@ -203,27 +203,27 @@ def near_copies(n: int, copies: int) -> np.ndarray:
 def test_twice_as_many_near_copies_cost_about_twice_the_products_and_no_more_listed_pairs():
     products = {}
     for copies in (10_000, 20_000):
-        facts: dict[str, float] = {}
+        stats: dict[str, float] = {}
         decisions = deduplicate_vectors(
-            near_copies(40_000, copies), 0.95, clusters=100, threads=2, facts=facts
-        )  # fmt: skip
+            near_copies(40_000, copies), 0.95, clusters=100, threads=2, stats=stats
+        ).decisions  # fmt: skip
         assert decisions.kept.sum() < 40_000 - copies + 100
-        assert facts["dense_cells"] >= 10
-        assert facts["matches"] < 5 * 40_000, "instead of 10 to 40 million"
-        products[copies] = facts["dense_products"]
+        assert stats["dense_cells"] >= 10
+        assert stats["matches"] < 5 * 40_000, "instead of 10 to 40 million"
+        products[copies] = stats["dense_products"]
     assert products[20_000] < 2.8 * products[10_000]
     assert products[20_000] < 20_000**2 / 4
 
 
 def test_a_device_names_the_cells_of_a_template_before_it_lists_a_match_of_theirs():
     vectors = near_copies(20_000, 12_000)
-    facts: dict[str, dict[str, float]] = {device: {} for device in ("cpu", "cpu:0")}
+    stats: dict[str, dict[str, float]] = {device: {} for device in ("cpu", "cpu:0")}
     options = {"clusters": 60, "dense_limit": 40}
-    outcomes = [deduplicate_vectors(vectors, 0.95, device=d, facts=f, **options) for d, f in facts.items()]
+    outcomes = [deduplicate_vectors(vectors, 0.95, device=d, stats=f, **options).decisions for d, f in stats.items()]
     for name in ("kept", "keeper", "similarity"):
         np.testing.assert_array_equal(*(getattr(outcome, name) for outcome in outcomes))
-    assert facts["cpu:0"]["dense_cells"] == facts["cpu"]["dense_cells"] >= 10
-    assert facts["cpu:0"]["matches"] < 5 * 20_000, "instead of 7 million"
+    assert stats["cpu:0"]["dense_cells"] == stats["cpu"]["dense_cells"] >= 10
+    assert stats["cpu:0"]["matches"] < 5 * 20_000, "instead of 7 million"
 
 
 def test_on_a_device_only_a_cell_with_new_rows_is_sampled_and_only_its_new_pairs_are_counted():

@@ -26,7 +26,8 @@ from dedup_assets.compute.device_ghosts import Pile
 from dedup_assets.compute.device_listing import Listing, placed
 from dedup_assets.compute.device_memory import Room, broken, by_slices, free_bytes
 from dedup_assets.compute.device_rows import DeviceRows
-from dedup_assets.compute.join import CellBlock, DenseCells, exact_matches, match_cells, unique_matches
+from dedup_assets.compute.in_memory import exact_matches
+from dedup_assets.compute.join import CellBlock, DenseCells, match_cells, unique_matches
 from dedup_assets.compute.kmeans import fit_centroids
 from dedup_assets.errors import NoRoomError
 from dedup_assets_tests.compute.vectors import make_vectors

@@ -14,7 +14,8 @@ from dedup_assets.compute.device_listing import Listing
 from dedup_assets.compute.device_memory import is_out_of_memory
 from dedup_assets.compute.device_rows import DeviceRows, cosines, float32_sums
 from dedup_assets.compute.device_tiles import CHUNK, Tile, packs_of, tiles_of
-from dedup_assets.compute.join import exact_matches, match_pieces, unique_matches
+from dedup_assets.compute.in_memory import exact_matches
+from dedup_assets.compute.join import match_pieces, unique_matches
 from dedup_assets.compute.kmeans import fit_centroids
 from dedup_assets.compute.similarity import canonical_pairs, squared_norms
 from dedup_assets.errors import DedupError

@@ -5,11 +5,11 @@ from hypothesis import strategies as st
 
 from dedup_assets.compute import precision
 from dedup_assets.compute.cell_groups import plan_groups
+from dedup_assets.compute.in_memory import exact_matches
 from dedup_assets.compute.join import (
     CellBlock,
     Matches,
     ShardPiece,
-    exact_matches,
     match_cells,
     match_pieces,
     unique_matches,
@@ -63,6 +63,23 @@ def test_matches_are_those_of_comparing_every_pair(kind, n, d, dtype, floor, k, 
         sketch=int(rng.choice([0, 2, 16])),
     )
     assert_exact(found, vectors, floor, new)
+
+
+@settings(max_examples=60, deadline=None)
+@given(kinds, st.integers(0, 120), st.integers(0, 120), floors, st.integers(1, 12), st.integers(0, 3), seeds)
+def test_between_two_sides_each_pair_across_is_found_and_no_other(kind, ours, theirs, floor, k, limit, seed):
+    vectors = make_vectors(kind, ours + theirs, 24, np.float16, seed)
+    floor = away_from_ties(brute_force(vectors), floor)
+    sides = np.arange(ours + theirs) < ours
+    found = exact_matches(vectors, floor, sides=sides, clusters=k)
+    wanted = wanted_pairs(vectors, floor) & (sides[:, None] != sides[None, :])
+    assert differences(found.i, found.j, wanted) == ([], [])
+    some = exact_matches(vectors, floor, sides=sides, clusters=k, dense_limit=limit)
+    inside = np.zeros_like(wanted)
+    for cell in some.dense:
+        inside[np.ix_(cell.members[cell.home], cell.members)] = True
+    missed, extra = differences(some.i, some.j, wanted & ~(inside | inside.T))
+    assert not missed and all(wanted[i, j] for i, j in extra)
 
 
 def test_a_floor_must_be_a_cosine():

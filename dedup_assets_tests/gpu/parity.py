@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from dedup_assets.compute.cells import assign
-from dedup_assets.compute.decisions import leader_cover
 from dedup_assets.compute.device_rows import DeviceRows, cosines
-from dedup_assets.compute.join import CellBlock, DenseCells, Matches, exact_matches, match_cells, unique_matches
+from dedup_assets.compute.in_memory import decide_rows, exact_matches
+from dedup_assets.compute.join import CellBlock, DenseCells, Matches, match_cells, unique_matches
 from dedup_assets.compute.kmeans import fit_centroids
 from dedup_assets.compute.similarity import canonical_pairs, squared_norms
 from dedup_assets_tests.gpu.generate import generated
@@ -69,7 +69,7 @@ def check_decisions(device: str, d: int, dtype: str, floor: float, n: int = 6_00
     for options in ({}, {"sketch": 0}, {"tile_bytes": 1 << 18}):
         on_device = exact_matches(vectors, floor, clusters=clusters, device=device, **options)
         same_matches(on_cpu, on_device)
-    cpu, there = (leader_cover(m.i, m.j, m.similarity, n, floor) for m in (on_cpu, on_device))
+    cpu, there = (decide_rows(vectors, m, floor) for m in (on_cpu, on_device))
     for column in ("kept", "keeper", "similarity"):
         assert np.array_equal(getattr(cpu, column), getattr(there, column), equal_nan=column == "similarity"), column
     return f"{len(on_cpu)} matches, {int((~cpu.kept).sum())} of {n} removed"
