@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dedup_assets.resources.worker_device import WorkerRoom, free_memory
-from dedup_assets.settings import Settings, parse_bytes
+from dedup_assets.settings import Settings
 
 LIBRARIES = 2**30
 """What a worker process needs before it holds any data: torch, pyarrow and LanceDB take 0.6 GB."""
@@ -57,7 +57,7 @@ def memory_plan(settings: Settings, tasks: int, rooms: Sequence[WorkerRoom] = ()
     rooms
         What the workers have: the least of their shares decides, of a machine's memory and of a GPU's.
     """
-    limit = parse_bytes(settings.memory_limit)
+    limit = settings.memory_bytes
     here = limit or free_memory() // 2
     machines: dict[str, tuple[int, int]] = {}
     for room in rooms:
@@ -76,11 +76,11 @@ def memory_plan(settings: Settings, tasks: int, rooms: Sequence[WorkerRoom] = ()
 
 def embedded_at_once(settings: Settings) -> int:
     """Texts embedded between two commits: as many on every machine, fewer where a limit is set."""
-    limit = parse_bytes(settings.memory_limit)
+    limit = settings.memory_bytes
     return GROUP_TEXTS if limit is None else max(512, min(GROUP_TEXTS, limit // 4 // TEXT_BYTES))
 
 
 def worker_memory(settings: Settings, workers: int) -> str | int:
     """Limit of one worker process of a local cluster, as Dask takes it: beyond it spills, pauses and restarts."""
-    limit = parse_bytes(settings.memory_limit)
+    limit = settings.memory_bytes
     return "auto" if limit is None else limit // max(1, workers) + LIBRARIES
