@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import tomllib
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dedup_assets as da
+from dedup_assets.arguments import Options
 from dedup_assets.errors import SettingsError
 from dedup_assets.settings import DECLARED, KEEP_CHOICES, LAYERS, Settings, default_floor
 
@@ -137,6 +141,16 @@ def test_settings_made_directly_are_checked_and_of_one_type() -> None:
 def test_a_set_gives_no_order_and_is_refused() -> None:
     with pytest.raises(SettingsError, match="expected a list of strings"):
         Settings.from_mapping({"text_columns": {"a", "b"}})
+
+
+def test_callers_from_python_see_every_setting_with_its_type() -> None:
+    typed, declared = get_type_hints(Options), get_type_hints(Settings)
+    assert {name: typed.pop(name) for name in ("eps", "exact_only")} == {"eps": float, "exact_only": bool}
+    assert typed.pop("text_columns") == str | Sequence[str]  # one column may stand for itself
+    named_by_watch = {"sources", "reference_sources"}
+    assert typed == {name: declared[name] for name in DECLARED if name not in {"text_columns", *named_by_watch}}
+    for function in (da.curate, da.register, da.watch):
+        assert inspect.signature(function).parameters["options"].annotation == "Unpack[Options]"
 
 
 def test_a_default_of_nothing_says_what_it_means() -> None:
