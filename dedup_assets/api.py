@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
-from dedup_assets.arguments import record_names, resolve_options, source_names, workspace_path
+from dedup_assets.arguments import Options, record_names, resolve_options, source_names, workspace_path
 from dedup_assets.corpus import purging
 from dedup_assets.corpus.maintenance import Freed
 from dedup_assets.corpus.output import read_manifest
@@ -37,7 +37,7 @@ def curate(
     progress: bool = True,
     check: bool = True,
     role: str = CORPUS,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Curation:
     """Bring shard files into a workspace and deduplicate them against everything that is there.
 
@@ -91,7 +91,7 @@ def curate(
 
 
 @letting_go
-def register(*sources: str | Path, workspace: str | Path, role: str = CORPUS, **options: Any) -> list[str]:
+def register(*sources: str | Path, workspace: str | Path, role: str = CORPUS, **options: Unpack[Options]) -> list[str]:
     """Register shards as Dagster partitions without running anything.
 
     Parameters
@@ -127,7 +127,9 @@ def register(*sources: str | Path, workspace: str | Path, role: str = CORPUS, **
 
 
 @letting_go
-def watch(*sources: str | Path, workspace: str | Path, role: str = CORPUS, **options: Any) -> dict[str, int]:
+def watch(
+    *sources: str | Path, workspace: str | Path, role: str = CORPUS, **options: Unpack[Options]
+) -> dict[str, int]:
     """Name sources whose shards are to be curated by themselves as long as Dagster's daemon runs on the workspace.
 
     Parameters

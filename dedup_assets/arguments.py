@@ -12,8 +12,9 @@ import string
 from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from dedup_assets import settings
 from dedup_assets.credentials import is_url
 from dedup_assets.display_text import counted, visible
 from dedup_assets.errors import SettingsError, SourceError
@@ -21,6 +22,51 @@ from dedup_assets.settings import NO_MODEL
 
 SHOWN = 40
 """Characters of a value that an error shows."""
+
+
+class Options(TypedDict, total=False):
+    """What a caller may give by name: the settings (`Settings` describes them), `eps` for 1 - threshold, and
+    `exact_only` for no model. The sources to watch are named as such."""
+
+    text_columns: str | Sequence[str]
+    id_column: str
+    embedding_column: str
+    model: str
+    exact_only: bool
+    pooling: settings.Pooling
+    max_length: int
+    precision: settings.Precision
+    max_unknown: float
+    vector_dtype: settings.VectorType
+    unicode_form: settings.UnicodeForm
+    keep_empty: bool
+    duplicate_ids: settings.DuplicateIds
+    floor: float
+    threshold: float
+    eps: float
+    keep: str
+    seed: int
+    mode: settings.Mode
+    keeper_rule: settings.KeeperRule
+    against: settings.Against
+    watch_seconds: int
+    shards_per_run: int
+    changed_shards: settings.ChangedShards
+    strict: bool
+    follow_links: settings.FollowLinks
+    max_quarantined: float
+    csv_types: settings.CsvTypes
+    vanished_shards: settings.VanishedShards
+    recurate_cron: str
+    clusters: int
+    batch_size: int
+    dense_limit: int
+    memory_limit: str
+    device: settings.Device
+    scheduler: str
+    workers: int
+    worker_timeout: int
+    output: str
 
 
 def source_names(sources: Sequence[Any]) -> list[str]:

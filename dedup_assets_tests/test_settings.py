@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import tomllib
-from dataclasses import fields
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, get_type_hints
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dedup_assets as da
+from dedup_assets.arguments import Options
 from dedup_assets.errors import SettingsError
-from dedup_assets.settings import KEEP_CHOICES, LAYERS, Settings, default_floor
+from dedup_assets.settings import DECLARED, KEEP_CHOICES, LAYERS, Settings, default_floor
 
 ODD = ['"', "'", "\\", "\n", "\r\n", "\t", "\x00", "\x1b", "\x7f", "\x85", "\u2028", "é", "雪", "😀", "#", "]", "= 1"]
 odd_text = st.lists(st.one_of(st.sampled_from(ODD), st.text(max_size=4)), max_size=6).map("".join)
@@ -29,9 +33,9 @@ def setting_values(draw: st.DrawFn) -> dict[str, Any]:
     """Values for every setting, all of them allowed."""
     floor, threshold = sorted((draw(similarity), draw(similarity)))
     values: dict[str, Any] = {name: draw(odd_text) for name in FREE_TEXT}
-    for item in fields(Settings):
-        if item.metadata["choices"]:
-            values[item.name] = draw(st.sampled_from(item.metadata["choices"]))
+    for item in DECLARED.values():
+        if item.choices:
+            values[item.name] = draw(st.sampled_from(item.choices))
     for name in ("max_length", "clusters", "batch_size", "workers", "dense_limit"):
         values[name] = draw(st.integers(0, 2**40))
     return values | {
@@ -55,15 +59,15 @@ def setting_values(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def test_every_setting_has_a_layer_a_comment_and_a_generated_value() -> None:
-    for item in fields(Settings):
-        assert item.metadata["layer"] in LAYERS
-        assert item.metadata["comment"].endswith(".")
+    for item in DECLARED.values():
+        assert item.layer in LAYERS
+        assert item.comment.endswith(".")
 
 
 @settings(deadline=None)  # the first cron imports Dagster
 @given(setting_values())
 def test_what_is_written_to_toml_is_read_back_equal(values: dict[str, Any]) -> None:
-    assert set(values) == {item.name for item in fields(Settings)}
+    assert set(values) == {item.name for item in DECLARED.values()}
     written = Settings.from_mapping(values)
     text = written.to_toml()
     again = Settings.from_toml(text, "curation.toml")
@@ -75,12 +79,12 @@ def test_what_is_written_to_toml_is_read_back_equal(values: dict[str, Any]) -> N
 
 def test_the_file_shows_every_setting_under_its_comment_and_its_layer() -> None:
     lines = Settings().to_toml().splitlines()
-    for item in fields(Settings):
+    for item in DECLARED.values():
         at = next(i for i, line in enumerate(lines) if line.startswith(f"{item.name} = "))
-        assert lines[at - 1] == f"# {item.metadata['comment']}"
+        assert lines[at - 1] == f"# {item.comment}"
         layer = next(line for line in reversed(lines[:at]) if line.startswith("# -- "))
-        assert layer.startswith(f"# -- {item.metadata['layer']}: ")
-    assert set(tomllib.loads("\n".join(lines))) == {item.name for item in fields(Settings)}
+        assert layer.startswith(f"# -- {item.layer}: ")
+    assert set(tomllib.loads("\n".join(lines))) == {item.name for item in DECLARED.values()}
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
@@ -88,7 +92,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
         Settings.from_toml("treshold = 0.9\n", "ws/curation.toml")
     message = str(refused.value)
     assert "ws/curation.toml" in message and "'treshold'" in message
-    assert all(item.name in message for item in fields(Settings))
+    assert all(item.name in message for item in DECLARED.values())
 
 
 @pytest.mark.parametrize(
@@ -115,12 +119,54 @@ def test_a_wrong_type_is_refused_with_what_was_found_and_expected(name: str, fou
         assert str(refused.value) == f"here: {name} = {found!r}: expected {expected}."
 
 
-@pytest.mark.parametrize("item", [f for f in fields(Settings) if f.metadata["choices"]], ids=lambda f: f.name)
+def test_all_that_is_wrong_in_a_file_is_named_at_once_by_file_key_and_value() -> None:
+    with pytest.raises(SettingsError) as refused:
+        Settings.from_toml('threshold = "high"\nclusters = -1\ndevice = "tpu"\nkeep = "best"\n', "ws/curation.toml")
+    assert sorted(str(refused.value).splitlines()) == [
+        "ws/curation.toml: clusters = -1: expected 0 (automatic) or more.",
+        "ws/curation.toml: device = 'tpu': expected one of auto, cpu, cuda.",
+        "ws/curation.toml: keep = 'best': expected first, longest, hard, easy, random or column:NAME[:asc|desc].",
+        "ws/curation.toml: threshold = 'high': expected a number.",
+    ]
+
+
+def test_settings_made_directly_are_checked_and_of_one_type() -> None:
+    with pytest.raises(SettingsError, match="threshold = 7: expected a cosine similarity"):
+        Settings(threshold=7)
+    with pytest.raises(SettingsError, match=r"unknown setting 'treshold'.* Write threshold\."):
+        Settings(treshold=0.9)  # type: ignore[call-arg]
+    assert type(Settings(threshold=1).threshold) is float and type(Settings(floor=np.float64(0.5)).floor) is float
+
+
+def test_a_set_gives_no_order_and_is_refused() -> None:
+    with pytest.raises(SettingsError, match="expected a list of strings"):
+        Settings.from_mapping({"text_columns": {"a", "b"}})
+
+
+def test_callers_from_python_see_every_setting_with_its_type() -> None:
+    typed, declared = get_type_hints(Options), get_type_hints(Settings)
+    assert {name: typed.pop(name) for name in ("eps", "exact_only")} == {"eps": float, "exact_only": bool}
+    assert typed.pop("text_columns") == str | Sequence[str]  # one column may stand for itself
+    named_by_watch = {"sources", "reference_sources"}
+    assert typed == {name: declared[name] for name in DECLARED if name not in {"text_columns", *named_by_watch}}
+    for function in (da.curate, da.register, da.watch):
+        assert inspect.signature(function).parameters["options"].annotation == "Unpack[Options]"
+
+
+def test_a_default_of_nothing_says_what_it_means() -> None:
+    # The help of the option shows it as the default.
+    for item in DECLARED.values():
+        if item.default in (0, "", False) and item.name != "seed":
+            empty = {int: "0", bool: "false"}.get(type(item.default), "empty")
+            assert f"; {empty}: " in item.comment.partition(". ")[0], item.name
+
+
+@pytest.mark.parametrize("item", [f for f in DECLARED.values() if f.choices], ids=lambda f: f.name)
 def test_a_wrong_choice_is_refused_with_the_choices(item: Any) -> None:
     with pytest.raises(SettingsError) as refused:
         Settings.from_mapping({item.name: "wrong"})
     assert f"{item.name} = 'wrong'" in str(refused.value)
-    assert ", ".join(item.metadata["choices"]) in str(refused.value)
+    assert ", ".join(item.choices) in str(refused.value)
 
 
 @pytest.mark.parametrize("value", [0.0, -0.5, 1.0000001, float("nan"), float("inf"), 95])
@@ -197,19 +243,19 @@ def test_a_name_of_bytes_that_are_no_unicode_is_refused_before_it_is_stored(name
 def test_a_layers_fingerprint_changes_exactly_with_that_layer(
     mine: dict[str, Any], theirs: dict[str, Any], data: st.DataObject
 ) -> None:
-    item = data.draw(st.sampled_from(fields(Settings)))
+    item = data.draw(st.sampled_from([*DECLARED.values()]))
     before = Settings.from_mapping(mine | {"floor": 1e-9, "threshold": 1.0})
     value = theirs[item.name]
     after = before.changed({item.name: value})
     differs = getattr(before, item.name) != value
     for layer in LAYERS:
         moved = before.fingerprint(layer) != after.fingerprint(layer)
-        assert moved == (differs and layer == item.metadata["layer"])
-    shapes_results = item.metadata["layer"] not in ("arrival", "cost")
+        assert moved == (differs and layer == item.layer)
+    shapes_results = item.layer not in ("arrival", "cost")
     assert (before.fingerprint() != after.fingerprint()) == (differs and shapes_results)
     expected = {item.name: (getattr(before, item.name), value)} if differs else {}
     assert before.differences(after, *LAYERS) == expected
-    assert before.differences(after, *(layer for layer in LAYERS if layer != item.metadata["layer"])) == {}
+    assert before.differences(after, *(layer for layer in LAYERS if layer != item.layer)) == {}
 
 
 def test_whole_numbers_and_floats_of_one_value_make_one_fingerprint() -> None:

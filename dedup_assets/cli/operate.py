@@ -12,6 +12,7 @@ from dedup_assets.cli.options import (
     json_option,
     print_json,
     reference_option,
+    setting_option,
     settings_options,
     workspace_option,
 )
@@ -85,8 +86,8 @@ def recurate(workspace: str, as_json: bool) -> None:
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...")
 @workspace_option
 @reference_option
-@click.option("--every", "watch_seconds", type=click.IntRange(min=1), help="Seconds between two looks.  [default: 30]")
-@click.option("--recurate", "recurate_cron", metavar="CRON", help='Decide anew when, such as "0 3 * * 0"; "": never.')
+@setting_option("watch_seconds", "--every")
+@setting_option("recurate_cron", "--recurate", "CRON")
 @settings_options
 @json_option
 def watch(sources: tuple[str, ...], workspace: str, reference: bool, as_json: bool, **options: Any) -> None:

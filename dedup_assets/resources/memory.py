@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dedup_assets.resources.worker_device import WorkerRoom, free_memory
 from dedup_assets.resources.worker_room import ONE_LANE, Lanes
-from dedup_assets.settings import Settings, parse_bytes
+from dedup_assets.settings import Settings
 
 LIBRARIES = 2**30
 """What a worker process needs before it holds any data: torch, pyarrow and LanceDB take 0.6 GB."""
@@ -68,7 +68,7 @@ def memory_plan(settings: Settings, tasks: int, rooms: Sequence[WorkerRoom] = ()
     rooms
         What the workers have: the least of their shares decides, of a machine's memory and of a GPU's.
     """
-    limit = parse_bytes(settings.memory_limit)
+    limit = settings.memory_bytes
     here = limit or free_memory() // 2
     machines: dict[str, tuple[int, int]] = {}
     for room in rooms:
@@ -109,7 +109,7 @@ class TextPlan:
 
 def text_plan(settings: Settings, lanes: Lanes = ONE_LANE, rooms: Sequence[WorkerRoom] = ()) -> TextPlan:
     """Texts in groups in proportion to what the workers have, bounded by the memory of this process and theirs."""
-    limit = parse_bytes(settings.memory_limit)
+    limit = settings.memory_bytes
     beside = lanes.gpus or lanes.tasks * lanes.threads  # a text on a CPU takes one thread
     wanted = TASKS_PER_LANE[lanes.gpus > 0] * beside * (GPU_TASK_TEXTS if lanes.gpus else TASK_TEXTS)
     fits = (limit or free_memory() // 2) // 4 // TEXT_BYTES
@@ -124,5 +124,5 @@ def text_plan(settings: Settings, lanes: Lanes = ONE_LANE, rooms: Sequence[Worke
 
 def worker_memory(settings: Settings, workers: int) -> str | int:
     """Limit of one worker process of a local cluster, as Dask takes it: beyond it spills, pauses and restarts."""
-    limit = parse_bytes(settings.memory_limit)
+    limit = settings.memory_bytes
     return "auto" if limit is None else limit // max(1, workers) + LIBRARIES

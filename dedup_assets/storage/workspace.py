@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from dedup_assets.errors import SettingsError, WorkspaceError
-from dedup_assets.settings import Settings, default_floor
+from dedup_assets.settings import Settings, checked, default_floor
 from dedup_assets.storage.ledger import Admission, Codebook, Ledger
 from dedup_assets.storage.locks import Lock
 from dedup_assets.storage.own_folders import MARKER, MARKER_TEXT
@@ -81,6 +81,7 @@ class Workspace:
         be one that can be honoured without redoing work, or it is refused; decisions that change are
         kept in curation.toml, matters of cost hold for this call alone.
         """
+        options = checked(options)
         path = Path(root).expanduser().absolute()
         file = path / SETTINGS_FILE
         if not str(path).isprintable() or set(str(path)) & set("*?[%"):
@@ -99,11 +100,8 @@ class Workspace:
                 ) from problem
         with exclusive_lock(path / "locks" / Lock.SETTINGS):  # of two that make it at once, one finds it made
             if not file.is_file():
-                values = dict(options)
-                if "floor" not in values:
-                    threshold = Settings().changed({"floor": 1e-6, **options}).threshold  # checked
-                    values["floor"] = default_floor(threshold)
-                settings = Settings.from_mapping(values)
+                floor = default_floor(options.get("threshold", Settings.threshold))
+                settings = Settings(**{"floor": floor, **options})
                 workspace = cls(path, settings)
                 workspace.ledger.create()
                 publish_text(path / MARKER, MARKER_TEXT)
@@ -117,17 +115,17 @@ class Workspace:
 
     def with_options(self, options: Mapping[str, Any]) -> Workspace:
         """This workspace under a caller's options; see `create_or_open`."""
+        options = checked(options)
         stored = self.settings
         file = self.root / SETTINGS_FILE
-        # Checked apart from the floor, so that a threshold below it gets the advice that fits.
-        threshold = stored.changed({**options, "floor": 1e-6}).threshold
+        threshold = options.get("threshold", stored.threshold)
         if "floor" not in options and threshold < stored.floor:
             raise SettingsError(
                 f"threshold {threshold} lies below the floor {stored.floor} of {self.root}: matches under "
                 f"the floor were never stored. Choose one of at least {stored.floor}, or curate into a new "
                 f"workspace with --threshold {threshold}."
             )
-        wanted = stored.changed(options)
+        wanted = replace(stored, **options)
         spoilt = stored.differences(wanted, "vectors", "matches")
         if spoilt:
             listed = "; ".join(f"{name} is {old!r}, asked for {new!r}" for name, (old, new) in spoilt.items())
@@ -265,7 +263,7 @@ def version_name(shard: str, fingerprint: str) -> str:
     return f"{shard}@{fingerprint[:16]}"
 
 
-def settings_as_they_are(path: Path | str) -> Settings:
+def load_settings_or_default(path: Path | str) -> Settings:
     """The settings of a workspace for what has to be known before one is opened, such as how often to look.
 
     The defaults where there is no workspace yet, or where its file is broken: whoever opens it then says why.

@@ -16,7 +16,7 @@ import dedup_assets as da
 from dedup_assets.compute.join import Matches
 from dedup_assets.errors import SettingsError
 from dedup_assets.resources.memory import memory_plan, text_plan, worker_memory
-from dedup_assets.settings import Settings, parse_bytes
+from dedup_assets.settings import Settings
 from dedup_assets.storage import tables as stored_tables
 from dedup_assets.storage.spill import MatchRuns
 from dedup_assets.storage.tables import DENSE_CELLS, pairs_table, write_pairs
@@ -141,7 +141,7 @@ def test_the_file_of_matches_does_not_depend_on_the_parts_it_came_in(
 
 def test_a_memory_limit_is_a_size_and_is_divided_among_what_runs_at_once() -> None:
     sizes = {"": None, "2GB": 2 * 10**9, "1.5GiB": 3 * 2**29, "500 mb": 500 * 10**6, "4096": 4096, "7k": 7000}
-    assert {text: parse_bytes(text) for text in sizes} == sizes
+    assert {text: Settings(memory_limit=text).memory_bytes for text in sizes} == sizes
     for wrong in ("much", "-1GB", "0", "2XB", "GB"):
         with pytest.raises(SettingsError, match="2GB"):
             Settings().changed({"memory_limit": wrong})
