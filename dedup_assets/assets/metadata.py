@@ -22,7 +22,6 @@ from dedup_assets.corpus.output import MANIFEST, read_manifest
 from dedup_assets.lookups import measures
 from dedup_assets.lookups.corpus import Corpus
 from dedup_assets.report import pictures
-from dedup_assets.report.plots import data_uri
 from dedup_assets.storage.ledger import REFERENCE, Admission, Completion, Generation
 from dedup_assets.storage.tables import PAIRS, RECORD_DECISIONS
 from dedup_assets.storage.workspace import Workspace
@@ -201,7 +200,7 @@ class RunMetadata:
             "cell_skew": round(sizes.skew, 3),
             "largest_cell": int(sizes.homes.max(initial=0)),
             "bytes_written": _bytes(self._workspace.cells(self._workspace.ledger.codebooks()[a.codebook], a)),
-            "cell_sizes": _picture(pictures.cells_words(sizes), pictures.cells_picture(sizes)),
+            "cell_sizes": _picture(pictures.of_cells(sizes)),
         }
 
     def _matches(self, a: Admission) -> dict[str, Any]:
@@ -211,14 +210,11 @@ class RunMetadata:
         generation = self._generation
         if generation is None or not self._done[a.shard].facts.get("rows"):
             return self._model()
-        settings = self._workspace.settings
         found = measures.best_matches(self._workspace, generation, a)
         metadata = {
             **self._model(),
             "bytes_written": _bytes(self._workspace.decisions(generation.number, "records", a.shard)),
-            "best_matches": _picture(
-                pictures.best_match_words(found, settings), pictures.best_match_picture(found, settings)
-            ),
+            "best_matches": _picture(pictures.of_best_matches(found, self._workspace.settings)),
         }
         groups = self._corpus.group_texts(measures.top_groups(self._workspace, generation, [a], GROUPS, 1))
         if groups:
@@ -239,12 +235,7 @@ class RunMetadata:
         if generation is None or work > PICTURE_BUDGET:
             return {"removed_by_threshold": "a large corpus: `dedup-assets report` draws it"}
         found = measures.removals_by_threshold(self._workspace, generation)
-        settings = self._workspace.settings
-        return {
-            "removed_by_threshold": _picture(
-                pictures.removals_words(found, settings), pictures.removals_picture(found, settings)
-            )
-        }
+        return {"removed_by_threshold": _picture(pictures.of_removals(found, self._workspace.settings))}
 
     def _group_table(self, groups: Sequence[tuple[measures.Group, str, list[str]]]) -> dg.TableMetadataValue:
         return dg.MetadataValue.table(
@@ -309,8 +300,8 @@ def _reasons(by_reason: Mapping[str, int]) -> dict[str, Any]:
     return {f"quarantined: {reason}": count for reason, count in sorted(by_reason.items())}
 
 
-def _picture(words: str, svg: str) -> dg.MarkdownMetadataValue:
-    return dg.MetadataValue.md(f"{words}\n\n![{words}]({data_uri(svg)})")
+def _picture(picture: pictures.Picture) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md(f"{picture.words}\n\n![{picture.words}]({picture.plot.data_uri()})")
 
 
 def _short(text: str) -> str:

@@ -1,15 +1,25 @@
-"""The four pictures of a curation, each from its measure: the same ones in the Dagster UI and in the report."""
+"""The pictures of a curation, each from its measure: the same ones in the Dagster UI and in the report."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from dedup_assets.lookups.measures import BestMatches, CellSizes, Removals
-from dedup_assets.report.plots import histogram, ranking, share_curve
+from dedup_assets.report.plots import Plot, histogram, ranking, share_curve
 from dedup_assets.settings import Settings
 
 
-def best_match_picture(found: BestMatches, settings: Settings) -> str:
+class Picture(NamedTuple):
+    """A plot, and its numbers in a sentence."""
+
+    plot: Plot
+    words: str
+
+
+def of_best_matches(found: BestMatches, settings: Settings) -> Picture:
     """How alike texts are to their best match, and where the threshold lies."""
-    return histogram(
+    above = int((found.kept + found.removed)[found.edges[:-1] >= settings.threshold].sum())
+    plot = histogram(
         found.edges,
         {"kept": found.kept, "removed": found.removed},
         mark=settings.threshold,
@@ -17,11 +27,19 @@ def best_match_picture(found: BestMatches, settings: Settings) -> str:
         y_title="texts",
         empty=f"No listed match comes as near as the floor of {settings.floor:g}.",
     )
+    return Picture(
+        plot,
+        f"{found.matched + found.unmatched:,} distinct texts: {above:,} match another at {settings.threshold:g} or "
+        f"above, {found.matched - above:,} come as near as {settings.floor:g}, {found.unmatched:,} come nearer to "
+        "none.",
+    )
 
 
-def removals_picture(found: Removals, settings: Settings) -> str:
-    """The curve from which a threshold is chosen."""
-    return share_curve(
+def of_removals(found: Removals, settings: Settings) -> Picture:
+    """The curve from which a threshold is chosen; in words its two ends and the point in force."""
+    share = [f"{100 * count / max(1, found.records):.1f} %" for count in (*found.removed, found.identical)]
+    at = int((found.thresholds <= settings.threshold).sum()) - 1
+    plot = share_curve(
         found.thresholds,
         found.identical,
         found.removed,
@@ -29,41 +47,24 @@ def removals_picture(found: Removals, settings: Settings) -> str:
         mark=settings.threshold,
         empty=f"Nothing is removed at any threshold down to the floor of {settings.floor:g}.",
     )
+    return Picture(
+        plot,
+        f"Of {found.records:,} records {share[at]} are removed at {found.thresholds[at]:g}, {share[0]} would be at "
+        f"{found.thresholds[0]:g}; {share[-1]} repeat a text letter by letter.",
+    )
 
 
-def cells_picture(found: CellSizes) -> str:
+def of_cells(found: CellSizes) -> Picture:
     """How evenly the texts fill the cells: the join costs what its fullest cells cost."""
-    return ranking(
+    texts, ghosts = int(found.homes.sum()), int(found.ghosts.sum())
+    plot = ranking(
         {"at home": found.homes, "listed as ghosts": found.ghosts},
         x_title="cells, the fullest first",
         y_title="texts",
         empty="No text came with this: the cells are empty.",
     )
-
-
-def best_match_words(found: BestMatches, settings: Settings) -> str:
-    """The histogram's numbers in a sentence."""
-    above = int((found.kept + found.removed)[found.edges[:-1] >= settings.threshold].sum())
-    return (
-        f"{found.matched + found.unmatched:,} distinct texts: {above:,} match another at {settings.threshold:g} or "
-        f"above, {found.matched - above:,} come as near as {settings.floor:g}, {found.unmatched:,} come nearer to none."
-    )
-
-
-def removals_words(found: Removals, settings: Settings) -> str:
-    """The curve's two ends and the point in force in a sentence."""
-    share = [f"{100 * count / max(1, found.records):.1f} %" for count in (*found.removed, found.identical)]
-    at = int((found.thresholds <= settings.threshold).sum()) - 1
-    return (
-        f"Of {found.records:,} records {share[at]} are removed at {found.thresholds[at]:g}, {share[0]} would be at "
-        f"{found.thresholds[0]:g}; {share[-1]} repeat a text letter by letter."
-    )
-
-
-def cells_words(found: CellSizes) -> str:
-    """The spread over the cells in a sentence."""
-    texts, ghosts = int(found.homes.sum()), int(found.ghosts.sum())
-    return (
+    return Picture(
+        plot,
         f"{texts:,} texts in {len(found.homes):,} cells, the fullest {found.skew:.1f} times the mean; each text is "
-        f"listed in {ghosts / max(1, texts):.1f} cells besides its own."
+        f"listed in {ghosts / max(1, texts):.1f} cells besides its own.",
     )

@@ -1,48 +1,103 @@
-"""Small pictures as SVG text: arrays in, one string out. Knows nothing of workspaces, files or Dagster.
+"""Small pictures: arrays in, a `Plot` out, which a template draws as SVG. Knows nothing of workspaces or Dagster.
 
-A picture takes its colours from the page it stands in (CSS variables), or from `standalone`, which gives it
-its own. Every bar and point carries its number as a tooltip, so that a picture can be read exactly.
+A picture takes its colours from the page it stands in (CSS variables); as an image it brings its own. Every bar and
+point carries its number as a tooltip, so that a picture can be read exactly.
 """
 
 from __future__ import annotations
 
 import base64
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
-WIDTH, HEIGHT = 680, 300
-LEFT, RIGHT, TOP, BOTTOM = 64, 18, 34, 46
-"""The frame: room for five-digit tick labels at the left, a legend above and an axis title below."""
+from dedup_assets.report.rendering import PICTURES
+
+HEIGHT = 300
+NOTICE_HEIGHT = 52
+FRAME = {
+    "width": 680, "left": 64, "right": 662, "top": 34, "bottom": 254, "middle_x": 363, "middle_y": 144,
+}  # fmt: skip
+"""Where the axes are, in pixels: room for five-digit labels at the left, a legend above and an axis title below."""
 
 MOST_BARS = 96
 """Bars of a ranking at most: six pixels each, the narrowest that still reads as a bar."""
 
-CSS = """
-.chart{font:12px system-ui,-apple-system,"Segoe UI",Roboto,Helvetica,Arial,sans-serif;max-width:100%;height:auto}
-.chart text{fill:var(--soft,#52606d)}
-.chart .strong{fill:var(--ink,#1f2933);font-weight:600;paint-order:stroke;stroke:var(--paper,#fff);stroke-width:4px}
-.chart .grid{stroke:var(--line,#e4e7eb);stroke-width:1}
-.chart .axis{stroke:var(--soft,#52606d);stroke-width:1}
-.chart .a{fill:var(--kept,#4477aa)}
-.chart .b{fill:var(--removed,#ee7733)}
-.chart .c{fill:var(--faint,#bbc4cd)}
-.chart .line{fill:none;stroke:var(--removed,#ee7733);stroke-width:2;stroke-linejoin:round}
-.chart .mark{stroke:var(--ink,#1f2933);stroke-width:1.5;stroke-dasharray:5 3}
-.chart .paper{fill:#fff}
-"""
-"""How the classes look; the second value of each is for a picture by itself."""
+Scale = Callable[[float], float]
 
-_TOOLTIP = re.compile(r"<title>[^<]*</title>")
-_BAR = re.compile(r'<rect class="(\w)" x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)"></rect>')
+
+class Bar(NamedTuple):
+    """A bar by its kind, its place in pixels, and what its tooltip says."""
+
+    css: str
+    x: float
+    y: float
+    width: float
+    height: float
+    said: str
+
+
+class Point(NamedTuple):
+    """A point of a curve."""
+
+    x: float
+    y: float
+    said: str
+
+
+@dataclass(frozen=True)
+class Plot:
+    """What stands in a picture, by places in pixels; one without bars and points is a notice of its label.
+
+    Attributes
+    ----------
+    label, x_title, y_title : str
+    x_ticks, y_ticks : list of (place, str)
+    legend : list of (kind, place, str)
+    bars : list of Bar
+    curve : list of Point
+        With the area below it.
+    mark : (place, str) or None
+        A vertical line with its words.
+    """
+
+    label: str
+    x_title: str = ""
+    y_title: str = ""
+    x_ticks: Sequence[tuple[float, str]] = ()
+    y_ticks: Sequence[tuple[float, str]] = ()
+    legend: Sequence[tuple[str, float, str]] = ()
+    bars: list[Bar] = field(default_factory=list)
+    curve: list[Point] = field(default_factory=list)
+    mark: tuple[float, str] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to draw."""
+        return not self.bars and not self.curve
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return NOTICE_HEIGHT if self.is_empty else HEIGHT
+
+    def __html__(self) -> str:
+        return self._svg(alone=False)
+
+    def data_uri(self) -> str:
+        """The address of an image for Markdown and `<img>`: on white paper, readable wherever it is put."""
+        return "data:image/svg+xml;base64," + base64.b64encode(self._svg(alone=True).encode()).decode()
+
+    def _svg(self, alone: bool) -> str:
+        return PICTURES.get_template("chart.svg.j2").render(plot=self, frame=FRAME, alone=alone)
 
 
 def histogram(
     edges: np.ndarray, counts: Mapping[str, np.ndarray], *, mark: float, x_title: str, y_title: str, empty: str
-) -> str:
+) -> Plot:
     """Stacked bars over intervals, with a line at `mark`.
 
     Parameters
@@ -56,29 +111,31 @@ def histogram(
     empty : str
         What is written where all counts are zero.
     """
-    layers = {name: np.asarray(values) for name, values in counts.items()}
-    highest = int(np.sum(list(layers.values()), axis=0).max(initial=0))
+    highest = int(np.sum(list(counts.values()), axis=0).max(initial=0))
     if highest == 0:
-        return _notice(empty)
-    x, y = _scale(float(edges[0]), float(edges[-1]), LEFT, WIDTH - RIGHT), _scale(0, highest, HEIGHT - BOTTOM, TOP)
-    parts = [*_y_axis(y, _ticks(0, highest, whole=True), y_title), *_legend(layers)]
-    for bar in range(len(edges) - 1):
-        base = 0
-        left, right = x(float(edges[bar])), x(float(edges[bar + 1]))
-        for css, (name, values) in zip("abc", layers.items(), strict=False):
-            count = int(values[bar])
-            if count:
-                said = f"{edges[bar]:.4g} to {edges[bar + 1]:.4g}: {count:,} {name}"
-                parts.append(_bar(left + 0.5, right - 0.5, y(base), y(base + count), css, said))
-            base += count
-    parts += _x_axis(x, _ticks(float(edges[0]), float(edges[-1])), x_title)
-    parts += _mark(x(mark), f"threshold {mark:g}")
-    return _svg(parts, f"{y_title} by {x_title}")
+        return Plot(empty)
+    low, high = float(edges[0]), float(edges[-1])
+    x, y = _scales(low, high, highest)
+    bars: list[Bar] = []
+    for at, (left, right) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
+        heights = {name: int(values[at]) for name, values in counts.items()}
+        said = {name: f"{left:.4g} to {right:.4g}: {count:,} {name}" for name, count in heights.items()}
+        bars += _stack("abc", heights, said, x(left) + 0.5, x(right) - 0.5, y)
+    return Plot(
+        f"{y_title} by {x_title}",
+        x_title,
+        y_title,
+        _labels(x, _ticks(low, high)),
+        _labels(y, _ticks(0, highest, whole=True)),
+        _legend("abc", counts),
+        bars,
+        mark=(x(mark), f"threshold {mark:g}"),
+    )
 
 
 def share_curve(
     thresholds: np.ndarray, identical: int, removed: np.ndarray, total: int, *, mark: float, empty: str
-) -> str:
+) -> Plot:
     """Share of records removed against the threshold: identical texts below, similar ones on top.
 
     Parameters
@@ -94,32 +151,31 @@ def share_curve(
         The threshold in force.
     """
     if total == 0 or int(removed.max(initial=0)) == 0:
-        return _notice(empty)
+        return Plot(empty)
     shares = 100.0 * np.asarray(removed, float) / total
-    base = 100.0 * identical / total
+    base, highest = 100.0 * identical / total, float(shares.max())
     low, high = float(thresholds[0]), float(thresholds[-1])
-    x = _scale(low, high if high > low else low + 1e-3, LEFT, WIDTH - RIGHT)
-    y = _scale(0, float(shares.max()), HEIGHT - BOTTOM, TOP)
-    points = [(x(float(t)), y(float(share))) for t, share in zip(thresholds, shares, strict=True)]
-    outline = " ".join(f"{_n(a)},{_n(b)}" for a, b in points)
-    floor, left, right = y(0), points[0][0], points[-1][0]
-    parts = _y_axis(y, _ticks(0, float(shares.max())), "records removed, %")
-    parts.append(
-        f'<polygon class="b" fill-opacity=".28" points="{_n(left)},{_n(floor)} {outline} {_n(right)},{_n(floor)}"/>'
-    )
-    parts.append(_bar(left, right, floor, y(base), "c", f"identical texts: {identical:,} ({base:.1f} %)"))
-    parts.append(f'<polyline class="line" points="{outline}"/>')
-    for (a, b), t, count, share in zip(points, thresholds, removed, shares, strict=True):
-        said = f"threshold {t:.4g}: {int(count):,} of {total:,} records removed ({share:.2f} %)"
-        parts.append(f'<circle class="b" cx="{_n(a)}" cy="{_n(b)}" r="3"><title>{said}</title></circle>')
-    parts += _x_axis(x, _ticks(low, high), "threshold")
+    x, y = _scales(low, high if high > low else low + 1e-3, highest)
+    curve = [
+        Point(x(t), y(share), f"threshold {t:.4g}: {count:,} of {total:,} records removed ({share:.2f} %)")
+        for t, count, share in zip(thresholds.tolist(), removed.tolist(), shares.tolist(), strict=True)
+    ]
     at = float(np.interp(mark, thresholds, shares))
-    parts += _mark(x(mark), f"{mark:g}: {at:.1f} % removed")
-    parts += _legend({"identical texts": None, "similar texts": None}, css="cb")
-    return _svg(parts, "Share of records removed against the threshold")
+    said = f"identical texts: {identical:,} ({base:.1f} %)"
+    return Plot(
+        "Share of records removed against the threshold",
+        "threshold",
+        "records removed, %",
+        _labels(x, _ticks(low, high)),
+        _labels(y, _ticks(0, highest)),
+        _legend("cb", ["identical texts", "similar texts"]),
+        [_bar("c", curve[0].x, curve[-1].x, y(0), y(base), said)],
+        curve,
+        (x(mark), f"{mark:g}: {at:.1f} % removed"),
+    )
 
 
-def ranking(values: Mapping[str, np.ndarray], *, x_title: str, y_title: str, empty: str) -> str:
+def ranking(values: Mapping[str, np.ndarray], *, x_title: str, y_title: str, empty: str) -> Plot:
     """Stacked bars from the largest total to the smallest; of more than `MOST_BARS`, neighbours are averaged.
 
     Parameters
@@ -127,52 +183,31 @@ def ranking(values: Mapping[str, np.ndarray], *, x_title: str, y_title: str, emp
     values : mapping of str to (n,) int
         Layers, the lowest first; at most two. Order among the n does not matter.
     """
-    layers = {name: np.asarray(column, float) for name, column in values.items()}
-    totals = np.sum(list(layers.values()), axis=0)
-    if not len(totals) or totals.max() == 0:
-        return _notice(empty)
-    order = np.argsort(-totals, kind="stable")
-    groups = np.array_split(order, min(len(order), MOST_BARS))
-    heights = {name: np.array([column[group].mean() for group in groups]) for name, column in layers.items()}
-    highest = float(np.sum(list(heights.values()), axis=0).max())
-    x, y = _scale(0, len(totals), LEFT, WIDTH - RIGHT), _scale(0, highest, HEIGHT - BOTTOM, TOP)
-    parts = [*_y_axis(y, _ticks(0, highest, whole=True), y_title), *_legend(layers, css="ac")]
+    totals = np.sum(list(values.values()), axis=0, dtype=float)
+    if not totals.any():
+        return Plot(empty)
+    groups = np.array_split(np.argsort(-totals, kind="stable"), min(len(totals), MOST_BARS))
+    highest = max(float(totals[group].mean()) for group in groups)
+    x, y = _scales(0, len(totals), highest)
+    bars: list[Bar] = []
     start = 0
-    for at, group in enumerate(groups):
+    for group in groups:
         stop = start + len(group)
-        base = 0.0
         where = f"rank {start + 1}" if len(group) == 1 else f"ranks {start + 1} to {stop}, mean"
         gap = min(0.5, (x(stop) - x(start)) / 8)
-        for css, (name, column) in zip("ac", heights.items(), strict=False):
-            if column[at] > 0:
-                said = f"{where}: {column[at]:,.4g} {name}"
-                parts.append(_bar(x(start) + gap, x(stop) - gap, y(base), y(base + column[at]), css, said))
-            base += float(column[at])
+        heights = {name: float(np.mean(column[group])) for name, column in values.items()}
+        said = {name: f"{where}: {height:,.4g} {name}" for name, height in heights.items()}
+        bars += _stack("ac", heights, said, x(start) + gap, x(stop) - gap, y)
         start = stop
-    parts += _x_axis(x, _ticks(0, len(totals), whole=True), x_title)
-    return _svg(parts, f"{y_title} by {x_title}")
-
-
-def standalone(svg: str) -> str:
-    """A picture with its own colours on white paper: readable wherever it is put.
-
-    An image shows no tooltips, so it goes without, and bars of one kind become one path: a quarter of the size,
-    which matters where a database keeps thousands of them.
-    """
-    svg = _TOOLTIP.sub("", svg)
-    bars: dict[str, list[str]] = {}
-    for css, x, y, width, height in _BAR.findall(svg):
-        bars.setdefault(css, []).append(f"M{x} {y}h{width}v{height}h-{width}z")
-    paths = "".join(f'<path class="{css}" d="{"".join(steps)}"/>' for css, steps in bars.items())
-    svg = _BAR.sub("", _BAR.sub(paths, svg, count=1))
-    paper = f'<style>{CSS}</style><rect class="paper" width="{WIDTH}" height="{HEIGHT}"/>'
-    head, _, rest = svg.partition(">")
-    return f"{head}>{paper}{rest}"
-
-
-def data_uri(svg: str) -> str:
-    """A picture as the address of an image, for Markdown and for `<img>`."""
-    return "data:image/svg+xml;base64," + base64.b64encode(standalone(svg).encode()).decode()
+    return Plot(
+        f"{y_title} by {x_title}",
+        x_title,
+        y_title,
+        _labels(x, _ticks(0, len(totals), whole=True)),
+        _labels(y, _ticks(0, highest, whole=True)),
+        _legend("ac", values),
+        bars,
+    )
 
 
 def compact(value: float) -> str:
@@ -186,15 +221,13 @@ def compact(value: float) -> str:
 # -- parts -------------------------------------------------------------------------------------------
 
 
-class _scale:
-    """A linear map of values to pixels; one value on a point of no extent maps to its start."""
-
-    def __init__(self, low: float, high: float, first: float, last: float) -> None:
-        self.low, self.first = low, first
-        self.step = (last - first) / (high - low) if high > low else 0.0
-
-    def __call__(self, value: float) -> float:
-        return self.first + (value - self.low) * self.step
+def _scales(low: float, high: float, highest: float) -> tuple[Scale, Scale]:
+    """Values to pixels, along and up: from low to high, and from 0 to the highest."""
+    across, up = FRAME["right"] - FRAME["left"], FRAME["bottom"] - FRAME["top"]
+    return (
+        lambda value: FRAME["left"] + across * (value - low) / (high - low),
+        lambda value: FRAME["bottom"] - up * value / highest,
+    )
 
 
 def _ticks(low: float, high: float, *, whole: bool = False, about: int = 6) -> list[float]:
@@ -211,72 +244,30 @@ def _ticks(low: float, high: float, *, whole: bool = False, about: int = 6) -> l
     return [round(number * step, 12) for number in range(first, last + 1)]
 
 
-def _y_axis(y: _scale, ticks: Iterable[float], title: str) -> list[str]:
-    parts = []
-    for tick in ticks:
-        at = _n(y(tick))
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{_n(y(tick) + 4)}" text-anchor="end">{compact(tick)}</text>')
-    middle = (TOP + HEIGHT - BOTTOM) / 2
-    parts.append(
-        f'<text x="16" y="{_n(middle)}" text-anchor="middle" transform="rotate(-90 16 {_n(middle)})">'
-        f"{escape(title)}</text>"
-    )
-    return parts
+def _labels(scale: Scale, ticks: Iterable[float]) -> list[tuple[float, str]]:
+    return [(scale(tick), compact(tick)) for tick in ticks]
 
 
-def _x_axis(x: _scale, ticks: Iterable[float], title: str) -> list[str]:
-    bottom = HEIGHT - BOTTOM
-    parts = [f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>']
-    for tick in ticks:
-        at = _n(x(tick))
-        parts.append(f'<line class="axis" x1="{at}" x2="{at}" y1="{bottom}" y2="{bottom + 4}"/>')
-        parts.append(f'<text x="{at}" y="{bottom + 18}" text-anchor="middle">{compact(tick)}</text>')
-    middle = _n((LEFT + WIDTH - RIGHT) / 2)
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{escape(title)}</text>')
-    return parts
-
-
-def _mark(at: float, said: str) -> list[str]:
-    """A vertical line with its words beside it, on the side where there is room."""
-    right = at < (LEFT + WIDTH - RIGHT) / 2
-    anchor, shift = ("start", 6) if right else ("end", -6)
-    return [
-        f'<line class="mark" x1="{_n(at)}" x2="{_n(at)}" y1="{TOP - 6}" y2="{HEIGHT - BOTTOM}"/>',
-        f'<text class="strong" x="{_n(at + shift)}" y="{TOP + 6}" text-anchor="{anchor}">{escape(said)}</text>',
-    ]
-
-
-def _legend(layers: Mapping[str, object], css: str = "abc") -> list[str]:
-    if len(layers) < 2:
-        return []
-    parts, at = [], LEFT
-    for kind, name in zip(css, layers, strict=False):
-        parts.append(f'<rect class="{kind}" x="{at}" y="8" width="11" height="11" rx="2"/>')
-        parts.append(f'<text x="{at + 16}" y="18">{escape(name)}</text>')
+def _legend(kinds: str, names: Iterable[str]) -> list[tuple[str, float, str]]:
+    """Beside each other, each as wide as its name; one name alone needs none."""
+    entries: list[tuple[str, float, str]] = []
+    at = FRAME["left"]
+    for kind, name in zip(kinds, names, strict=False):
+        entries.append((kind, at, name))
         at += 34 + 7 * len(name)
-    return parts
+    return entries if len(entries) > 1 else []
 
 
-def _bar(left: float, right: float, bottom: float, top: float, css: str, said: str) -> str:
-    return (
-        f'<rect class="{css}" x="{_n(left)}" y="{_n(top)}" width="{_n(max(0.5, right - left))}" '
-        f'height="{_n(bottom - top)}"><title>{escape(said)}</title></rect>'
-    )
+def _stack(
+    kinds: str, heights: Mapping[str, float], said: Mapping[str, str], left: float, right: float, y: Scale
+) -> Iterator[Bar]:
+    """Bars on top of each other, those of no height left out."""
+    base = 0.0
+    for css, (name, height) in zip(kinds, heights.items(), strict=False):
+        if height > 0:
+            yield _bar(css, left, right, y(base), y(base + height), said[name])
+        base += height
 
 
-def _notice(said: str) -> str:
-    """What stands in place of a picture that would be empty."""
-    return _svg([f'<text x="12" y="32">{escape(said)}</text>'], said, height=52)
-
-
-def _svg(parts: Sequence[str], label: str, height: int = HEIGHT) -> str:
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" '
-        f'height="{height}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
-    )
-
-
-def _n(value: float) -> str:
-    """A coordinate with as many digits as a pixel needs."""
-    return f"{value:.1f}".removesuffix(".0")
+def _bar(css: str, left: float, right: float, bottom: float, top: float, said: str) -> Bar:
+    return Bar(css, left, top, max(0.5, right - left), bottom - top, said)

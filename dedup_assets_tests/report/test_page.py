@@ -17,8 +17,8 @@ from dedup_assets import api
 from dedup_assets.assets import duplicate_ids
 from dedup_assets.automation.instance import recorded_checks
 from dedup_assets.report import page as report
-from dedup_assets.report.html import COMPARED_WORDS, marked_differences
 from dedup_assets.report.page import report_page
+from dedup_assets.report.rendering import COMPARED_WORDS, marked_differences
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import corpus, curate, make_table, write_shards
 from dedup_assets_tests.assets.materialising import add_partitions, materialise

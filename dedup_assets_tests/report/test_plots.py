@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dedup_assets.report.plots import MOST_BARS, _ticks, compact, data_uri, histogram, ranking, share_curve
+from dedup_assets.report.plots import MOST_BARS, Plot, _ticks, compact, histogram, ranking, share_curve
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def elements(svg: str, tag: str, css: str | None = None) -> list[ElementTree.Element]:
+def elements(svg: Plot | str, tag: str, css: str | None = None) -> list[ElementTree.Element]:
     """Elements of a picture by tag and class; parsing it also shows that it is well-formed."""
-    found = ElementTree.fromstring(svg).iter(f"{SVG}{tag}")
+    found = ElementTree.fromstring(svg if isinstance(svg, str) else svg.__html__()).iter(f"{SVG}{tag}")
     return [element for element in found if css is None or element.get("class") == css]
 
 
-def bars(svg: str) -> list[ElementTree.Element]:
+def bars(svg: Plot | str) -> list[ElementTree.Element]:
     """Rectangles that carry a number, in the order in which they were drawn."""
     return [element for element in elements(svg, "rect") if element.find(f"{SVG}title") is not None]
 
@@ -33,7 +33,7 @@ def said(element: ElementTree.Element) -> str:
     return title.text
 
 
-def words(svg: str) -> list[str]:
+def words(svg: Plot | str) -> list[str]:
     """Everything that is written in a picture, tooltips aside."""
     return [element.text or "" for element in elements(svg, "text")]
 
@@ -114,7 +114,7 @@ def test_one_threshold_alone_is_drawn() -> None:
 
 def test_an_image_brings_its_own_colours_and_no_tooltips() -> None:
     svg = ranking({"at home": np.array([5, 3]), "ghosts": np.array([2, 2])}, x_title="", y_title="", empty="")
-    kind, _, data = data_uri(svg).partition(",")
+    kind, _, data = svg.data_uri().partition(",")
     alone = base64.b64decode(data).decode()
     assert kind == "data:image/svg+xml;base64"
     assert elements(alone, "style") and elements(alone, "rect", "paper")
