@@ -1,4 +1,6 @@
-"""Dagster's webserver behind a check of who asks: `python -m dedup_assets.automation.guarded_webserver HOST PORT FILE`.
+"""Dagster's webserver behind a check of who asks.
+
+`python -m dedup_assets.automation.guarded_webserver HOST PORT FILE [OPTIONS OF dagster-webserver]`
 
 The UI has no login, so every page that a browser on this machine opens could send it requests. Here it answers only
 under its own names, which a foreign name that leads to this address is not, and only to its own pages: what comes from
@@ -79,11 +81,11 @@ def main() -> None:
     """Serve Dagster's application behind the guard."""
     from dagster_webserver import cli
 
-    host, port, locations = sys.argv[1:4]
+    host, port, locations, *options = sys.argv[1:]
     make = cli.create_app_from_workspace_process_context
     guarded: Any = lambda *args, **options: Guard(make(*args, **options), host)  # noqa: E731 - a def has a type of its own
     cli.create_app_from_workspace_process_context = guarded
-    cli.cli(["-w", locations, "-h", host, "-p", port], auto_envvar_prefix="DAGSTER_WEBSERVER")
+    cli.cli(["-w", locations, "-h", host, "-p", port, *options], auto_envvar_prefix="DAGSTER_WEBSERVER")
 
 
 if __name__ == "__main__":

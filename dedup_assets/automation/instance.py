@@ -27,7 +27,7 @@ from dedup_assets.errors import DedupError, WorkspaceError, first_line
 from dedup_assets.forks import require_own_threads
 from dedup_assets.names import Names
 from dedup_assets.partitions import register_partitions
-from dedup_assets.resources.sqlite_log import steady_sqlite
+from dedup_assets.resources.sqlite_storage import with_steady_storage
 from dedup_assets.resources.workspace import serving
 from dedup_assets.storage.locks import Lock
 from dedup_assets.storage.publish import publish_text, storage_errors
@@ -67,6 +67,11 @@ NO_CAPTURE: Any = {
 helper processes, which answer Ctrl-C with tracebacks. Runs from the UI keep theirs."""
 
 
+def reference(home: Path, overrides: Any = None) -> InstanceRef:
+    """How processes open the instance in a folder."""
+    return with_steady_storage(InstanceRef.from_dir(str(home), overrides=overrides))
+
+
 class WorkspaceInstance:
     """The Dagster instance that belongs to a workspace; a context manager.
 
@@ -86,8 +91,7 @@ class WorkspaceInstance:
             with ExitStack() as opening, storage_errors(home), instance_errors(home), unusable_home(home):
                 opening.enter_context(no_running_loop())
                 opening.enter_context(serving(self._workspace.root))
-                opening.enter_context(steady_sqlite(home))
-                self._instance = dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides=NO_CAPTURE))
+                self._instance = dg.DagsterInstance.from_ref(reference(home, overrides=NO_CAPTURE))
                 opening.callback(self._instance.dispose)
                 self._open = opening.pop_all()
         return self

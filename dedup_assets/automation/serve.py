@@ -15,7 +15,9 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from dedup_assets.automation.instance import WorkspaceInstance, prepare_home
+from dagster._serdes import serialize_value
+
+from dedup_assets.automation.instance import WorkspaceInstance, prepare_home, reference
 from dedup_assets.encoder.models import FOLDER_VARIABLE
 from dedup_assets.errors import DedupError
 from dedup_assets.storage.publish import publish_text
@@ -49,9 +51,11 @@ def serve(workspace: Workspace, host: str, port: int, say: Callable[[str], objec
         # Nothing is imported from the folder that somebody happens to be in, by the servers and all that they start.
         "PYTHONSAFEPATH": "1",
     }
+    # The servers, and all processes that they start for runs, open the instance by this.
+    instance = ("--instance-ref", serialize_value(reference(home.absolute())))
     commands = (
-        ["-m", "dedup_assets.automation.guarded_webserver", host, str(port), str(locations)],
-        ["-m", "dagster._daemon", "run", "-w", str(locations)],
+        ["-m", "dedup_assets.automation.guarded_webserver", host, str(port), str(locations), *instance],
+        ["-m", "dagster._daemon", "run", "-w", str(locations), *instance],
     )
     if not _is_loopback(host):
         say(

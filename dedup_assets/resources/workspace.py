@@ -13,7 +13,6 @@ import dagster as dg
 
 from dedup_assets.errors import SettingsError
 from dedup_assets.names import DASK_KEY, DEFAULT_WORKSPACE, WORKSPACE_KEY
-from dedup_assets.resources.sqlite_log import steady_sqlite
 from dedup_assets.settings import Settings
 from dedup_assets.storage.liveness import holding_run
 from dedup_assets.storage.permissions import refuse_unasked
@@ -32,15 +31,14 @@ class WorkspaceResource(dg.ConfigurableResource):
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[WorkspaceResource, None, None]:
-        """For the duration of a run, show that its process is there, and keep its history from flushing the disk
-        more often than it has to."""
+        """For the duration of a run, show that its process is there."""
         root = Path(self.path).expanduser().absolute()
         if context.run is not None:
             _refuse_foreign(context.run.run_config, root)
         if context.run is None or context.instance is None or not (root / SETTINGS_FILE).is_file():
             yield self
             return
-        with holding_run(root, context.run.run_id), steady_sqlite(Path(context.instance.root_directory)):
+        with holding_run(root, context.run.run_id):
             yield self
 
     def open(self) -> Workspace:

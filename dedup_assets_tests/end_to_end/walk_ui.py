@@ -25,10 +25,10 @@ from dagster._daemon.backfill import execute_backfill_iteration
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 from dagster_graphql.schema import create_schema
 
+from dedup_assets.automation.instance import reference
 from dedup_assets.automation.sensors import arriving_shards_sensor
 from dedup_assets.names import Names
 from dedup_assets.partitions import range_tags
-from dedup_assets.resources.sqlite_log import steady_sqlite
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.ledger import STAGES
 from dedup_assets.storage.liveness import has_died
@@ -187,8 +187,7 @@ def ui_of(home: Path) -> Iterator[Ui]:
     target = LoadableTargetOrigin(executable_path=sys.executable, module_name="dedup_assets.location")
     origin = InProcessCodeLocationOrigin(target, location_name=LOCATION["repositoryLocationName"])
     with ExitStack() as stack:
-        stack.enter_context(steady_sqlite(home))
-        instance = stack.enter_context(dg.DagsterInstance.from_config(str(home)))
+        instance = stack.enter_context(dg.DagsterInstance.from_ref(reference(home)))
         context = WorkspaceProcessContext(instance, InProcessWorkspaceLoadTarget(origin))
         yield Ui(stack.enter_context(context))
 
