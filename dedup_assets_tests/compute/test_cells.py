@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from dedup_assets.compute import cells as module
 from dedup_assets.compute import distances
 from dedup_assets.compute.cells import assign, codebook, half_angle
-from dedup_assets.compute.join import exact_matches
+from dedup_assets.compute.in_memory import exact_matches
 from dedup_assets_tests.compute.vectors import brute_force, dtypes, floors, kinds, make_vectors, seeds
 
 
