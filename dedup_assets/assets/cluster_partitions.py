@@ -20,7 +20,8 @@ from dedup_assets.corpus.live_texts import Living, corpus_index
 from dedup_assets.encoder.settled import settled_dimension
 from dedup_assets.errors import ShardError
 from dedup_assets.resources.dask_cluster import DaskCluster
-from dedup_assets.resources.worker_tasks import assign_shard
+from dedup_assets.resources.split_assignment import Layout, lay_out_all
+from dedup_assets.resources.worker_tasks import assign_shard, rows_of_shard
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.ledger import Admission, Codebook, Completion
 from dedup_assets.storage.locks import Lock
@@ -85,27 +86,25 @@ def _admit(run: StageRun, dask: DaskCluster, codebook: Codebook, shards: dict[st
     workspace = run.workspace
     started = time.perf_counter()
     candidates = _candidates(run, codebook, shards)
-    batches = []
+    layouts = []
     for c in candidates:
         # What a killed run left under these names may rest on texts that have been retracted since.
         for folder in (workspace.admitted(c.admission), workspace.cells(codebook, c.admission)):
             shutil.rmtree(folder, ignore_errors=True)
         c.settled.write(workspace.admitted(c.admission))
-        batches.append(
-            (
-                (str(workspace.lancedb), settled_dimension(workspace), workspace.settings.vector_dtype),
-                c.admission.shard,
-                c.settled.new_hashes,
-                c.rows,
+        table = (str(workspace.lancedb), settled_dimension(workspace), workspace.settings.vector_dtype)
+        layouts.append(
+            Layout(
+                len(c.rows),
+                (table, c.admission.shard, c.settled.new_hashes, c.rows),
                 str(workspace.codebook(codebook)),
                 workspace.settings.floor,
                 str(workspace.cells(codebook, c.admission)),
-                dask.resolved_device(),
             )
         )
     admissions = [c.admission for c in candidates]
     facts = [c.facts for c in candidates]
-    for index, counts in dask.map(assign_shard, batches) if batches else ():
+    for index, counts in lay_out_all(dask, layouts, assign_shard, rows_of_shard, workspace.root):
         new = max(1, counts["texts"])
         facts[index]["ghosts"] = counts["ghosts"]
         facts[index]["ghosts_per_text"] = round(counts["ghosts"] / new, 3)

@@ -15,7 +15,8 @@ from dedup_assets.corpus.live_texts import Living
 from dedup_assets.encoder.settled import open_table, settled_dimension
 from dedup_assets.resources.centroids import fit_on_gpus
 from dedup_assets.resources.dask_cluster import DaskCluster
-from dedup_assets.resources.worker_tasks import reassign_shard
+from dedup_assets.resources.split_assignment import Layout, lay_out_all
+from dedup_assets.resources.worker_tasks import reassign_shard, rows_of_cells
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.cells import read_centroids, write_centroids
 from dedup_assets.storage.ledger import Codebook
@@ -122,17 +123,13 @@ def _reassign_admitted(run: StageRun, dask: DaskCluster, old: Codebook, new: Cod
     """Lay every admitted shard of which a text lives out under a new codebook, before it comes into force."""
     workspace = run.workspace
     centroids = str(workspace.codebook(new))
-    batches = [
-        (
-            str(workspace.cells(old, a)),
-            centroids,
-            workspace.settings.floor,
-            str(workspace.cells(new, a)),
-            dask.resolved_device(),
+    layouts = [
+        Layout(
+            a.texts, (str(workspace.cells(old, a)),), centroids, workspace.settings.floor, str(workspace.cells(new, a))
         )
         for a in Living(workspace).visible
     ]
-    for _ in dask.map(reassign_shard, batches) if batches else ():
+    for _ in lay_out_all(dask, layouts, reassign_shard, rows_of_cells, workspace.root):
         pass
 
 

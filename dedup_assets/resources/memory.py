@@ -70,11 +70,7 @@ def memory_plan(settings: Settings, tasks: int, rooms: Sequence[WorkerRoom] = ()
     """
     limit = settings.memory_bytes
     here = limit or free_memory() // 2
-    machines: dict[str, tuple[int, int]] = {}
-    for room in rooms:
-        free, at_once = machines.get(room.machine, (room.free, 0))
-        machines[room.machine] = min(free, room.free), at_once + room.threads
-    shares = [(limit or free // 2) // max(1, at_once) for free, at_once in machines.values()]
+    shares = [(limit or free // 2) // max(1, at_once) for free, at_once in _machines(rooms)]
     share = min(shares, default=here // max(1, tasks))
     # Tasks on one GPU take turns: see `worker_device.device_turn`.
     on_gpus = [int(GPU_SHARE * room.device_free) for room in rooms if room.device_free is not None]
@@ -84,6 +80,15 @@ def memory_plan(settings: Settings, tasks: int, rooms: Sequence[WorkerRoom] = ()
         task_match_bytes=max(2**14, min(64 * 2**20, share // 8)),
         match_bytes=max(2**14, min(512 * 2**20, here // 8)),
     )
+
+
+def _machines(rooms: Sequence[WorkerRoom]) -> list[tuple[int, int]]:
+    """Of each machine what is free, and the tasks at once of all its workers."""
+    machines: dict[str, tuple[int, int]] = {}
+    for room in rooms:
+        free, at_once = machines.get(room.machine, (room.free, 0))
+        machines[room.machine] = min(free, room.free), at_once + room.threads
+    return list(machines.values())
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ def text_plan(settings: Settings, lanes: Lanes = ONE_LANE, rooms: Sequence[Worke
     group = max(512, min(max(GROUP_TEXTS, wanted), fits))
     if not lanes.gpus:
         return TextPlan(group, beside, TASK_TEXTS)
-    there = min((room.free // room.threads for room in rooms), default=free_memory()) // 8 // TEXT_BYTES
+    there = min((free // at_once for free, at_once in _machines(rooms)), default=free_memory()) // 8 // TEXT_BYTES
     return TextPlan(group, beside, max(TASK_TEXTS, min(GPU_TASK_TEXTS, there)))
 
 

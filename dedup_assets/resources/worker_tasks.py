@@ -17,7 +17,7 @@ from weakref import WeakSet
 import numpy as np
 
 from dedup_assets.compute.blocks import ShardPiece
-from dedup_assets.compute.cells import assign
+from dedup_assets.compute.cells import CellAssignment, assign
 from dedup_assets.compute.encoder import Encoder
 from dedup_assets.compute.join import MAX_MATCHES, DenseCells, Matches, match_pieces
 from dedup_assets.encoder.models import encoder_for, locate_model
@@ -75,46 +75,58 @@ def assign_shard(
     `table` opens the embeddings: folder, dimension, dtype; the dimension is None while the corpus has no
     vector. `hashes` (n, 2) and `rows` (n,) are the texts.
     """
-    folder, dimension, dtype = table
     book = read_centroids(Path(centroids))
+    vectors, rows = rows_of_shard(table, shard, hashes, rows)
+    return publish_cells(lay_out(vectors, rows, book, floor, worker_device(device)), target)
+
+
+def rows_of_shard(
+    table: tuple[str, int | None, str], shard: str, hashes: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors (n, d) and rows (n,) of those of a shard's new texts that the join meets."""
+    folder, dimension, dtype = table
     if dimension is None:
-        vectors = np.empty((0, book.shape[1]), dtype)
-    else:
-        vectors = EmbeddingTable(Path(folder), dimension, dtype).vectors(shard, hashes)
-        # A text that the model cannot read matches nothing: the join need not meet it.
-        comparable = vectors.any(axis=1)
-        vectors, rows = vectors[comparable], rows[comparable]
-    cells = lay_out(vectors, rows, book, floor, worker_device(device))
-    cells.write(Path(target))
-    return {"texts": len(rows), "ghosts": len(cells.ghost_rows)}
+        return np.empty((0, 1), dtype), rows
+    vectors = EmbeddingTable(Path(folder), dimension, dtype).vectors(shard, hashes)
+    # A text that the model cannot read matches nothing: the join need not meet it.
+    comparable = vectors.any(axis=1)
+    return vectors[comparable], rows[comparable]
 
 
 def reassign_shard(source: str, centroids: str, floor: float, target: str, device: str) -> dict[str, int]:
     """Lay a shard's texts out anew under other centroids; `source` holds them under the old ones."""
+    vectors, rows = rows_of_cells(source)
+    cells = lay_out(vectors, rows, read_centroids(Path(centroids)), floor, worker_device(device))
+    return publish_cells(cells, target)
+
+
+def rows_of_cells(source: str) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors (n, d) and rows (n,) of a shard that is laid out, in the order of rows."""
     old = ShardCells.read(Path(source))
     by_row = np.argsort(old.rows, kind="stable")
-    cells = lay_out(
-        np.asarray(old.vectors)[by_row],
-        np.asarray(old.rows)[by_row],
-        read_centroids(Path(centroids)),
-        floor,
-        worker_device(device),
-    )
-    cells.write(Path(target))
-    return {"texts": len(cells.rows), "ghosts": len(cells.ghost_rows)}
+    return np.asarray(old.vectors)[by_row], np.asarray(old.rows)[by_row]
 
 
 def lay_out(vectors: np.ndarray, rows: np.ndarray, centroids: np.ndarray, floor: float, device: str) -> ShardCells:
     """Sort texts by home cell; ghosts refer to the sorted order."""
-    if not len(rows):
-        # Admitted before the corpus had a vector: the dimension was not known then.
-        vectors = np.empty((0, centroids.shape[1]), vectors.dtype)
+    vectors = of_dimension(vectors, centroids)
     with device_turn(device):
         assigned = assign(vectors, centroids, floor, device=device)
+    return in_order(vectors, rows, assigned)
+
+
+def of_dimension(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """The vectors; where there are none, of the dimension of the centroids: a shard may have been admitted before the
+    corpus had a vector, when it was not known."""
+    return vectors if len(vectors) else np.empty((0, centroids.shape[1]), vectors.dtype)
+
+
+def in_order(vectors: np.ndarray, rows: np.ndarray, assigned: CellAssignment) -> ShardCells:
+    """Texts sorted by home cell."""
     order = np.argsort(assigned.home, kind="stable")
     place = np.empty(len(order), np.int32)
     place[order] = np.arange(len(order), dtype=np.int32)
-    home_counts = np.bincount(assigned.home, minlength=len(centroids))
+    home_counts = np.bincount(assigned.home, minlength=assigned.cells)
     return ShardCells(
         vectors=vectors[order],
         rows=rows[order],
@@ -122,6 +134,12 @@ def lay_out(vectors: np.ndarray, rows: np.ndarray, centroids: np.ndarray, floor:
         ghost_rows=place[assigned.ghost_rows],
         ghost_offsets=assigned.ghost_offsets.astype(np.int64),
     )
+
+
+def publish_cells(cells: ShardCells, target: str) -> dict[str, int]:
+    """Write cells to a folder; returns counts."""
+    cells.write(Path(target))
+    return {"texts": len(cells.rows), "ghosts": len(cells.ghost_rows)}
 
 
 def shard_piece(folder: str, admission: int, is_new: bool) -> ShardPiece:

@@ -177,6 +177,8 @@ def test_a_text_task_fits_the_memory_of_the_worker() -> None:
     small = WorkerRoom("a", 2, GB, "cuda", 80 * GB, 8)
     plan = text_plan(Settings(), lanes_of([small, gpu("b")]), [small, gpu("b")])
     assert plan.task(10**9) * TEXT_BYTES <= GB // 2 // 8
+    beside = [WorkerRoom("a", 2, 4 * GB, "cuda", 80 * GB, 8)] * 8  # they share the memory of one machine
+    assert text_plan(Settings(), lanes_of(beside), beside).task(10**9) * TEXT_BYTES <= 4 * GB // 16 // 8
 
 
 def test_on_cpus_groups_of_texts_grow_with_the_cores_and_tasks_do_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,132 @@
+"""A shard of many rows laid out by cell on several GPUs: one task reads its vectors, each GPU assigns a range of them,
+and one puts them in order. What is published is what `worker_tasks` publishes of a shard in one task, but for needless
+ghosts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dedup_assets.compute.cells import CellAssignment, assign
+from dedup_assets.compute.row_ranges import joined, row_ranges
+from dedup_assets.resources import worker_tasks
+from dedup_assets.resources.dask_cluster import DaskCluster
+from dedup_assets.resources.worker_device import device_turn
+from dedup_assets.storage.cells import read_centroids
+from dedup_assets.storage.mapped_arrays import map_array
+from dedup_assets.storage.publish import publish_folder, temporary_folder
+
+ROWS_APART = 1_000_000
+"""Rows of a shard from which its ranges are assigned apart: seconds of an H200, by arithmetic, against the second that
+writing and reading them once more takes. Not tuned on one."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A shard to lay out by cell.
+
+    Attributes
+    ----------
+    texts : int
+    source : tuple
+        Arguments of what reads its vectors (n, d) and rows (n,) on a worker.
+    centroids : str
+        File of the centroids.
+    floor : float
+    target : str
+        Folder to publish to.
+    """
+
+    texts: int
+    source: tuple[Any, ...]
+    centroids: str
+    floor: float
+    target: str
+
+
+def lay_out_all(
+    dask: DaskCluster,
+    layouts: Sequence[Layout],
+    task: Callable[..., dict[str, int]],
+    read: Callable[..., tuple[np.ndarray, np.ndarray]],
+    workspace: Path,
+) -> Iterator[tuple[int, dict[str, int]]]:
+    """Lay shards out, each in one task, or large ones on all GPUs together; yields (index, counts) as they finish.
+
+    `task(*source, centroids, floor, target, device)` does a whole shard; `read(*source)` reads its vectors.
+    """
+    if not layouts:
+        return
+    large = [index for index, layout in enumerate(layouts) if layout.texts >= ROWS_APART]
+    gpus = dask.lanes(dask.rooms()).gpus if large else 0
+    if gpus < 2:
+        large = []
+    device = dask.resolved_device()
+    for index in large:
+        with temporary_folder(workspace) as scratch:
+            yield index, _apart(dask, layouts[index], read, scratch, gpus)
+    others = [index for index in range(len(layouts)) if index not in set(large)]
+    whole = (
+        (*layout.source, layout.centroids, layout.floor, layout.target, device)
+        for layout in (layouts[index] for index in others)
+    )
+    for at, counts in dask.map(task, whole):
+        yield others[at], counts
+
+
+def _apart(
+    dask: DaskCluster, layout: Layout, read: Callable[..., tuple[np.ndarray, np.ndarray]], scratch: Path, ranges: int
+) -> dict[str, int]:
+    """Lay one shard out in so many ranges of rows; `scratch` is for what passes between tasks."""
+    source, device = str(scratch / "rows"), dask.resolved_device()
+    ((_, texts),) = dask.map(keep_rows, [(read, layout.source, source)])
+    parts = [
+        (source, first, last, layout.centroids, layout.floor, device, str(scratch / f"from-{first}"))
+        for first, last in row_ranges(texts, ranges)
+    ]
+    for _ in dask.map(assign_rows, parts):
+        pass
+    folders = [part[-1] for part in parts]
+    ((_, counts),) = dask.map(put_in_order, [(source, folders, layout.centroids, layout.target)])
+    return counts
+
+
+# -- on a worker -------------------------------------------------------------------------------------
+
+
+def keep_rows(read: Callable[..., tuple[np.ndarray, np.ndarray]], arguments: tuple[Any, ...], target: str) -> int:
+    """Write a shard's vectors and rows to a folder; returns how many there are."""
+    vectors, rows = read(*arguments)
+    _write(target, vectors=vectors, rows=rows)
+    return len(rows)
+
+
+def assign_rows(source: str, first: int, last: int, centroids: str, floor: float, device: str, target: str) -> None:
+    """Assign a range of the rows in a folder, and write what came of it to another."""
+    book = read_centroids(Path(centroids))
+    vectors = worker_tasks.of_dimension(map_array(Path(source, "vectors.npy"))[first:last], book)
+    device = worker_tasks.worker_device(device)
+    with device_turn(device):
+        found = assign(vectors, book, floor, device=device)
+    ghosts = np.asarray(found.ghost_rows)
+    _write(target, home=found.home, ghost_offsets=found.ghost_offsets, ghost_rows=ghosts)
+
+
+def put_in_order(source: str, parts: list[str], centroids: str, target: str) -> dict[str, int]:
+    """Publish the cells of a shard whose ranges of rows have been assigned; returns counts."""
+    names = ("home", "ghost_offsets", "ghost_rows")
+    assigned = joined([CellAssignment(*(map_array(Path(part, f"{name}.npy")) for name in names)) for part in parts])
+    vectors, rows = (map_array(Path(source, f"{name}.npy")) for name in ("vectors", "rows"))
+    vectors = worker_tasks.of_dimension(vectors, read_centroids(Path(centroids)))
+    return worker_tasks.publish_cells(worker_tasks.in_order(vectors, rows, assigned), target)
+
+
+def _write(target: str, **arrays: np.ndarray) -> None:
+    with publish_folder(Path(target)) as folder:
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array)
