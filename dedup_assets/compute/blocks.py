@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,7 +84,7 @@ def build_block(pieces: Sequence[ShardPiece], first_cell: int, last_cell: int, t
     Of each shard one contiguous slice is read (its home rows of the range), and those ghosts of the range
     whose home lies outside it, each once and in ascending order. Ghosts of old shards are left out where no
     new row is at home: only they could want them. A block that is one whole shard takes its vectors as they are,
-    without a copy. The pieces must share the number of cells, dimension and dtype.
+    without a copy. The pieces must share the number of cells, dimension and dtype; so many threads take a piece each.
     """
     if not pieces:
         raise ValueError("a block needs at least one shard piece")
@@ -94,28 +94,40 @@ def build_block(pieces: Sequence[ShardPiece], first_cell: int, last_cell: int, t
     if not 0 <= first_cell <= last_cell < len(pieces[0].home_offsets):
         raise ValueError(f"cells {first_cell} to {last_cell} are outside 0 to {len(pieces[0].home_offsets) - 1}")
     wanted = new_at_home(pieces)[first_cell:last_cell]
-    parts = [_Part(piece, first_cell, last_cell, wanted) for piece in pieces]
-    base = np.concatenate([[0], np.cumsum([part.rows for part in parts])])
-    n = int(base[-1])
-    if n > np.iinfo(np.int32).max:
-        raise ValueError(f"a block of {n} rows has row numbers beyond 32 bits: plan smaller groups of cells")
-    home_offsets = offsets_of(sum((part.home_counts for part in parts), np.zeros(len(wanted), np.int64)))
-    ghost_offsets = offsets_of(sum((part.ghost_counts for part in parts), np.zeros(len(wanted), np.int64)))
-    home_rows = np.empty(home_offsets[-1], np.int32)
-    ghost_rows = np.empty(ghost_offsets[-1], np.int32)
-    is_new, keys = np.empty(n, bool), np.empty(n, np.int64)
-    home_cursor, ghost_cursor = home_offsets[:-1].copy(), ghost_offsets[:-1].copy()
-    for part, start in zip(parts, base[:-1], strict=True):
-        at = slice(start, start + part.rows)
-        is_new[at] = part.piece.is_new
-        part.take(part.piece.keys, keys[at])
-        keys[at] += part.piece.first_key
-        _append_homes(int(start), part.home_counts, home_cursor, home_rows)
-        part.list_ghosts(int(start), ghost_cursor, ghost_rows)
-    return CellBlock(_vectors(parts, base, threads), home_offsets, home_rows, ghost_offsets, ghost_rows, is_new, keys)
+    with ThreadPoolExecutor(max(1, min(threads, len(pieces)))) as pool:
+        parts = list(pool.map(lambda piece: _Part(piece, first_cell, last_cell, wanted), pieces))
+        base = np.concatenate([[0], np.cumsum([part.rows for part in parts])])
+        n = int(base[-1])
+        if n > np.iinfo(np.int32).max:
+            raise ValueError(f"a block of {n} rows has row numbers beyond 32 bits: plan smaller groups of cells")
+        home_offsets, home_cursors = _places([part.home_counts for part in parts])
+        ghost_offsets, ghost_cursors = _places([part.ghost_counts for part in parts])
+        home_rows = np.empty(home_offsets[-1], np.int32)
+        ghost_rows = np.empty(ghost_offsets[-1], np.int32)
+        is_new, keys = np.empty(n, bool), np.empty(n, np.int64)
+
+        def lay(number: int) -> None:
+            part, start = parts[number], int(base[number])
+            at = slice(start, start + part.rows)
+            is_new[at] = part.piece.is_new
+            part.take(part.piece.keys, keys[at])
+            keys[at] += part.piece.first_key
+            _append_homes(start, part.home_counts, home_cursors[number], home_rows)
+            part.list_ghosts(start, ghost_cursors[number], ghost_rows)
+
+        list(pool.map(lay, range(len(parts))))
+        vectors = _vectors(parts, base, pool)
+    return CellBlock(vectors, home_offsets, home_rows, ghost_offsets, ghost_rows, is_new, keys)
 
 
-def _vectors(parts: Sequence[_Part], base: np.ndarray, threads: int) -> np.ndarray:
+def _places(counts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets (c + 1,) of the cells, and where each part's entries begin in each of them (parts, c); all int64."""
+    together = np.array(counts, np.int64)
+    offsets = offsets_of(together.sum(axis=0))
+    return offsets, offsets[:-1] + np.cumsum(together, axis=0) - together
+
+
+def _vectors(parts: Sequence[_Part], base: np.ndarray, pool: Executor) -> np.ndarray:
     """The vectors of all parts, one after the other."""
     whole = parts[0].piece.vectors
     if len(parts) == 1 and parts[0].in_place:
@@ -126,8 +138,7 @@ def _vectors(parts: Sequence[_Part], base: np.ndarray, threads: int) -> np.ndarr
         parts[at].take(parts[at].piece.vectors, out[base[at] : base[at + 1]])
         _let_go(parts[at].piece.vectors)
 
-    with ThreadPoolExecutor(max(1, threads)) as pool:
-        list(pool.map(copy, range(len(parts))))
+    list(pool.map(copy, range(len(parts))))
     return out
 
 
