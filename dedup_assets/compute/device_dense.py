@@ -147,13 +147,13 @@ def _shares(
     floor: float,
 ) -> np.ndarray:
     """Share of matches among the sampled pairs of each cell, float64 (c,)."""
-    i = listed[torch.from_numpy(left).to(listed.device)].long()
-    j = listed[torch.from_numpy(right).to(listed.device)].long()
+    at = torch.from_numpy(np.concatenate([left, right], axis=1)).to(listed.device)
+    i, j = listed[at].long().split((left.shape[1], right.shape[1]), dim=1)
     proposed = torch.bmm(low[i], low[j].transpose(1, 2)) >= bound
     proposed &= i[:, :, None] != j[:, None, :]
     cell, row, column = torch.nonzero(proposed, as_tuple=True)
     i, j = i[cell, row], j[cell, column]
     near, sums = rows.near(i, j, floor)
-    of_cell, a, b = (part[near].cpu().numpy() for part in (cell, i, j))
+    of_cell, a, b = torch.stack((cell, i, j)).index_select(1, near).cpu().numpy()
     matches = cosines(sums.cpu().numpy(), squares[a], squares[b]) >= floor
     return np.bincount(of_cell[matches], minlength=len(left)) / (left.shape[1] * right.shape[1])

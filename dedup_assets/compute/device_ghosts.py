@@ -75,17 +75,18 @@ class Pile:
         if not tiles:
             return
         try:
-            parts = [_together(tiles, self.device)] if len(tiles) > 1 else []
+            if len(tiles) > 1:
+                tiles = [_together(tiles, self.device)]
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            parts = []
-        if not parts:
+            problem = True
+        else:
+            problem = False
+        if problem:  # outside of the except block, whose traceback holds tensors
             release(self.device)
-            parts = [(tile.counts, tile.rows.add_(tile.start)) for tile in tiles]
-        for counts, rows in parts:
-            self._parts.append((counts.cpu().numpy(), rows.cpu().numpy()))
         for tile in tiles:
+            self._parts.append((tile.counts.cpu().numpy(), tile.rows.add_(tile.start).cpu().numpy()))
             self._home[tile.start : tile.start + len(tile.home)] = tile.home.cpu().numpy()
 
     def taken(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -105,19 +106,20 @@ class Pile:
         return self._home, offsets, rows
 
 
-def _together(tiles: list[Tile], device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ghosts of each cell, int64 (k,), and all rows in the order of cells, on the device. Nothing waits for it."""
+def _together(tiles: list[Tile], device: str) -> Tile:
+    """Tiles of rows that follow each other as one, on the device. Nothing waits for it."""
     counts = torch.stack([tile.counts for tile in tiles]).long()
     total = counts.sum(dim=0)
     # Where a tile's run of a cell goes, less where it begins in the tile.
     shift = (total.cumsum(0) - total) + (counts.cumsum(0) - counts) - (counts.cumsum(1) - counts)
-    out = torch.empty(sum(len(tile.rows) for tile in tiles), dtype=torch.int32, device=device)
+    first = tiles[0].start
+    rows = torch.empty(sum(len(tile.rows) for tile in tiles), dtype=torch.int32, device=device)
     for at, tile in enumerate(tiles):
         length = len(tile.rows)
         place = torch.repeat_interleave(shift[at], counts[at], output_size=length)
         place += torch.arange(length, device=device)
-        out.index_copy_(0, place, tile.rows + tile.start)
-    return total, out
+        rows.index_copy_(0, place, tile.rows + (tile.start - first))
+    return Tile(first, torch.cat([tile.home for tile in tiles]), total, rows)
 
 
 @njit(cache=True, nogil=True)

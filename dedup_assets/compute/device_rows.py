@@ -214,7 +214,8 @@ def low_rows(rows: DeviceRows, width: int | None = None) -> DeviceLow:
             leading = unit @ axes
             rest = 1.0 - (leading * leading).sum(dim=1) + (2 * delta + delta**2 + 2.0**-20)
             unit = torch.cat([leading, rest.clamp_min(0.0).sqrt()[:, None]], dim=1)
-            unit[rows.squares[at] == 0] = 0.0
+            # Not by a mask as an index, whose number of rows the host would wait for.
+            unit.masked_fill_((rows.squares[at] == 0)[:, None], 0.0)
         low[at] = unit.float()
         return (unit - low[at]).norm(dim=1).max()
 

@@ -34,6 +34,7 @@ from dedup_assets.compute import cells as cells_module
 from dedup_assets.compute import device_join, kmeans
 from dedup_assets.compute.blocks import ShardPiece, build_block
 from dedup_assets.compute.cells import assign, offsets_of
+from dedup_assets.compute.device_ghosts import Pile, Tile
 from dedup_assets.compute.device_listing import Listing, placed
 from dedup_assets.compute.device_rows import DeviceRows
 from dedup_assets.compute.kmeans import ITERATIONS, SAMPLES_PER_CENTROID, fit_centroids
@@ -55,7 +56,8 @@ class Scale(NamedTuple):
     ghosts: int = 58
     tiles: int = 4
     listed: int = 250_000
-    ghosts_of_cell: int = 120_000
+    ghosts_of_cell: int = 250_000
+    pack_bytes: int = 1 << 30
     fitted: int = 500
 
     @property
@@ -69,7 +71,17 @@ class Scale(NamedTuple):
         return self.homes / 2 + self.homes * self.ghosts
 
 
-SMALL = Scale(rows=40_000, dimension=64, cells=40, ghosts=6, tiles=2, listed=2_000, ghosts_of_cell=6_000, fitted=20)
+SMALL = Scale(
+    rows=40_000,
+    dimension=64,
+    cells=40,
+    ghosts=6,
+    tiles=2,
+    listed=2_000,
+    ghosts_of_cell=6_000,
+    pack_bytes=1 << 21,
+    fitted=20,
+)
 """For a test of the command."""
 
 
@@ -150,12 +162,11 @@ def _ghosts(scale: Scale, n: int) -> tuple[np.ndarray, np.ndarray]:
     return np.full(n, scale.ghosts, np.int32), found.astype(np.int32).ravel()
 
 
-def layout(scale: Scale, show: bool) -> Stage:
-    """Ghosts of rows put into the order of cells on the host."""
+def layout(scale: Scale, show: bool) -> list[Stage]:
+    """Ghosts of rows put into the order of cells: on the host as on a CPU, and on the device tile by tile."""
     counts, found = _ghosts(scale, scale.listed)
     sort = cells_module._sort_by_cell
-    sort([(counts[:1], found[: scale.ghosts])], range(1), scale.cells)  # compiled
-    return _counted(
+    on_host = _counted(
         "ghosts into cells on the host",
         "row",
         lambda: sort([(counts, found)], range(1), scale.cells),
@@ -163,6 +174,25 @@ def layout(scale: Scale, show: bool) -> Stage:
         MILLION,
         show,
     )
+    step = max(64, cells_module.DEVICE_TILE_BYTES // (2 * scale.cells))
+    starts = range(0, scale.listed, step)
+    tiles = []
+    for start in starts:
+        part = found[start * scale.ghosts : (start + step) * scale.ghosts]
+        order = np.argsort(part, kind="stable")
+        rows = torch.from_numpy((order // scale.ghosts).astype(np.int32)).to(DEVICE)
+        of_cells = torch.from_numpy(np.bincount(part, minlength=scale.cells).astype(np.int32)).to(DEVICE)
+        home = torch.zeros(len(part) // scale.ghosts, dtype=torch.int32, device=DEVICE)
+        tiles.append(Tile(start, home, of_cells, rows))
+
+    def pile() -> None:
+        taker = Pile(scale.listed, scale.cells, DEVICE)
+        for tile in tiles:
+            taker.add(tile)
+        taker.taken()
+
+    on_device = _counted("ghosts into cells on a device", "tile", pile, lambda result: len(tiles), MILLION / step, show)
+    return [on_host, on_device]
 
 
 def block(scale: Scale, show: bool) -> list[Stage]:
@@ -210,11 +240,25 @@ def join(scale: Scale, show: bool) -> list[Stage]:
         before.update(operations.launches)
         waits.update(operations.waits)
 
+    settle: Callable = device_join._Worker._settle
+
+    def settled(self: Any) -> None:
+        chunks, launches, waits = self.chunks, operations.total, sum(operations.waits.values())
+        settle(self)
+        looked.append((chunks, operations.total - launches, sum(operations.waits.values()) - waits))
+
     operations, before, waits = Operations(), Counter[str](), Counter[str]()
-    with patch.object(device_join._Join, "__init__", noted):
+    looked: list[tuple[int, int, int]] = []
+    with (
+        patch.object(device_join._Join, "__init__", noted),
+        patch.object(device_join._Worker, "_settle", settled),
+    ):
         found, host = operations.host(
             lambda: sum(
-                len(part[0]) for part in device_join.match_on_device(rows, listing, scale.floor, max_matches=1 << 18)
+                len(part[0])
+                for part in device_join.match_on_device(
+                    rows, listing, scale.floor, max_matches=1 << 18, pack_bytes=scale.pack_bytes
+                )
             )
         )
     own = packs[0] * _seconds_of_a_pack(scale)
@@ -224,10 +268,23 @@ def join(scale: Scale, show: bool) -> list[Stage]:
         print(f"before packs: {dict(before)}, waits {dict(waits)}", file=sys.stderr)
         print(f"packs: {dict(launches)}, waits {dict(waited)}", file=sys.stderr)
         print(f"{packs[0]} packs of {per_pack:,.0f} products, {found} matches", file=sys.stderr)
-    packed = Stage(
-        "join", "pack", packs[0], launches.total(), waited.total(), own, MILLION * scale.pairs_per_row / per_pack
-    )
-    return [Stage("join: before its packs", "block", 1, before.total(), waits.total(), host, 0.0), packed]
+    chunks, of_chunks, waits_of_chunks = (sum(part) for part in zip(*looked, strict=True))
+    per_million = MILLION * scale.pairs_per_row / per_pack
+    launched, waited_for = launches.total() - of_chunks, waited.total() - waits_of_chunks - launches["to the host"]
+    return [
+        Stage("join: before its packs", "block", 1, before.total(), waits.total(), host, 0.0),
+        Stage("join: packs", "pack", packs[0], launched, waited_for, own, per_million),
+        # Looked into when a quarter of a million have come together.
+        Stage(
+            "join: chunks with proposals",
+            "pack",
+            packs[0] * device_join.HOT_CHUNKS / chunks,
+            of_chunks,
+            waits_of_chunks + launches["to the host"],
+            0.0,
+            per_million,
+        ),
+    ]
 
 
 def _seconds_of_a_pack(scale: Scale) -> float:
