@@ -6,13 +6,14 @@ Knows one block of cells in memory; nothing of how cells came about or of who ta
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from dedup_assets.compute.blocks import CellBlock, new_first
-from dedup_assets.compute.matches import SAMPLE_SIDE, DenseCells, Matches
+from dedup_assets.compute.matches import SAMPLE_SIDE, SAMPLED_FROM, DenseCells, Matches
 from dedup_assets.compute.precision import PRECISIONS, bits_of, native_precision
 from dedup_assets.compute.scan import (
     CHUNK,
@@ -122,6 +123,7 @@ class CellWorker:
         self.before = 0  # matches in the buffer that are of earlier cells
         self.held: list[Matches] | None = None  # matches of a cell that may turn out dense
         self.met, self.most = 0, 0
+        self.looks_dense: Callable[[], bool] | None = None  # of the cell at hand, until it was asked
         self.product = join.low.new_empty(TILE_ROWS * columns)
         self.tiles: dict[tuple[int, int], _Tile] = {}
         self.columns = join.low.new_zeros(columns, join.low.shape[1])
@@ -141,21 +143,18 @@ class CellWorker:
         self.most = join.dense.most(len(homes), new_homes + new_ghosts)
         pairs = new_homes * (len(homes) + len(ghosts)) + (len(homes) - new_homes) * new_ghosts
         self.before, self.met, self.held = self.count, 0, [] if pairs > self.most else None
+        self.looks_dense = partial(self._sample, homes, ghosts, new_homes, new_ghosts, pairs)
         try:
-            if self.held is not None and self._looks_dense(homes, ghosts, new_homes, new_ghosts, pairs):
-                raise _Dense
             self._compare(first, homes, ghosts, new_homes, new_ghosts)
-            if self.held is not None and self.met + self.count - self.before > self.most:
-                raise _Dense
             for matches in self.held or ():
                 self.emit(matches)
         except _Dense:
             self.count = self.before
             join.dense.cells.append(cell)
         finally:
-            self.held = None
+            self.held = self.looks_dense = None
 
-    def _looks_dense(self, homes: np.ndarray, ghosts: np.ndarray, new_homes: int, new_ghosts: int, pairs: int) -> bool:
+    def _sample(self, homes: np.ndarray, ghosts: np.ndarray, new_homes: int, new_ghosts: int, pairs: int) -> bool:
         """Whether a sample of the cell's pairs, the same on every machine, promises four times the bound."""
         join = self.join
         rows, columns = (homes[:new_homes], (homes, ghosts)) if new_homes else (homes, (ghosts[:new_ghosts],))
@@ -241,7 +240,21 @@ class CellWorker:
             if row >= len(rows):
                 break
             self._flush()
-        if self.held is not None and self.met + self.count - self.before > self.most:
+        if self.held is not None:
+            self._refuse_dense()
+
+    def _refuse_dense(self) -> None:
+        """Raise _Dense if the cell has more matches than are worth listing, or a sample of it promises so.
+
+        Most cells have few matches and need no sample. Whether there are more than `SAMPLED_FROM` does not depend on
+        the order in which they are met.
+        """
+        met = self.met + self.count - self.before
+        if self.looks_dense is not None and met > min(SAMPLED_FROM, self.most):
+            looks_dense, self.looks_dense = self.looks_dense, None
+            if looks_dense():
+                raise _Dense
+        if met > self.most:
             raise _Dense
 
     def _flush(self) -> None:
