@@ -1,7 +1,8 @@
 """The settings, each declared once: type, default, help and layer.
 
 From a declaration come the option of the command line, the line of `curation.toml` with its comment, the check of a
-value and what an error says. `arguments.Options` gives the same names and types to callers from Python.
+value and what an error says. A new setting needs a line in `arguments.Options` besides, where type checkers and editors
+find it.
 """
 
 from __future__ import annotations
