@@ -58,8 +58,8 @@ def curate(
         "corpus", or "reference": records that are never written out, while every record of the corpus that
         matches one of them is removed. For a benchmark's test set, or last year's release.
     **options
-        Settings by name (`Settings`), and `eps` for 1 - threshold. In an existing workspace an option that
-        would spoil stored work is refused.
+        Settings by name (`Settings`), `eps` for 1 - threshold, and `exact_only=True` for no model. In an existing
+        workspace an option that would spoil stored work is refused.
 
     Returns
     -------

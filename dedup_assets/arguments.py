@@ -18,7 +18,6 @@ from dedup_assets import settings
 from dedup_assets.credentials import is_url
 from dedup_assets.display_text import counted, visible
 from dedup_assets.errors import SettingsError, SourceError
-from dedup_assets.settings import NO_MODEL
 
 SHOWN = 40
 """Characters of a value that an error shows."""
@@ -114,9 +113,9 @@ def resolve_options(options: Mapping[str, Any]) -> dict[str, Any]:
             raise SettingsError(f"eps = {eps!r}: expected a number from 0 to below 1, such as 0.05.")
         given["threshold"] = round(1.0 - eps, 12)
     if given.pop("exact_only", False):
-        if given.get("model", NO_MODEL) != NO_MODEL or given.get("embedding_column"):
+        if given.get("model", settings.NO_MODEL) != settings.NO_MODEL or given.get("embedding_column"):
             raise SettingsError("exact_only looks at no vectors: leave model and embedding_column out.")
-        given["model"] = NO_MODEL
+        given["model"] = settings.NO_MODEL
     if isinstance(given.get("text_columns"), str):
         given["text_columns"] = (given["text_columns"],)
     return given
@@ -164,7 +163,7 @@ def _names_a_file(item: Any) -> bool:
 def _kind(value: Any) -> str:
     """A value's type in words."""
     if value is None or isinstance(value, bytes):
-        return type(value).__name__ if isinstance(value, bytes) else "None"
+        return "None" if value is None else "bytes"
     kind = type(value)
     name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__.partition('.')[0]} {kind.__name__}"
     article = "an" if name[0].lower() in "aeio" else "a"

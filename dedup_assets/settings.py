@@ -1,7 +1,8 @@
 """The settings, each declared once: type, default, help and layer.
 
 From a declaration come the option of the command line, the line of `curation.toml` with its comment, the check of a
-value and what an error says. `arguments.Options` gives the same names and types to callers from Python.
+value and what an error says. A new setting needs a line in `arguments.Options` besides, where type checkers and editors
+find it.
 """
 
 from __future__ import annotations
@@ -11,21 +12,13 @@ import inspect
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    create_model,
-    model_validator,
-)
-from pydantic.dataclasses import dataclass
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic.dataclasses import dataclass as declared
 
 from dedup_assets.credentials import holds_credentials
 from dedup_assets.errors import SettingsError
@@ -86,13 +79,10 @@ def _bytes(size: str) -> int:
 
 def _size(text: str) -> str:
     size = text.strip()
-    try:
-        valid = not size or (size[0].isdigit() and _bytes(size) > 0)  # Dask takes GB for 1GB
-    except (ValueError, OverflowError):
-        valid = False
-    if not valid:
-        raise ValueError("expected a size such as 2GB or 500MB, or nothing")
-    return text
+    with suppress(ValueError, OverflowError):
+        if not size or (size[0].isdigit() and _bytes(size) > 0):  # Dask takes GB for 1GB
+            return text
+    raise ValueError("expected a size such as 2GB or 500MB, or nothing")
 
 
 Text = Annotated[str, AfterValidator(_unicode)]
@@ -131,7 +121,7 @@ Device = Literal["auto", "cpu", "cuda"]
 _CONFIG = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@declared(frozen=True, config=_CONFIG)
 class _Vectors:
     """what a record is and how its vector is made; fixed for the life of a workspace"""
 
@@ -164,7 +154,7 @@ class _Vectors:
     """A second record with the same id: quarantine it, or refuse its shard."""
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@declared(frozen=True, config=_CONFIG)
 class _Matches:
     """which similarities are stored; fixed for the life of a workspace"""
 
@@ -172,7 +162,7 @@ class _Matches:
     """Similarity down to which matches are stored; not given: threshold - 0.05. The threshold can move above it."""
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@declared(frozen=True, config=_CONFIG)
 class _Decisions:
     """what is removed; `dedup-assets threshold` moves it without model or join"""
 
@@ -194,7 +184,7 @@ class _Decisions:
     keeps its own duplicates, exact copies too."""
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@declared(frozen=True, config=_CONFIG)
 class _Arrival:
     """where shards come from and when; a change spoils nothing"""
 
@@ -230,7 +220,7 @@ class _Arrival:
     Dagster loads the definitions."""
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@declared(frozen=True, config=_CONFIG)
 class _Cost:
     """how the work is done; changes no result"""
 
@@ -263,7 +253,7 @@ LAYERS = {name: inspect.getdoc(part) or "" for name, part in _LAYERS.items()}
 """What a change of a setting spoils, from the most expensive to redo to the cheapest."""
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True)
 class Settings(_Cost, _Arrival, _Decisions, _Matches, _Vectors):
     """Everything that shapes a curation. Immutable; `fingerprint()` names it.
 
@@ -275,13 +265,8 @@ class Settings(_Cost, _Arrival, _Decisions, _Matches, _Vectors):
     >>> da.Settings(threshold=0.9, keep="longest").threshold
     """
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _checked(cls, values: Any, check: Any) -> Any:
-        with _explained(values.kwargs or {}):
-            return check(values)
-
     def __post_init__(self) -> None:
+        vars(self).update(checked(vars(self)))
         if self.floor > self.threshold:
             raise SettingsError(
                 f"floor = {self.floor} lies above threshold = {self.threshold}: matches between them would "
@@ -306,7 +291,8 @@ class Settings(_Cost, _Arrival, _Decisions, _Matches, _Vectors):
 
     def fingerprint(self, *layers: str) -> str:
         """32 hex digits naming the settings of the given layers (default: all that shape a result)."""
-        shaping = {name: value for layer in layers or _SHAPING for name, value in self.layer(layer).items()}
+        wanted = layers or ("vectors", "matches", "decisions")
+        shaping = {name: value for layer in wanted for name, value in self.layer(layer).items()}
         if shaping.get("against") == "everything":
             del shaping["against"]  # it came later: what was decided without it stands
         text = json.dumps(shaping, sort_keys=True, ensure_ascii=True)
@@ -352,9 +338,6 @@ class Settings(_Cost, _Arrival, _Decisions, _Matches, _Vectors):
         """Names whose values differ in the given layers, with both values (mine, the other's)."""
         mine, its = ({k: v for layer in layers for k, v in each.layer(layer).items()} for each in (self, other))
         return {name: (mine[name], its[name]) for name in mine if mine[name] != its[name]}
-
-
-_SHAPING = ("vectors", "matches", "decisions")
 
 
 # -- what follows from the declarations ---------------------------------------------------------------------
@@ -404,22 +387,18 @@ _HINTS = get_type_hints(Settings, include_extras=True)
 _Given = create_model("_Given", __config__=_CONFIG, **{name: (_HINTS[name], None) for name in DECLARED})  # type: ignore[call-overload]
 
 
-def checked(values: Mapping[str, Any], where: str = "options") -> dict[str, Any]:
-    """Some settings by name, with values of their types. Raises SettingsError for unknown names and wrong values."""
-    with _explained(values, where):
-        given = _Given.model_validate(dict(values))
-    return {name: getattr(given, name) for name in values}
+def checked(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Some settings by name, with values of their types.
 
-
-@contextmanager
-def _explained(values: Mapping[str, Any], where: str = "") -> Iterator[None]:
-    """Raise a SettingsError for what pydantic finds wrong, one line for each setting."""
+    Raises SettingsError for unknown names and wrong values, with a line for each that begins with `where`.
+    """
     try:
-        yield
+        given = _Given.model_validate(dict(values))
     except ValidationError as problem:
         wrong = {str(error["loc"][0]): error for error in problem.errors()}
-        lines = [(f"{where}: " if where else "") + _refusal(name, values[name], wrong[name]) for name in wrong]
-        raise SettingsError("\n".join(lines)) from None
+        start = f"{where}: " if where else ""
+        raise SettingsError("\n".join(start + _refusal(name, values[name], wrong[name]) for name in wrong)) from None
+    return {name: getattr(given, name) for name in values}
 
 
 def _refusal(name: str, value: Any, error: Any) -> str:

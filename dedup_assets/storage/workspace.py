@@ -81,7 +81,7 @@ class Workspace:
         be one that can be honoured without redoing work, or it is refused; decisions that change are
         kept in curation.toml, matters of cost hold for this call alone.
         """
-        options = checked(options)
+        options = checked(options, "options")
         path = Path(root).expanduser().absolute()
         file = path / SETTINGS_FILE
         if not str(path).isprintable() or set(str(path)) & set("*?[%"):
@@ -115,7 +115,7 @@ class Workspace:
 
     def with_options(self, options: Mapping[str, Any]) -> Workspace:
         """This workspace under a caller's options; see `create_or_open`."""
-        options = checked(options)
+        options = checked(options, "options")
         stored = self.settings
         file = self.root / SETTINGS_FILE
         threshold = options.get("threshold", stored.threshold)
