@@ -19,12 +19,10 @@ from typing import Any
 
 from dedup_assets.credentials import holds_credentials
 from dedup_assets.errors import SettingsError
+from dedup_assets.keep_rule import KeepRule
 from dedup_assets.other_names import meant_by
 
 NO_MODEL = "none"
-
-KEEP_CHOICES = ("first", "longest", "hard", "easy", "random")
-_KEEP_COLUMN = re.compile(r"column:(?P<name>.+?)(?::(?P<direction>asc|desc))?", re.DOTALL)
 
 
 def _setting(default: Any, layer: str, comment: str, choices: tuple[str, ...] = ()) -> Any:
@@ -272,22 +270,16 @@ class Settings:
         parse_bytes(self.memory_limit)
         if not 0 <= self.seed < 2**32:  # what every random generator in use takes
             raise SettingsError(f"seed = {self.seed}: expected a whole number from 0 to {2**32 - 1}.")
-        self.keep_column()
+        self.keep_rule()
 
     @property
     def exact_only(self) -> bool:
         """Whether nothing but exact copies is looked for: texts have no vectors then."""
         return self.model == NO_MODEL and not self.embedding_column
 
-    def keep_column(self) -> tuple[str, bool] | None:
-        """The column that orders keepers and whether it descends, or None for the built-in orders."""
-        if self.keep in KEEP_CHOICES:
-            return None
-        found = _KEEP_COLUMN.fullmatch(self.keep)
-        if found is None:
-            raise SettingsError(f"keep = {self.keep!r}: expected {', '.join(KEEP_CHOICES)} or column:NAME[:asc|desc].")
-        # A quality score is the usual case, so the highest value is kept unless told otherwise.
-        return found["name"], found["direction"] != "asc"
+    def keep_rule(self) -> KeepRule:
+        """The order in which the records of a shard are judged."""
+        return KeepRule.parse(self.keep)
 
     def fingerprint(self, *layers: str) -> str:
         """32 hex digits naming the settings of the given layers (default: all that shape a result)."""

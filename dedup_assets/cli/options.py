@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from dedup_assets.settings import KEEP_CHOICES, Settings
+from dedup_assets.keep_rule import ORDERS
+from dedup_assets.settings import Settings
 
 WORKSPACE_VARIABLE = "DEDUP_ASSETS_WORKSPACE"
 DEFAULT_WORKSPACE = "dedup-workspace"
@@ -80,7 +81,7 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--keep",
             metavar="RULE",
-            help=f"Which of a shard's duplicates stays: {', '.join(KEEP_CHOICES)}, or column:NAME[:asc|desc].  "
+            help=f"Which of a shard's duplicates stays: {', '.join(ORDERS)}, or column:NAME[:asc|desc].  "
             f"[default: {d.keep}]",
         ),
         click.option("--seed", type=click.IntRange(min=0), help=f"Seed of --keep random.  [default: {d.seed}]"),
