@@ -6,7 +6,7 @@ Every message says what was found, where, what was expected, and what to do. Any
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dedup_assets.credentials import scrubbed
 from dedup_assets.unseen import visible
@@ -91,3 +91,9 @@ def first_line(problem: BaseException) -> str:
 def reason(problem: BaseException) -> str:
     """What somebody else's exception says, without the full stop that ours adds."""
     return scrubbed(str(problem)).strip().rstrip(".")
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first names, and how many more there are."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(visible, names[:most])) + rest

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,12 +21,10 @@ from pydantic.dataclasses import dataclass as declared
 
 from dedup_assets.credentials import holds_credentials
 from dedup_assets.errors import SettingsError
+from dedup_assets.keep_rule import KeepRule
 from dedup_assets.other_names import meant_by
 
 NO_MODEL = "none"
-
-KEEP_CHOICES = ("first", "longest", "hard", "easy", "random")
-_KEEP_COLUMN = re.compile(r"column:(?P<name>.+?)(?::(?P<direction>asc|desc))?", re.DOTALL)
 
 
 # -- kinds of values: a type, what holds of it, and, as text, what an error says was expected ---------------
@@ -57,8 +54,7 @@ def _sources(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _keep(rule: str) -> str:
-    if rule not in KEEP_CHOICES and not _KEEP_COLUMN.fullmatch(rule):
-        raise ValueError(f"expected {', '.join(KEEP_CHOICES)} or column:NAME[:asc|desc]")
+    KeepRule.parse(rule)
     return rule
 
 
@@ -89,7 +85,7 @@ Text = Annotated[str, AfterValidator(_unicode)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
 Columns = Annotated[Texts, AfterValidator(_columns)]
 Sources = Annotated[Texts, AfterValidator(_sources)]
-KeepRule = Annotated[Text, AfterValidator(_keep)]
+Keep = Annotated[Text, AfterValidator(_keep)]
 Cron = Annotated[Text, AfterValidator(_cron)]
 Size = Annotated[Text, AfterValidator(_size)]
 Similarity = Annotated[float, Field(gt=0, le=1), "a cosine similarity above 0 and at most 1, such as 0.95"]
@@ -168,7 +164,7 @@ class _Decisions:
 
     threshold: Similarity = 0.95
     """Two records match when the cosine of their stored vectors is at least this."""
-    keep: KeepRule = "first"
+    keep: Keep = "first"
     """Which record of a shard comes first and so is kept: first, longest, hard (least like the shard's mean vector),
     easy (most like it), random, or column:NAME[:asc|desc]."""
     seed: Seed = 0
@@ -283,11 +279,9 @@ class Settings(_Cost, _Arrival, _Decisions, _Matches, _Vectors):
         """The memory limit in bytes; None where none is set."""
         return _bytes(self.memory_limit) if self.memory_limit.strip() else None
 
-    def keep_column(self) -> tuple[str, bool] | None:
-        """The column that orders keepers and whether it descends, or None for the built-in orders."""
-        found = _KEEP_COLUMN.fullmatch(self.keep)
-        # A quality score is the usual case, so the highest value is kept unless told otherwise.
-        return (found["name"], found["direction"] != "asc") if found else None
+    def keep_rule(self) -> KeepRule:
+        """The order in which the records of a shard are judged."""
+        return KeepRule.parse(self.keep)
 
     def fingerprint(self, *layers: str) -> str:
         """32 hex digits naming the settings of the given layers (default: all that shape a result)."""

@@ -3,8 +3,26 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 
 # Before anything is imported that reads them.
 os.environ.update(HF_HUB_OFFLINE="1", DAGSTER_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1")
 for name in ("DAGSTER_HOME", "DEDUP_ASSETS_WORKSPACE", "DEDUP_ASSETS_SCHEDULER"):
     os.environ.pop(name, None)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A file system of 256 KiB, or of the size that is the parameter; only root can make one, and not everywhere."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    size = getattr(request, "param", "256k")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)

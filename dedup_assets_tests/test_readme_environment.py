@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ from dedup_assets.lookups.curation import Curation
 from dedup_assets.lookups.tables import LazyTable
 from dedup_assets_tests.cli.commands import write_jsonl
 from dedup_assets_tests.environments import distributions_for, make_environment, requirements_of
+from dedup_assets_tests.ports import free_port
 from dedup_assets_tests.test_readme import DEMO_COMMAND, ROOMS, ROOT, TEST_COMMAND, commands, read
 
 TEXTS = [
@@ -140,9 +140,7 @@ def test_the_servers_start_in_it(programs: Path, home: Path, command: str, ready
     (dev,) = re.findall(
         r"^export DAGSTER_HOME=.*\n.*dagster dev .*$", read("dedup_assets/automation/README.md"), re.MULTILINE
     )
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     da.register(home / "test.jsonl", workspace=home / "plain")
     line = command.format(dev=dev.replace("$PWD/ws", "$PWD/plain"), port=port)
     log = home / "server.log"

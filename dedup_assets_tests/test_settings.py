@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 import dedup_assets as da
 from dedup_assets.arguments import Options
 from dedup_assets.errors import SettingsError
-from dedup_assets.settings import DECLARED, KEEP_CHOICES, LAYERS, Settings, default_floor
+from dedup_assets.keep_rule import ORDERS, KeepRule
+from dedup_assets.settings import DECLARED, LAYERS, Settings, default_floor
 
 ODD = ['"', "'", "\\", "\n", "\r\n", "\t", "\x00", "\x1b", "\x7f", "\x85", "\u2028", "é", "雪", "😀", "#", "]", "= 1"]
 odd_text = st.lists(st.one_of(st.sampled_from(ODD), st.text(max_size=4)), max_size=6).map("".join)
 odd_name = odd_text.filter(bool)
 similarity = st.floats(1e-9, 1.0)
 keeps = st.one_of(
-    st.sampled_from(KEEP_CHOICES),
+    st.sampled_from(ORDERS),
     st.tuples(odd_name, st.sampled_from(["", ":asc", ":desc"])).map(lambda parts: f"column:{parts[0]}{parts[1]}"),
 )
 FREE_TEXT = ("id_column", "embedding_column", "model", "scheduler", "output")
@@ -284,7 +285,7 @@ def test_no_two_single_changes_share_a_fingerprint() -> None:
 @pytest.mark.parametrize(
     ("keep", "column"),
     [
-        *((choice, None) for choice in KEEP_CHOICES),
+        *((choice, None) for choice in ORDERS),
         ("column:score", ("score", True)),
         ("column:score:desc", ("score", True)),
         ("column:score:asc", ("score", False)),
@@ -297,12 +298,13 @@ def test_no_two_single_changes_share_a_fingerprint() -> None:
     ],
 )
 def test_keep_names_an_order_or_a_column_with_a_direction(keep: str, column: tuple[str, bool] | None) -> None:
-    assert Settings.from_mapping({"keep": keep}).keep_column() == column
+    rule = Settings.from_mapping({"keep": keep}).keep_rule()
+    assert ((rule.column, rule.descending) if rule.column else None) == column
 
 
 @given(odd_name.filter(lambda name: not name.endswith((":asc", ":desc"))), st.sampled_from(["", ":asc", ":desc"]))
 def test_any_column_name_can_order_the_keepers(name: str, direction: str) -> None:
-    assert Settings(keep=f"column:{name}{direction}").keep_column() == (name, direction != ":asc")
+    assert Settings(keep=f"column:{name}{direction}").keep_rule() == KeepRule("column", name, direction != ":asc")
 
 
 @pytest.mark.parametrize("keep", ["", "last", "First", "column", "column:", "col:score", " first", "first\n"])
@@ -311,4 +313,4 @@ def test_any_other_keep_is_refused_with_the_syntax(keep: str) -> None:
         Settings.from_mapping({"keep": keep})
     message = str(refused.value)
     assert f"keep = {keep!r}" in message and "column:NAME[:asc|desc]" in message
-    assert all(choice in message for choice in KEEP_CHOICES)
+    assert all(choice in message for choice in ORDERS)

@@ -232,7 +232,7 @@ def _rows(
         if not len(s.new):
             continue
         if encoded is None:
-            vectors = np.load(workspace.raw(s.key, bases[s.key]) / "vectors.npy", mmap_mode="r")
+            vectors = np.load(workspace.raw(s.key, bases[s.key]).vectors, mmap_mode="r")
             places = s.new
         else:
             vectors, places = encoded, np.arange(start, start + len(s.new))

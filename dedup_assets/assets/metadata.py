@@ -185,7 +185,7 @@ class RunMetadata:
     def _raw_schema(self, shard: str) -> pa.Schema | None:
         """The input's own columns; None where the shard was read by a run that came to nothing."""
         done = self._read.get(shard)
-        path = self._workspace.raw(shard, done.basis) / "table.parquet" if done else None
+        path = self._workspace.raw(shard, done.basis).table if done else None
         return pq.read_schema(path) if path and path.is_file() else None
 
     @cached_property

@@ -66,7 +66,7 @@ def _ingest(run: StageRun, key: str, shard: Shard | None, done: Completion | Non
     settings = run.workspace.settings
     dimension = run.ledger.meta("dimension") if settings.embedding_column else None
     spec = dataclasses.replace(ingest_spec(settings), dimension=int(dimension) if dimension else None)
-    target = run.workspace.raw(key, fingerprint)
+    target = run.workspace.raw(key, fingerprint).folder
     with publish_folder(target) as temporary:
         report = ingest_shard(source, temporary, spec)
         if source_state(shard) != state and content_fingerprint(source) != fingerprint:

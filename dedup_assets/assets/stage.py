@@ -21,7 +21,7 @@ from dedup_assets.assets.inputs import INPUTS_OF
 from dedup_assets.assets.lineage import CODE_VERSION, REPORTED, Lineage, observations, reported_shards, retracted
 from dedup_assets.assets.metadata import RunMetadata
 from dedup_assets.cancellation import raise_if_cancelled
-from dedup_assets.errors import DedupError, FailedShardsError, WorkspaceError, first_line
+from dedup_assets.errors import DedupError, FailedShardsError, WorkspaceError, first_line, some
 from dedup_assets.interrupts import interrupts_noted, raise_interrupt
 from dedup_assets.names import Names
 from dedup_assets.partitions import range_ends
@@ -153,7 +153,7 @@ class StageRun:
             missing = [shard for shard in self.shards if shard not in done]
         if missing:
             raise WorkspaceError(
-                f"{self.stage}: {stage} is not finished for {_listed(missing)}: materialise {stage} for these "
+                f"{self.stage}: {stage} is not finished for {some(missing)}: materialise {stage} for these "
                 "partitions first, or all seven assets together."
             )
 
@@ -328,8 +328,3 @@ def _report(context: dg.AssetExecutionContext, run: StageRun) -> None:
             context.log_event(lineage.finished(stage, shard, metadata))
     for shard, reason in run.retracted.items():
         context.log_event(retracted(run.stage, shard, reason))
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

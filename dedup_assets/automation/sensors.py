@@ -15,12 +15,12 @@ import dagster as dg
 from dedup_assets.automation.agreement import agree
 from dedup_assets.automation.jobs import audit_recall, curate_new_shards, recurate_corpus, redecide
 from dedup_assets.automation.upkeep import MAINTAIN_STORE
-from dedup_assets.corpus.arrival import Due, Survey, ask_for_decisions, read_memory, some, survey, write_memory
+from dedup_assets.corpus.arrival import Due, Survey, ask_for_decisions, read_memory, survey, write_memory
 from dedup_assets.corpus.changes import unfinished_shards
 from dedup_assets.corpus.freed_ids import readmit_freed
 from dedup_assets.corpus.registration import register_files
 from dedup_assets.corpus.retraction import retract_shards
-from dedup_assets.errors import DedupError
+from dedup_assets.errors import DedupError, some
 from dedup_assets.names import WORKSPACE_KEY, Names
 from dedup_assets.partitions import partitions_of, range_ends, range_tags, spans
 from dedup_assets.storage.ledger import STAGES, VANISHED

@@ -21,6 +21,7 @@ from dedup_assets.checks.recall import BruteForce
 from dedup_assets.checks.scope import Scope
 from dedup_assets.interrupts import raise_interrupt
 from dedup_assets.names import Names
+from dedup_assets.partitions import partitions_of, range_ends
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.locks import Lock
 
@@ -151,12 +152,9 @@ def define_checks(names: Names) -> dg.AssetChecksDefinition:
 def run_shards(context: dg.AssetCheckExecutionContext, names: Names) -> list[str] | None:
     """Shards of the run this step is part of; None where it is about no partition."""
     tags = context.run.tags
-    first, last = (tags.get(f"dagster/asset_partition_range_{end}") for end in ("start", "end"))
-    if first is not None and last is not None:
-        keys = list(context.instance.get_dynamic_partitions(names.partitions))
-        return keys[keys.index(first) : keys.index(last) + 1]
-    single = tags.get("dagster/partition")
-    return None if single is None else [single]
+    if range_ends(tags) == (None, None):
+        return None
+    return partitions_of(tags, context.instance.get_dynamic_partitions(names.partitions))
 
 
 def evaluated(check: Check, scope: Scope, brute_force: BruteForce) -> Finding:

@@ -20,6 +20,7 @@ from dedup_assets.errors import WorkspaceError
 from dedup_assets.ingest.columns import id_strings
 from dedup_assets.storage.decisions import read_record_decisions
 from dedup_assets.storage.ledger import REFERENCE, Admission
+from dedup_assets.storage.raw_table import RawShard
 from dedup_assets.storage.shards import Records, read_records
 from dedup_assets.storage.workspace import Workspace
 
@@ -72,8 +73,8 @@ class Published:
         """A published file of a shard."""
         return self.folder / part / f"{shard}.parquet"
 
-    def raw(self, shard: str) -> Path:
-        """The folder of what was read of a shard."""
+    def raw(self, shard: str) -> RawShard:
+        """What was read of a shard."""
         return self.workspace.raw(shard, self.admissions[shard].fingerprint)
 
     def _read_records(self, shard: str) -> Records:

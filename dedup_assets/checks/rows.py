@@ -25,8 +25,8 @@ def rows_read(scope: Scope) -> Finding:
         if shard not in scope:
             continue
         raw = scope.workspace.raw(shard, done.basis)
-        records = pq.read_table(raw / "records.parquet", columns=["row"]).column(0).to_numpy()
-        quarantined = pq.read_table(raw / "quarantine.parquet", columns=["row"]).column(0).to_numpy()
+        records = pq.read_table(raw.records, columns=["row"]).column(0).to_numpy()
+        quarantined = pq.read_table(raw.quarantine, columns=["row"]).column(0).to_numpy()
         numbers["shards"] += 1
         numbers["rows"] += int(done.facts["rows"])
         numbers["records"] += len(records)
@@ -71,7 +71,7 @@ def _recount(published: Published, shard: str, numbers: dict[str, int]) -> list[
     if missing:
         return missing
     raw = published.raw(shard)
-    read = sum(pq.read_metadata(raw / name).num_rows for name in ("records.parquet", "quarantine.parquet"))
+    read = sum(pq.read_metadata(path).num_rows for path in (raw.records, raw.quarantine))
     decisions = published.decisions(shard)
     decided, kept = decisions.column("row").to_numpy(), decisions.column("kept").to_numpy()
     quarantined = pq.read_table(published.file("quarantine", shard), columns=["row"]).column(0).to_numpy()
@@ -128,7 +128,7 @@ def schema_and_ids(scope: Scope) -> Finding:
     shards = published.corpus_shards(scope.shards)
     for shard in shards:
         path = published.file("deduplicated", shard)
-        found, wanted = pq.read_schema(path), pq.read_schema(published.raw(shard) / "table.parquet")
+        found, wanted = pq.read_schema(path), pq.read_schema(published.raw(shard).table)
         if not found.equals(wanted):
             wrong.append(f"{shard}: columns are {_columns(found)}, those of the input were {_columns(wanted)}")
         rows += pq.read_metadata(path).num_rows

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from dedup_assets.cli.options import json_option, print_json, workspace_option
-from dedup_assets.unseen import visible
+from dedup_assets.errors import some
 
 if TYPE_CHECKING:
     from dedup_assets.corpus.maintenance import Freed
@@ -115,19 +114,18 @@ def sync(workspace: str, as_json: bool) -> None:
         click.echo("A partition that is deleted comes back: `dedup-assets retract SHARD` takes its shard back.")
     if found.void:
         withdrawn = sorted({shard for shards in found.void.values() for shard in shards})
-        click.echo(f"{_some(withdrawn)} are to be brought in again and show as stale: `dedup-assets curate` does it.")
+        click.echo(
+            f"{some(withdrawn, 10)} are to be brought in again and show as stale: `dedup-assets curate` does it."
+        )
     if found.changed:
-        click.echo(f"The files of {_some(found.changed)} changed since they were read: `dedup-assets curate SOURCE`.")
+        click.echo(
+            f"The files of {some(found.changed, 10)} changed since they were read: `dedup-assets curate SOURCE`."
+        )
     if found.strangers:
         click.echo(
-            f"{len(found.strangers)} partitions are no shards of this workspace: {_some(found.strangers)}. They are "
+            f"{len(found.strangers)} partitions are no shards of this workspace: {some(found.strangers, 10)}. They are "
             "left alone; delete them in the UI if nobody else uses them."
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    rest = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return ", ".join(map(visible, names[:10])) + rest
 
 
 @click.command(short_help="Remove published generations of the past.")

@@ -25,6 +25,14 @@ PIECE_ROWS = 4_096
 _NOTHING = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
 
 
+def find_keys(known: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Index (n,) int64 of each key among the known ones (m,), which are sorted; -1 where it is none of them."""
+    if not len(known):
+        return np.full(len(keys), NONE, np.int64)
+    at = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+    return np.where(known[at] == keys, at, NONE)
+
+
 @dataclass(frozen=True)
 class TextDecisions:
     """Decided texts, sorted by key.
@@ -72,10 +80,7 @@ class TextDecisions:
 
     def find(self, keys: np.ndarray) -> np.ndarray:
         """Index of each key, or -1."""
-        if not len(self.keys):
-            return np.full(len(keys), NONE, np.int64)
-        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        return np.where(self.keys[at] == keys, at, NONE)
+        return find_keys(self.keys, keys)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numba import njit
 
+from dedup_assets.compute.encoder_choices import native_bfloat16
 from dedup_assets.compute.similarity import as_bits, half_to_float
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -31,10 +32,7 @@ def native_precision(device: str = "cpu") -> str:
     """
     if torch.device(device).type == "cuda":
         return "fp16"
-    able = any(
-        getattr(torch.cpu, name, lambda: False)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    )
-    return "bf16" if able else "fp32"
+    return "bf16" if native_bfloat16("cpu") else "fp32"
 
 
 def unit_rows(vectors: np.ndarray, squares: np.ndarray) -> torch.Tensor:

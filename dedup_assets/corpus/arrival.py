@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from dedup_assets.corpus.changes import changed_content_error, unfinished_shards
 from dedup_assets.corpus.generations import DECIDING, decidable
 from dedup_assets.corpus.registration import continues
-from dedup_assets.errors import DedupError, SourceError
+from dedup_assets.errors import DedupError, SourceError, some
 from dedup_assets.ingest.listing import Listed, Listing, Unread, list_source, unread_in_words
 from dedup_assets.ingest.source_files import FileState, SourceFile, content_fingerprint, file_state
 from dedup_assets.ingest.sources import as_shards
@@ -395,8 +395,3 @@ def read_memory(text: str | None) -> dict[str, Sighting]:
         return {str(uri): Sighting(str(m), str(c), int(a), int(g)) for uri, (m, c, a, g) in value["seen"].items()}
     except (ValueError, TypeError, AttributeError, KeyError):
         return {}
-
-
-def some(names: list[str]) -> str:
-    shown = ", ".join(names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

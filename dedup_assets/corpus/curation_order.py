@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from dedup_assets.compute.order import keeper_order, prototype_cosine, random_keys, rebuild_order
+from dedup_assets.compute.order import order_by_value, prototype_cosine, random_keys, rebuild_order
 from dedup_assets.corpus.live_texts import Living
+from dedup_assets.keep_rule import KeepRule
 from dedup_assets.storage.ledger import REFERENCE, Admission
 from dedup_assets.storage.shards import AdmittedShard, Records, read_column, read_records
 from dedup_assets.storage.text_vectors import TextVectors
@@ -81,7 +82,7 @@ def curation_order(
         together = list(group)
         texts = np.concatenate([shard.texts for shard in together])
         parts.append(start + _order_of(workspace, together, rebuilt, texts, seen))
-        seen = np.union1d(seen, texts) if _needs_prototype(workspace) else seen
+        seen = np.union1d(seen, texts) if workspace.settings.keep_rule().needs_prototype else seen
         start += len(texts)
     return np.concatenate(parts)
 
@@ -90,44 +91,30 @@ def _order_of(
     workspace: Workspace, shards: Sequence[LoadedShard], rebuilt: int, texts: np.ndarray, seen: np.ndarray
 ) -> np.ndarray:
     """One shard by the keeper rule, ties by row; rebuilt ones together, ties by content."""
-    settings = workspace.settings
-    values, descending = _preference(workspace, shards, texts, seen)
+    rule = workspace.settings.keep_rule()
+    values = _preference(workspace, rule, shards, texts, seen)
     if shards[0].admission.number <= rebuilt:
         ids = [record_id for shard in shards for record_id in shard.ids.to_pylist()]
         hashes = np.concatenate([shard.hashes for shard in shards])
-        return rebuild_order(hashes, ids, quality=values, descending=descending)
-    if values is None:
-        return keeper_order("first", len(texts))
-    if settings.keep == "random":
-        return keeper_order("random", len(texts), ids=shards[0].ids.to_pylist(), seed=settings.seed)
-    return keeper_order("column", len(texts), column=values, descending=descending)
+        return rebuild_order(hashes, ids, quality=values, descending=rule.descending)
+    return np.arange(len(texts)) if values is None else order_by_value(values, rule.descending)
 
 
 def _preference(
-    workspace: Workspace, shards: Sequence[LoadedShard], texts: np.ndarray, seen: np.ndarray
-) -> tuple[Any, bool]:
-    """The value that orders records under the keeper rule and whether the largest comes first; None for
-    the order in which they stand."""
-    settings = workspace.settings
-    column = settings.keep_column()
-    if column is not None:
-        name, descending = column
+    workspace: Workspace, rule: KeepRule, shards: Sequence[LoadedShard], texts: np.ndarray, seen: np.ndarray
+) -> Any:
+    """The values that order records under the keeper rule; None for the order in which they stand."""
+    if rule.order == "column":
         values: list[Any] = []
         for shard in shards:
             raw = workspace.raw(shard.admission.shard, shard.admission.fingerprint)
-            values += read_column(raw, name, shard.positions)
-        return values, descending
-    if settings.keep == "longest":
-        return np.concatenate([shard.characters for shard in shards]), True
-    if settings.keep == "random":
-        return random_keys([i for shard in shards for i in shard.ids.to_pylist()], settings.seed), False
-    if _needs_prototype(workspace):
-        return _likeness(workspace, texts, seen), settings.keep == "easy"
-    return None, False
-
-
-def _needs_prototype(workspace: Workspace) -> bool:
-    return workspace.settings.keep in ("hard", "easy")
+            values += read_column(raw, rule.column, shard.positions)
+        return values
+    if rule.order == "longest":
+        return np.concatenate([shard.characters for shard in shards])
+    if rule.order == "random":
+        return random_keys([i for shard in shards for i in shard.ids.to_pylist()], workspace.settings.seed)
+    return _likeness(workspace, texts, seen) if rule.needs_prototype else None
 
 
 def _likeness(workspace: Workspace, texts: np.ndarray, seen: np.ndarray) -> np.ndarray:

@@ -145,8 +145,8 @@ class _Needed:
             if (shard, done.basis) not in {(a.shard, a.fingerprint) for a in self.living.live}
         ]
         with_content = {a for a in self.visible if a.shard not in down} | set(latest.values())
-        self.raw = {workspace.raw(a.shard, a.fingerprint) for a in with_content}
-        self.raw |= {workspace.raw(shard, done.basis) for shard, done in read.items()}
+        self.raw = {workspace.raw(a.shard, a.fingerprint).folder for a in with_content}
+        self.raw |= {workspace.raw(shard, done.basis).folder for shard, done in read.items()}
         self.admitted = {workspace.admitted(a) for a in {*self.visible, *latest.values()}}
         self.pairs = {workspace.pairs(a) for a in self.visible}
         books = ledger.codebooks()

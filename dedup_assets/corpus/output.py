@@ -35,7 +35,7 @@ from dedup_assets.storage.publish import (
     publish_text,
     storage_errors,
 )
-from dedup_assets.storage.raw_table import TABLE, take_rows
+from dedup_assets.storage.raw_table import take_rows
 from dedup_assets.storage.shards import REJECTED, RETRACTED_ID, AdmittedShard, read_records, read_rejected
 from dedup_assets.storage.tables import DUPLICATES, QUARANTINE, write_parquet
 from dedup_assets.storage.workspace import Workspace
@@ -195,7 +195,7 @@ def _publish_kept(
     raw = workspace.raw(admission.shard, admission.fingerprint)
     records = read_records(raw)
     positions = records.positions[np.searchsorted(records.rows, kept_rows.to_numpy())]
-    publish_file(path, lambda temporary: _write_rows(temporary, raw / TABLE, positions))
+    publish_file(path, lambda temporary: _write_rows(temporary, raw.table, positions))
     return checksum(path)
 
 
@@ -258,7 +258,7 @@ def _id_type(workspace: Workspace, admission: Admission | None) -> pa.DataType:
     """The type of a shard's ids if it is one of whole numbers, which text gives back exactly; else text."""
     if admission is None:
         return pa.string()
-    schema = _schema_of(workspace.raw(admission.shard, admission.fingerprint) / TABLE)
+    schema = _schema_of(workspace.raw(admission.shard, admission.fingerprint).table)
     at = schema.get_field_index(workspace.settings.id_column)
     return schema.field(at).type if at >= 0 and pa.types.is_integer(schema.field(at).type) else pa.string()
 
@@ -286,7 +286,7 @@ def _quarantine(workspace: Workspace, admission: Admission, living: Living) -> t
         is_buried = pc.is_in(records.ids.take(pa.array(taken)), living.buried).to_numpy(zero_copy_only=False)
         shown: list[str | None] = [None] * len(taken)
         visible = np.flatnonzero(~is_buried)
-        with pq.ParquetFile(raw / TABLE) as file:
+        with pq.ParquetFile(raw.table) as file:
             for indices, rows in take_rows(file, records.positions[taken[visible]]):
                 for index, place in enumerate(visible[indices].tolist()):
                     shown[place] = render_row(rows, index)

@@ -27,7 +27,7 @@ from dedup_assets.ingest.columns import id_strings
 from dedup_assets.storage.cells import ShardCells
 from dedup_assets.storage.ledger import Admission
 from dedup_assets.storage.publish import publish_file, storage_errors
-from dedup_assets.storage.raw_table import TABLE, raw_table_writer
+from dedup_assets.storage.raw_table import RawShard, raw_table_writer
 from dedup_assets.storage.shards import read_records, read_rejected, text_keys
 from dedup_assets.storage.tables import write_parquet
 from dedup_assets.storage.workspace import Workspace
@@ -81,24 +81,23 @@ def _purge_readings(workspace: Workspace, living: Living, a: Admission) -> int:
     gone = np.asarray(pc.is_in(records.ids, living.buried).to_numpy(zero_copy_only=False), bool).copy()
     gone[taken_down] = True
     rows = _blank_rows(a, raw, workspace.settings.id_column, records.positions[gone], living.buried)
-    vectors = raw / "vectors.npy"
-    if gone.any() and vectors.is_file():
-        _blank_vectors(vectors, np.flatnonzero(gone))
+    if gone.any() and raw.vectors.is_file():
+        _blank_vectors(raw.vectors, np.flatnonzero(gone))
     rejected = read_rejected(raw)
     hidden = withheld(rejected, workspace.settings.id_column, living.buried)
     if not hidden.equals(rejected):
-        write_parquet(raw / "quarantine.parquet", hidden)
+        write_parquet(raw.quarantine, hidden)
     return rows
 
 
-def _blank_rows(a: Admission, raw: Path, id_column: str, positions: np.ndarray, buried: pa.Array) -> int:
+def _blank_rows(a: Admission, raw: RawShard, id_column: str, positions: np.ndarray, buried: pa.Array) -> int:
     """Leave of some rows of the table, and of all with an id that was taken down, the id alone."""
     blanked = 0
 
     def groups() -> Iterator[pa.Table]:
         nonlocal blanked
         start = 0
-        with pq.ParquetFile(raw / TABLE) as file:
+        with pq.ParquetFile(raw.table) as file:
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group)
                 gone = np.zeros(table.num_rows, bool)
@@ -115,21 +114,21 @@ def _blank_rows(a: Admission, raw: Path, id_column: str, positions: np.ndarray, 
         return 0
 
     def write(temporary: Path) -> None:
-        schema = pq.read_schema(raw / TABLE)
+        schema = pq.read_schema(raw.table)
         with raw_table_writer(temporary, schema) as writer:
             for table in groups():
                 writer.write_table(table, row_group_size=max(1, table.num_rows))
 
-    publish_file(raw / TABLE, write)
+    publish_file(raw.table, write)
     return blanked
 
 
-def _needs_it(raw: Path, id_column: str, positions: np.ndarray, buried: pa.Array) -> Iterator[bool]:
+def _needs_it(raw: RawShard, id_column: str, positions: np.ndarray, buried: pa.Array) -> Iterator[bool]:
     """Whether any row of a table is to be written over."""
     yield len(positions) > 0
-    names = pq.read_schema(raw / TABLE).names
+    names = pq.read_schema(raw.table).names
     if id_column in names and len(buried):
-        with pq.ParquetFile(raw / TABLE) as file:
+        with pq.ParquetFile(raw.table) as file:
             for group in range(file.num_row_groups):
                 ids = id_strings(file.read_row_group(group, columns=[id_column])[id_column])
                 yield bool(pc.any(pc.is_in(ids, buried)).as_py())

@@ -115,7 +115,9 @@ def _vanished(workspace: Workspace, living: Living) -> list[Admission]:
     away = {shard.key for shard in workspace.ledger.shards() if shard.retracted == VANISHED}
     last = {a.shard: a for a in living.all if a.shard in away}
     return [
-        a for a in last.values() if workspace.raw(a.shard, a.fingerprint).is_dir() and workspace.admitted(a).is_dir()
+        a
+        for a in last.values()
+        if workspace.raw(a.shard, a.fingerprint).folder.is_dir() and workspace.admitted(a).is_dir()
     ]
 
 

@@ -58,7 +58,6 @@ class IngestSpec:
 
 def ingest_spec(settings: Settings) -> IngestSpec:
     """What the settings mean for reading a shard."""
-    keep_column = settings.keep_column()
     return IngestSpec(
         text_columns=settings.text_columns,
         id_column=settings.id_column,
@@ -66,7 +65,7 @@ def ingest_spec(settings: Settings) -> IngestSpec:
         id_column_required=settings.id_column != Settings.id_column,
         embedding_column=settings.embedding_column or None,
         embedding_dtype=settings.vector_dtype,
-        order_column=keep_column[0] if keep_column else None,
+        order_column=settings.keep_rule().column or None,
         unicode_form=settings.unicode_form,
         keep_empty=settings.keep_empty,
         duplicate_ids=settings.duplicate_ids,

@@ -24,11 +24,10 @@ from dedup_assets.ingest.readers import Batch, Rejected, ShardContent, read_shar
 from dedup_assets.ingest.record_spec import IngestSpec, check_columns
 from dedup_assets.ingest.source_files import SourceFile, stored_bytes
 from dedup_assets.ingest.vector_file import VectorFile
-from dedup_assets.storage.raw_table import TABLE, raw_table_writer, take_rows
+from dedup_assets.storage.raw_table import RawShard, raw_table_writer, take_rows
 
 __all__ = ["IngestReport", "IngestSpec", "ingest_shard", "read_texts"]
 
-RECORDS, VECTORS, QUARANTINE = "records.parquet", "vectors.npy", "quarantine.parquet"
 
 _COMPRESSION = "zstd"
 _MANY_REJECTED = 200_000
@@ -67,14 +66,7 @@ def ingest_shard(source: SourceFile, destination: Path, spec: IngestSpec) -> Ing
     Returns
     -------
     IngestReport
-        And in `destination`, the same bytes for the same input:
-
-        - `table.parquet`: every parsed row in the input's own columns, types and order;
-        - `records.parquet`: `row` int64 (number in the input), `position` int64 (index in the table), `id`
-          string, `text_hash` fixed_size_binary(16), `characters` int32 (of the normalised text), and
-          `order_value` if there is an order column; one row a record, in input order;
-        - `vectors.npy`: only with an embedding column; unit vectors (records, dimension) beside the records;
-        - `quarantine.parquet`: `row`, `reason`, `record` (JSON), by row.
+        And in `destination` the files of a `RawShard`, the same bytes for the same input.
 
     Raises
     ------
@@ -82,9 +74,10 @@ def ingest_shard(source: SourceFile, destination: Path, spec: IngestSpec) -> Ing
         The file cannot be read, or its columns do not fit the spec.
     """
     content = read_shard(source, spec.text_columns, spec.id_column, spec.order_column, spec.csv_types)
-    vectors = VectorFile(destination / VECTORS, spec.embedding_dtype)
+    raw = RawShard(destination)
+    vectors = VectorFile(raw.vectors, spec.embedding_dtype)
     shard = _Shard(source, spec, content, vectors)
-    with raw_table_writer(destination / TABLE, content.schema) as writer:
+    with raw_table_writer(raw.table, content.schema) as writer:
         for batch in content.batches:
             if batch.table.num_rows:
                 writer.write_table(batch.table, row_group_size=batch.table.num_rows)
@@ -92,9 +85,9 @@ def ingest_shard(source: SourceFile, destination: Path, spec: IngestSpec) -> Ing
             if len(shard.quarantine) > _MANY_REJECTED:  # the end may be far, and they are in memory
                 shard.refuse_mostly_quarantined()
     shard.refuse_all_wrong_dimension()
-    shard.quarantine_repeated_ids(destination / TABLE)
+    shard.quarantine_repeated_ids(raw.table)
     shard.refuse_mostly_quarantined()
-    shard.write(destination)
+    shard.write(raw)
     report = IngestReport(
         rows=shard.rows,
         records=shard.number_of_records,
@@ -110,13 +103,12 @@ def ingest_shard(source: SourceFile, destination: Path, spec: IngestSpec) -> Ing
     return report
 
 
-def read_texts(directory: Path, spec: IngestSpec, positions: np.ndarray | None = None) -> list[str]:
+def read_texts(raw: RawShard, spec: IngestSpec, positions: np.ndarray | None = None) -> list[str]:
     """The joined, normalised texts at `positions` of an ingested shard.
 
     Parameters
     ----------
-    directory : Path
-        What `ingest_shard` filled.
+    raw : RawShard
     positions : ndarray of int64, or None
         Indices into the table, in any order and with repetitions; None: all rows.
 
@@ -125,7 +117,7 @@ def read_texts(directory: Path, spec: IngestSpec, positions: np.ndarray | None =
     list of str
         One text a position; "" where the text is null or the shard has no text column.
     """
-    with pq.ParquetFile(directory / TABLE) as file:
+    with pq.ParquetFile(raw.table) as file:
         names = [name for name in spec.text_columns if name in file.schema_arrow.names]
         if positions is None:
             positions = np.arange(file.metadata.num_rows)
@@ -306,11 +298,11 @@ class _Shard:
         if self.spec.embedding_column:
             self.vectors.keep(~repeated)
 
-    def write(self, destination: Path) -> None:
+    def write(self, raw: RawShard) -> None:
         self.quarantine.sort(key=lambda item: item.row)
         records = pa.concat_tables([self._no_records(), *self.records])
-        pq.write_table(records, destination / RECORDS, compression=_COMPRESSION)
-        with pq.ParquetWriter(destination / QUARANTINE, _QUARANTINE_COLUMNS, compression=_COMPRESSION) as writer:
+        pq.write_table(records, raw.records, compression=_COMPRESSION)
+        with pq.ParquetWriter(raw.quarantine, _QUARANTINE_COLUMNS, compression=_COMPRESSION) as writer:
             for first in range(0, len(self.quarantine), _QUARANTINE_ROWS):
                 part = self.quarantine[first : first + _QUARANTINE_ROWS]
                 rows = [{"row": item.row, "reason": item.reason, "record": item.record} for item in part]

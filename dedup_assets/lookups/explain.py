@@ -130,7 +130,7 @@ def _retracted(corpus: Corpus, record_id: str) -> dict[str, Any] | None:
     for a in reversed(corpus.living.all):
         raw = workspace.raw(a.shard, a.fingerprint)
         gone = single.get(a.number, [])
-        if not raw.is_dir() or (a.retracted is None and not gone):
+        if not raw.folder.is_dir() or (a.retracted is None and not gone):
             continue
         rows, ids = read_ids(raw)
         at = pc.index(ids, record_id).as_py()

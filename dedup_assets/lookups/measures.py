@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dedup_assets.compute.curation import nearest_in_cells
+from dedup_assets.compute.curation import find_keys, nearest_in_cells
 from dedup_assets.compute.decisions import KEPT, UNKNOWN, Walk
 from dedup_assets.compute.dense import walk_dense
 from dedup_assets.corpus.live_texts import Living, reference_texts
@@ -76,10 +76,7 @@ class DecidedTexts:
 
     def find(self, keys: np.ndarray) -> np.ndarray:
         """Index of each key, or -1."""
-        if not len(self):
-            return np.full(len(keys), -1, np.int64)
-        at = np.minimum(np.searchsorted(self.keys, keys), len(self) - 1)
-        return np.where(self.keys[at] == keys, at, -1)
+        return find_keys(self.keys, keys)
 
 
 # -- best matches ------------------------------------------------------------------------------------

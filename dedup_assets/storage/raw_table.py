@@ -1,4 +1,4 @@
-"""The rows of a shard in the input's own columns, one Parquet file: how it is written, and rows of it by position.
+"""What reading a shard leaves on disk, and the largest file of it: the rows in the input's own columns.
 
 It stays inside the workspace. What is published of it is written anew, with the encodings that every reader knows.
 """
@@ -6,6 +6,7 @@ It stays inside the workspace. What is published of it is written anew, with the
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,43 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-TABLE = "table.parquet"
+
+@dataclass(frozen=True)
+class RawShard:
+    """The files that reading one content of a shard made.
+
+    Attributes
+    ----------
+    folder : Path
+    table : Path
+        Every parsed row in the input's own columns, types and order.
+    records : Path
+        The valid records: `row` int64 (number in the input), `position` int64 (index in the table), `id` string,
+        `text_hash` fixed_size_binary(16), `characters` int32 (of the normalised text), and `order_value` if there is
+        an order column; one row a record, in input order.
+    vectors : Path
+        Only where vectors came with the data: unit vectors (records, dimension) beside the records.
+    quarantine : Path
+        `row`, `reason`, `record` (JSON) of the rows that were refused, by row.
+    """
+
+    folder: Path
+
+    @property
+    def table(self) -> Path:
+        return self.folder / "table.parquet"
+
+    @property
+    def records(self) -> Path:
+        return self.folder / "records.parquet"
+
+    @property
+    def vectors(self) -> Path:
+        return self.folder / "vectors.npy"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.folder / "quarantine.parquet"
 
 
 def raw_table_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from dedup_assets.compute.hashes import empty_hashes
 from dedup_assets.errors import ShardError
 from dedup_assets.storage.publish import identity, publish_folder
+from dedup_assets.storage.raw_table import RawShard
 
 ROW_BITS = 40
 """A shard has fewer than 2^40 rows, a corpus fewer than 2^23 shards."""
@@ -48,7 +49,7 @@ class Records:
     """The valid records of a shard, in row order."""
 
     rows: np.ndarray  # (n,) int64, row in the source
-    positions: np.ndarray  # (n,) int64, row in table.parquet
+    positions: np.ndarray  # (n,) int64, row in the table
     ids: pa.Array  # (n,) string
     hashes: np.ndarray  # (n, 2) uint64
     characters: np.ndarray  # (n,) int32
@@ -57,9 +58,9 @@ class Records:
         return len(self.rows)
 
 
-def read_records(raw: Path) -> Records:
-    """Read the valid records of a shard from its `raw` folder."""
-    table = pq.read_table(raw / "records.parquet", columns=["row", "position", "id", "text_hash", "characters"])
+def read_records(raw: RawShard) -> Records:
+    """Read the valid records of a shard."""
+    table = pq.read_table(raw.records, columns=["row", "position", "id", "text_hash", "characters"])
     table = table.combine_chunks()
     hashes = empty_hashes()
     if table.num_rows:
@@ -77,14 +78,14 @@ def read_records(raw: Path) -> Records:
     )
 
 
-def read_ids(raw: Path) -> tuple[np.ndarray, pa.Array]:
+def read_ids(raw: RawShard) -> tuple[np.ndarray, pa.Array]:
     """Rows (n,) int64 and ids (n,) of a shard's valid records; read once per process."""
-    return _read_ids(raw, identity(raw))
+    return _read_ids(raw, identity(raw.folder))
 
 
 @lru_cache(maxsize=512)
-def _read_ids(raw: Path, _: tuple[int, int, int]) -> tuple[np.ndarray, pa.Array]:
-    table = pq.read_table(raw / "records.parquet", columns=["row", "id"]).combine_chunks()
+def _read_ids(raw: RawShard, _: tuple[int, int, int]) -> tuple[np.ndarray, pa.Array]:
+    table = pq.read_table(raw.records, columns=["row", "id"]).combine_chunks()
     ids = table.column("id").chunk(0) if table.num_rows else pa.array([], pa.string())
     return table.column("row").to_numpy(), ids
 
@@ -127,17 +128,17 @@ class AdmittedShard:
         return self.record_texts[self.new_records]
 
 
-def read_column(raw: Path, name: str, positions: np.ndarray) -> list[object]:
-    """Values of one input column at some positions of table.parquet. Raises ShardError if it is not there."""
-    there = pq.read_schema(raw / "table.parquet").names
+def read_column(raw: RawShard, name: str, positions: np.ndarray) -> list[object]:
+    """Values of one input column at some positions of the table. Raises ShardError if it is not there."""
+    there = pq.read_schema(raw.table).names
     if name not in there:
         raise ShardError(
-            f"Shard {raw.name.partition('@')[0]} has no column {name!r}; its columns are {', '.join(there)}. "
+            f"Shard {raw.folder.name.partition('@')[0]} has no column {name!r}; its columns are {', '.join(there)}. "
             "Name one of these with --keep column:NAME."
         )
-    return pq.read_table(raw / "table.parquet", columns=[name]).column(0).take(pa.array(positions)).to_pylist()
+    return pq.read_table(raw.table, columns=[name]).column(0).take(pa.array(positions)).to_pylist()
 
 
-def read_rejected(raw: Path) -> pa.Table:
+def read_rejected(raw: RawShard) -> pa.Table:
     """Rows quarantined while the shard was read: `row, reason, record`."""
-    return pq.read_table(raw / "quarantine.parquet")
+    return pq.read_table(raw.quarantine)

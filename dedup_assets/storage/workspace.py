@@ -35,6 +35,7 @@ from dedup_assets.storage.locks import Lock
 from dedup_assets.storage.own_folders import MARKER, MARKER_TEXT
 from dedup_assets.storage.permissions import remember_asked
 from dedup_assets.storage.publish import exclusive_lock, publish_text, storage_errors, sweep_temporary
+from dedup_assets.storage.raw_table import RawShard
 
 SETTINGS_FILE = "curation.toml"
 
@@ -203,8 +204,8 @@ class Workspace:
     def lancedb(self) -> Path:
         return self.root / "lancedb"
 
-    def raw(self, shard: str, fingerprint: str) -> Path:
-        return self.root / "raw" / version_name(shard, fingerprint)
+    def raw(self, shard: str, fingerprint: str) -> RawShard:
+        return RawShard(self.root / "raw" / version_name(shard, fingerprint))
 
     def admitted(self, admission: Admission) -> Path:
         return self.root / "admitted" / admission_name(admission)

@@ -30,10 +30,11 @@ from dedup_assets.partitions import register_partitions
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.embeddings import EmbeddingTable
-from dedup_assets.storage.ledger import Admission, Ledger
+from dedup_assets.storage.ledger import Ledger
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import corpus, curate, kept_ids, make_table, removals, write_shards
 from dedup_assets_tests.assets.materialising import curate_up_to
+from dedup_assets_tests.storage.ledgers import admit
 
 # The package shows the assets under these names.
 raw_shards, cluster_partitions, pairwise_similarities, deduplicated_dataset = (
@@ -49,16 +50,11 @@ def space(tmp_path: Path) -> Workspace:
     found.ledger.register([(key, f"file:///{key}", "csv", None) for key in ("a", "b")])
     for stage in STAGES[:3]:
         found.ledger.complete(stage, [(key, "old", {}, 0.0) for key in ("a", "b")], "run")
-    admit(found, "a", 1, "old")
-    admit(found, "b", 2, "old")
+    admit(found.ledger, 1, "a", "old")
+    admit(found.ledger, 2, "b", "old")
     for stage in STAGES[4:]:
         found.ledger.complete(stage, [("a", "old#1", {}, 0.0), ("b", "old#2", {}, 0.0)], "run")
     return found
-
-
-def admit(space: Workspace, shard: str, number: int, content: str) -> None:
-    a = Admission(number, shard, content, 1, 0, 0)
-    space.ledger.admit([a], [(shard, a.basis, {}, 0.0)], "cluster_partitions", "run")
 
 
 def stage(name: str, space: Workspace, *shards: str) -> StageRun:
@@ -98,7 +94,7 @@ def test_a_shard_that_is_retracted_while_a_run_begins_is_left_out(space: Workspa
 
 def test_who_decides_is_not_held_up_by_other_content_that_has_just_taken_over(space: Workspace) -> None:
     run = stage("duplicate_ids", space, "a", "b")
-    admit(space, "b", 3, "new")
+    admit(space.ledger, 3, "b", "new")
     run.require("pairwise_similarities")
     assert run.shards == ["a", "b"]
     with pytest.raises(WorkspaceError, match="pairwise_similarities is not finished for b"):
@@ -127,7 +123,7 @@ def test_content_that_was_read_since_is_not_replaced_by_older(space: Workspace) 
     run = stage("cluster_partitions", space, "a", "b")
     contents = {"a": "other", "b": "another"}
     assert cluster_partitions._unadmitted(run, contents) == ["b"], "its old content is still in force"
-    admit(space, "b", 3, "new")
+    admit(space.ledger, 3, "b", "new")
     assert cluster_partitions._unadmitted(run, contents) == []
 
 

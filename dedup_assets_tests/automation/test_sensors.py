@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -258,19 +258,9 @@ def test_a_shard_that_is_registered_otherwise_keeps_its_key(watched: Watched, da
 # -- killed runs -------------------------------------------------------------------------------------
 
 
-def curate_and_die(paths: Sequence[Path], workspace: Path, log: Path) -> None:
-    """Curate in this child, and be killed when the texts are embedded."""
-
-    def started(stage: str) -> None:
-        if stage == "embeddings":
-            children.die()
-
-    children.curate(paths, workspace, log, children.Watch(started))
-
-
 def test_a_killed_run_is_ended_and_its_shards_are_requested_again(watched: Watched, tmp_path: Path) -> None:
     path = watched.write("a", 0)
-    child = children.start(curate_and_die, [path], watched.space.root, tmp_path / "log")
+    child = children.start(children.curate_until, [path], watched.space.root, tmp_path / "log", "embeddings")
     child.join(60)
     assert child.exitcode == -signal.SIGKILL
     instance = dg.DagsterInstance.from_config(str(watched.space.dagster_home))

@@ -77,14 +77,14 @@ def test_a_published_file_that_is_gone_or_cut_short_is_a_finding_and_no_crash(sp
 
 def test_a_record_that_is_gone_from_what_was_read_is_missed(space: Workspace) -> None:
     a = space.ledger.live_admissions()[0]
-    rewrite(space.raw(a.shard, a.fingerprint) / "records.parquet", without(5))
+    rewrite(space.raw(a.shard, a.fingerprint).records, without(5))
     finding = examine(space)["raw_shards: rows_are_conserved"]
     assert list(finding.offending) == ["s00: 60 rows were read, found 59 a record + 0 in quarantine"]
 
 
 def test_a_row_that_is_a_record_and_in_quarantine_is_named(space: Workspace) -> None:
     a = space.ledger.live_admissions()[1]
-    rewrite(space.raw(a.shard, a.fingerprint) / "quarantine.parquet", lambda t: with_value(t, "row", 0, 7))
+    rewrite(space.raw(a.shard, a.fingerprint).quarantine, lambda t: with_value(t, "row", 0, 7))
     assert "s01: row 7 is found 2 times" in examine(space)["raw_shards: rows_are_conserved"].offending
 
 

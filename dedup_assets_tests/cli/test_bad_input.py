@@ -8,7 +8,6 @@ import os
 import shlex
 import sqlite3
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -174,17 +173,7 @@ def test_when_dagster_cannot_record_a_run_the_same_command_finishes_it_later(
     assert published(tmp_path / "ws") == published(tmp_path / "undisturbed")
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB; only root can make one, and not in every container."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk]).returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
-
-
+@pytest.mark.parametrize("small_disk", ["1m"], indirect=True)
 def test_after_a_full_disk_the_same_command_finishes(tmp_path: Path, call: Call, small_disk: Path) -> None:
     vectors = np.random.default_rng(0).normal(size=(3_000, 64)).round(4).tolist()
     rows = [{"id": f"r{i}", "text": f"text {i}", "v": vector} for i, vector in enumerate(vectors)]

@@ -20,14 +20,9 @@ from dedup_assets.assets.stage import STAGES
 from dedup_assets.automation.serve import serve
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.cli.commands import SCRIPT, Call, heed_interrupts, write_corpus, write_jsonl
+from dedup_assets_tests.ports import free_port
 
 QUERY = """{ assetNodes { isMaterializable assetKey { path } partitionKeys assetMaterializations { partition } } }"""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def graphql(port: int, query: str) -> Any:

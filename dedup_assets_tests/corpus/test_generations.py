@@ -8,7 +8,8 @@ import pytest
 
 from dedup_assets.corpus.generations import DECIDING, Plan, decision_basis, plan_decisions
 from dedup_assets.settings import Settings
-from dedup_assets.storage.ledger import CORPUS, REFERENCE, VANISHED, Admission, Ledger
+from dedup_assets.storage.ledger import CORPUS, REFERENCE, VANISHED, Ledger
+from dedup_assets_tests.storage.ledgers import admit
 
 SETTINGS = Settings()
 
@@ -20,11 +21,11 @@ def ledger(tmp_path: Path) -> Ledger:
     return ledger
 
 
-def admit(ledger: Ledger, *keys: str, role: str = CORPUS) -> None:
+def admit_new(ledger: Ledger, *keys: str, role: str = CORPUS) -> None:
     ledger.register([(key, f"file:///{key}", "csv", None) for key in keys], role)
     for key in keys:
         number = len(ledger.admissions()) + 1
-        ledger.admit([Admission(number, key, f"content{number}", 1, 1, 1)], [], "cluster_partitions", "run")
+        admit(ledger, number, key, f"content{number}")
 
 
 def plan(ledger: Ledger, *wanted: str, settings: Settings = SETTINGS) -> Plan | None:
@@ -51,7 +52,7 @@ def batches(due: Plan) -> list[list[str]]:
 
 def test_shards_are_decided_one_at_a_time_as_they_were_admitted(ledger: Ledger) -> None:
     assert plan(ledger) is None
-    admit(ledger, "a", "b", "c")
+    admit_new(ledger, "a", "b", "c")
     assert plan(ledger) is None, "nobody asked for any"
     due = decide(ledger, "b")
     assert (due.generation.number, due.is_new, batches(due)) == (1, True, [["a"], ["b"]])
@@ -61,7 +62,7 @@ def test_shards_are_decided_one_at_a_time_as_they_were_admitted(ledger: Ledger) 
 
 
 def test_other_settings_decide_anew_what_was_decided(ledger: Ledger) -> None:
-    admit(ledger, "a", "b", "c")
+    admit_new(ledger, "a", "b", "c")
     decide(ledger, "b")
     other = SETTINGS.changed({"threshold": 0.97})
     due = decide(ledger, settings=other)
@@ -70,12 +71,12 @@ def test_other_settings_decide_anew_what_was_decided(ledger: Ledger) -> None:
 
 
 def test_a_retraction_decides_all_that_is_left_at_once(ledger: Ledger) -> None:
-    admit(ledger, "a", "b", "c")
+    admit_new(ledger, "a", "b", "c")
     decide(ledger, "c")
     ledger.retract_shard("b", VANISHED)
     due = decide(ledger)
     assert (due.generation.number, due.generation.retractions, batches(due)) == (2, 1, [["a", "c"]])
-    admit(ledger, "d")
+    admit_new(ledger, "d")
     due = decide(ledger, "d")
     assert (due.is_new, batches(due)) == (False, [["d"]])
     ledger.retract_records(ledger.live_admissions()[0], [(0, "id")])
@@ -84,26 +85,26 @@ def test_a_retraction_decides_all_that_is_left_at_once(ledger: Ledger) -> None:
 
 def test_a_retraction_decides_also_what_was_admitted_and_not_decided(ledger: Ledger) -> None:
     # Shards that wait may hold texts of what was retracted: those are decided with the matches of all.
-    admit(ledger, "a", "b", "c", "d")
+    admit_new(ledger, "a", "b", "c", "d")
     ledger.retract_shard("b", VANISHED)
     assert plan(ledger) is None, "nobody asked for any"
     due = decide(ledger, "a")
     assert (due.generation.number, due.generation.retractions, batches(due)) == (1, 1, [["a", "c", "d"]])
-    admit(ledger, "e", "f")
+    admit_new(ledger, "e", "f")
     ledger.retract_shard("a", VANISHED)
     assert batches(decide(ledger)) == [["c", "d", "e", "f"]]
     # Also where nothing that was decided is left.
-    admit(ledger, "g")
+    admit_new(ledger, "g")
     for key in "cdef":
         ledger.retract_shard(key, VANISHED)
     assert batches(decide(ledger)) == [["g"]]
     # A new generation for another reason waits for nobody.
-    admit(ledger, "h")
+    admit_new(ledger, "h")
     assert batches(decide(ledger, settings=SETTINGS.changed({"threshold": 0.97}))) == [["g"]]
 
 
 def test_a_retraction_after_the_completions_were_read_begins_a_generation(ledger: Ledger) -> None:
-    admit(ledger, "a", "b")
+    admit_new(ledger, "a", "b")
     decide(ledger, "b")
     decided = ledger.completions(DECIDING)
     ledger.retract_shard("a", VANISHED)
@@ -114,7 +115,7 @@ def test_a_retraction_after_the_completions_were_read_begins_a_generation(ledger
 
 
 def test_when_all_is_retracted_an_empty_generation_follows(ledger: Ledger) -> None:
-    admit(ledger, "a")
+    admit_new(ledger, "a")
     decide(ledger, "a")
     ledger.retract_shard("a", VANISHED)
     due = decide(ledger)
@@ -123,34 +124,34 @@ def test_when_all_is_retracted_an_empty_generation_follows(ledger: Ledger) -> No
 
 
 def test_a_reference_comes_first_whenever_it_was_admitted(ledger: Ledger) -> None:
-    admit(ledger, "a", "b")
-    admit(ledger, "test", role=REFERENCE)
+    admit_new(ledger, "a", "b")
+    admit_new(ledger, "test", role=REFERENCE)
     # Nothing was decided yet, but its texts may be named by shards admitted before: all at once.
     due = decide(ledger, "test", "b")
     assert batches(due) == [["test", "a", "b"]] and due.generation.number == 1
-    admit(ledger, "c")
+    admit_new(ledger, "c")
     assert batches(decide(ledger, "c")) == [["c"]]
-    admit(ledger, "late", role=REFERENCE)
+    admit_new(ledger, "late", role=REFERENCE)
     due = decide(ledger, "late")
     assert (due.generation.number, batches(due)) == (2, [["test", "late", "a", "b", "c"]])
     assert plan(ledger) is None
 
 
 def test_references_before_any_shard_need_no_new_generation(ledger: Ledger) -> None:
-    admit(ledger, "test", "other", role=REFERENCE)
+    admit_new(ledger, "test", "other", role=REFERENCE)
     assert batches(decide(ledger, "test")) == [["test"]]
-    admit(ledger, "a")
+    admit_new(ledger, "a")
     due = decide(ledger, "other", "a")
     assert (due.is_new, batches(due)) == (False, [["other"], ["a"]])
 
 
 def test_the_mode_rebuild_decides_everything_with_every_shard(ledger: Ledger) -> None:
     rebuild = SETTINGS.changed({"mode": "rebuild"})
-    admit(ledger, "a", "b")
+    admit_new(ledger, "a", "b")
     due = decide(ledger, "a", settings=rebuild)
     assert (due.generation.rebuilt, batches(due)) == (2, [["a", "b"]])
     assert plan(ledger, settings=rebuild) is None
-    admit(ledger, "c")
+    admit_new(ledger, "c")
     due = decide(ledger, settings=rebuild)
     assert (due.generation.number, due.generation.rebuilt, batches(due)) == (2, 3, [["a", "b", "c"]])
     # Back in the order of admission: the rebuilt one is left with the mode.
@@ -159,14 +160,14 @@ def test_the_mode_rebuild_decides_everything_with_every_shard(ledger: Ledger) ->
 
 
 def test_a_requested_rebuild_lasts_until_the_next_and_is_appended_to(ledger: Ledger) -> None:
-    admit(ledger, "a", "b")
+    admit_new(ledger, "a", "b")
     decide(ledger, "b")
     ledger.request_rebuild("run-1")
-    admit(ledger, "c")
+    admit_new(ledger, "c")
     due = decide(ledger)
     assert (due.generation.rebuilt, batches(due)) == (3, [["a", "b", "c"]])
     assert [request.token for request in due.answers] == ["run-1"] and ledger.rebuilds() == []
-    admit(ledger, "d")
+    admit_new(ledger, "d")
     assert batches(decide(ledger, "d")) == [["d"]]
     ledger.retract_shard("a", VANISHED)
     due = decide(ledger)

@@ -51,7 +51,7 @@ def admit(space: Workspace, number: int, key: str, texts: Sequence[str], rejecte
     ]
     ids = [f"{key}{row}" for row in range(len(texts))]
     accepted = [ids[i] for i in range(len(texts)) if i not in rejected]
-    raw = space.raw(key, a.fingerprint)
+    raw = space.raw(key, a.fingerprint).folder
     raw.mkdir(parents=True)
     pq.write_table(pa.table({"row": np.arange(len(texts)), "id": ids}), raw / "records.parquet")
     AdmittedShard(

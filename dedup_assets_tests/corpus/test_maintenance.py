@@ -103,7 +103,7 @@ def test_a_shard_that_is_read_but_not_admitted_loses_nothing(paths: list[Path], 
     space = grown(paths[:2], tmp_path / "ws")
     done = space.ledger.completions("raw_shards")["s01"]
     # As if a run had been killed that had read s02 and embedded its texts: those of s01, which goes.
-    shutil.copytree(space.raw("s01", done.basis), space.raw("s02", "f" * 32))
+    shutil.copytree(space.raw("s01", done.basis).folder, space.raw("s02", "f" * 32).folder)
     space.ledger.register([("s02", str(paths[2]), "parquet", None)])
     space.ledger.complete("raw_shards", [("s02", "f" * 32, done.facts, 0.0)], "")
     retract_shards(space, ["s01"], VANISHED)
@@ -111,7 +111,7 @@ def test_a_shard_that_is_read_but_not_admitted_loses_nothing(paths: list[Path], 
         dagster.redecide(["s01"])  # as `retract` does, which would finish s02 too
     vectors = len(open_table(space))
     assert not maintain(space, NOW).waits
-    assert space.raw("s02", "f" * 32).is_dir()
+    assert space.raw("s02", "f" * 32).folder.is_dir()
     assert len(open_table(space)) == vectors
 
 
@@ -119,14 +119,14 @@ def test_what_was_taken_down_goes_with_its_texts_vectors_and_matches(paths: list
     space = grown(paths, tmp_path / "ws")
     a = next(a for a in space.ledger.live_admissions() if a.shard == "s02")
     api.retract("s02", workspace=space.root)
-    assert space.raw(a.shard, a.fingerprint).is_dir()
+    assert space.raw(a.shard, a.fingerprint).folder.is_dir()
     freed = maintain(space, NOW)
-    assert not space.raw(a.shard, a.fingerprint).exists()
+    assert not space.raw(a.shard, a.fingerprint).folder.exists()
     assert freed.counts["vectors of texts that are gone"] > 0
     living = {
         text_hash
         for b in space.ledger.live_admissions()
-        for text_hash in pq.read_table(space.raw(b.shard, b.fingerprint) / "records.parquet")["text_hash"].to_pylist()
+        for text_hash in pq.read_table(space.raw(b.shard, b.fingerprint).records)["text_hash"].to_pylist()
     }
     stored = {high.to_bytes(8) + low.to_bytes(8) for high, low in open_table(space).hashes().tolist()}
     assert stored == living

@@ -68,6 +68,11 @@ def curate(paths: Sequence[Path], workspace: Path, log: Path, watch: Watch, **op
         da.curate(*paths, workspace=workspace, listener=watch, embedding_column="vector", **options)
 
 
+def curate_until(paths: Sequence[Path], workspace: Path, log: Path, last: str) -> None:
+    """Curate in this child, and be killed when a stage begins."""
+    curate(paths, workspace, log, Watch(lambda stage: die() if stage == last else None))
+
+
 @contextmanager
 def said_to(log: Path) -> Iterator[None]:
     """Write what goes wrong in this child to `log`."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dedup_assets_tests.cli.commands import SCRIPT
+from dedup_assets_tests.ports import free_port
 
 LAUNCH = """
 mutation Launch($params: LaunchBackfillParams!) {
@@ -106,9 +106,7 @@ class Served:
 @contextmanager
 def served_ui(workspace: Path, folder: Path, *arguments: str, cwd: Path | None = None) -> Iterator[Served]:
     """Run `dedup-assets ui` on a free port, where `cwd` says by its installed program; its log goes into `folder`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     log = folder / "ui.log"
     with log.open("wb") as stream:
         process = subprocess.Popen(

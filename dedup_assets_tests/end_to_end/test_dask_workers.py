@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ import pytest
 
 from dedup_assets.errors import ClusterError
 from dedup_assets_tests.assets.corpora import assert_same_tree, corpus, curate, leftovers, tree, write_shards
+from dedup_assets_tests.ports import free_port
 
 WAIT = 120
 """Seconds within which anything that is waited for has to happen."""
@@ -42,13 +42,6 @@ def stay(*arguments):
 stay.work = work
 worker_tasks.{task} = stay
 """
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager

@@ -26,7 +26,8 @@ from dedup_assets.settings import Settings
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import corpus, leftovers, write_shards
 from dedup_assets_tests.cli.commands import Call, call
-from dedup_assets_tests.end_to_end.test_dask_workers import dask, free_port, wait_until
+from dedup_assets_tests.end_to_end.test_dask_workers import dask, wait_until
+from dedup_assets_tests.ports import free_port
 
 __all__ = ["call"]  # a fixture
 

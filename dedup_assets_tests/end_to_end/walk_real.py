@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from dedup_assets.automation.instance import INSTANCE_SETTINGS
 from dedup_assets.automation.serve import LOCATIONS
 from dedup_assets_tests.end_to_end.served import Served
 from dedup_assets_tests.end_to_end.walk_ui import Daemon, Ui, ui_of
+from dedup_assets_tests.ports import free_port
 
 SETTINGS = INSTANCE_SETTINGS
 _SECONDS = 180
@@ -107,9 +107,7 @@ class RealDaemon(Daemon):
 def real_ui(home: Path, workspace: Path) -> Iterator[tuple[RealUi, RealDaemon]]:
     """Webserver and daemon on the instance in a folder; the daemon is off."""
     (home / "workspace.yaml").write_text(LOCATIONS)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with ui_of(home) as inside:
         locations = str(home / "workspace.yaml")
         webserver = _start(home, "dedup_assets.automation.guarded_webserver", "127.0.0.1", str(port), locations)

@@ -22,6 +22,7 @@ from dedup_assets.ingest import records as ingest_module
 from dedup_assets.ingest.formats import parquet as parquet_format
 from dedup_assets.ingest.records import IngestReport, IngestSpec, ingest_shard, read_texts
 from dedup_assets.ingest.sources import discover
+from dedup_assets.storage.raw_table import RawShard
 
 SPEC = IngestSpec(text_columns=("text",))
 
@@ -37,9 +38,9 @@ class Ingested:
         self.out.mkdir()
         self.spec = IngestSpec(**{"text_columns": ("text",), **changes})
         self.report: IngestReport = ingest_shard(discover([str(self.path)])[0], self.out, self.spec)
-        self.table = pq.read_table(self.out / "table.parquet")
-        self.records = pq.read_table(self.out / "records.parquet")
-        self.quarantine = pq.read_table(self.out / "quarantine.parquet")
+        self.table = pq.read_table(RawShard(self.out).table)
+        self.records = pq.read_table(RawShard(self.out).records)
+        self.quarantine = pq.read_table(RawShard(self.out).quarantine)
 
     def ids(self) -> list[str]:
         return self.records.column("id").to_pylist()
@@ -49,7 +50,7 @@ class Ingested:
         return {row["row"]: row["reason"] for row in rows}
 
     def vectors(self) -> np.ndarray:
-        return np.load(self.out / "vectors.npy")
+        return np.load(RawShard(self.out).vectors)
 
 
 def lines(*objects: dict[str, Any]) -> bytes:
@@ -93,7 +94,7 @@ def test_several_text_columns_are_joined_and_nulls_skipped(tmp_path: Path) -> No
     shard = Ingested(tmp_path, "s.parquet", parquet(columns), text_columns=("b", "a"))
     assert shard.reasons() == {2: "text is null", 3: "text is empty"}
     positions = shard.records.column("position").to_numpy()
-    assert read_texts(shard.out, shard.spec, positions) == ["y\n\nx", "z", "p"]
+    assert read_texts(RawShard(shard.out), shard.spec, positions) == ["y\n\nx", "z", "p"]
     assert shard.report.text_column_types == ("string", "string")
 
 
@@ -108,7 +109,7 @@ def test_hash_and_length_are_of_the_normalised_text_and_rows_are_conserved(
     expected = [texts[row] if form == "none" else unicodedata.normalize(form, texts[row]) for row in rows]
     assert shard.records.column("text_hash").to_pylist() == [hash_text(text) for text in expected]
     assert shard.records.column("characters").to_pylist() == [len(text) for text in expected]
-    assert read_texts(shard.out, shard.spec, np.array(rows, dtype=np.int64)) == expected
+    assert read_texts(RawShard(shard.out), shard.spec, np.array(rows, dtype=np.int64)) == expected
     assert sorted([*rows, *shard.reasons()]) == list(range(len(texts)))
     assert shard.records.schema.field("text_hash").type == pa.binary(16)
 
@@ -119,9 +120,9 @@ def test_texts_are_read_back_in_any_order_over_row_groups(tmp_path: Path, monkey
     shard = Ingested(tmp_path, "a.parquet", parquet({"text": pa.array(texts).dictionary_encode()}))
     assert pq.ParquetFile(shard.out / "table.parquet").num_row_groups > 1
     positions = np.random.default_rng(0).integers(0, 300, 500)
-    assert read_texts(shard.out, SPEC, positions) == [texts[i] for i in positions]
-    assert read_texts(shard.out, SPEC) == texts
-    assert read_texts(shard.out, SPEC, np.array([], dtype=np.int64)) == []
+    assert read_texts(RawShard(shard.out), SPEC, positions) == [texts[i] for i in positions]
+    assert read_texts(RawShard(shard.out), SPEC) == texts
+    assert read_texts(RawShard(shard.out), SPEC, np.array([], dtype=np.int64)) == []
 
 
 def test_positions_lead_to_the_table_also_behind_rejected_rows(tmp_path: Path) -> None:
@@ -130,7 +131,7 @@ def test_positions_lead_to_the_table_also_behind_rejected_rows(tmp_path: Path) -
         {"row": 0, "position": 0},
         {"row": 4, "position": 2},
     ]
-    assert read_texts(shard.out, SPEC, np.array([2, 0])) == ["b", "a"]
+    assert read_texts(RawShard(shard.out), SPEC, np.array([2, 0])) == ["b", "a"]
 
 
 def test_missing_and_wrong_columns_are_refused_with_the_columns_that_are_there(tmp_path: Path) -> None:
@@ -156,7 +157,7 @@ def test_empty_shards_give_empty_tables_of_the_usual_columns(tmp_path: Path, nam
     shard = Ingested(tmp_path, name, b"", **spec)
     assert (shard.report.rows, shard.report.records, shard.report.quarantined) == (0, 0, {})
     assert shard.records.column_names == ["row", "position", "id", "text_hash", "characters", "order_value"]
-    assert shard.vectors().shape == (0, 0) and read_texts(shard.out, shard.spec) == []
+    assert shard.vectors().shape == (0, 0) and read_texts(RawShard(shard.out), shard.spec) == []
 
 
 def test_a_shard_of_bad_rows_only_is_quarantined_whole(tmp_path: Path) -> None:
@@ -269,7 +270,7 @@ def test_without_a_text_column_the_stored_vector_is_the_identity(tmp_path: Path)
     hashes = shard.records.column("text_hash").to_pylist()
     assert hashes[0] == hashes[1] != hashes[2]
     assert hashes[0] == hashlib.blake2b(shard.vectors()[0].tobytes(), digest_size=16).digest()
-    assert read_texts(shard.out, shard.spec) == ["", "", ""] and shard.report.text_column_types == ()
+    assert read_texts(RawShard(shard.out), shard.spec) == ["", "", ""] and shard.report.text_column_types == ()
 
 
 # ------------------------------------------------------------------------------- order and files
@@ -340,7 +341,7 @@ def test_a_text_of_10_mb_is_ingested(tmp_path: Path, name: str) -> None:
     data = lines({"text": text}) if name == "a.jsonl" else f'text\n"{text}"\n'.encode()
     shard = Ingested(tmp_path, name, data)
     assert shard.records.column("characters").to_pylist() == [10_000_000]
-    assert read_texts(shard.out, shard.spec) == [text]
+    assert read_texts(RawShard(shard.out), shard.spec) == [text]
 
 
 def test_a_truncated_file_fails_with_its_name(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from dedup_assets.errors import ShardError
 from dedup_assets.storage.cells import ShardCells, read_centroids, write_centroids
 from dedup_assets.storage.decisions import DecidedShard, DecisionStore, StandIns, read_record_decisions
 from dedup_assets.storage.ledger import Admission
+from dedup_assets.storage.raw_table import RawShard
 from dedup_assets.storage.shards import (
     REJECTED,
     ROW_BITS,
@@ -62,8 +63,9 @@ def test_text_keys_sort_by_admission_then_row(places: list[tuple[int, int]]) -> 
 # -- records -----------------------------------------------------------------------------------------
 
 
-def write_raw(folder: Path, texts: list[str], row_group_size: int = 2) -> Path:
+def write_raw(folder: Path, texts: list[str], row_group_size: int = 2) -> RawShard:
     """A shard's folder as reading a source leaves it; every third input row was rejected."""
+    raw = RawShard(folder)
     folder.mkdir(parents=True)
     rows = [i + i // 2 for i in range(len(texts))]
     table = pa.table(
@@ -75,9 +77,9 @@ def write_raw(folder: Path, texts: list[str], row_group_size: int = 2) -> Path:
             "characters": pa.array([len(text) for text in texts], pa.int32()),
         }
     )
-    pq.write_table(table, folder / "records.parquet", row_group_size=row_group_size)
-    pq.write_table(pa.table({"id": table["id"], "text": texts}), folder / "table.parquet")
-    return folder
+    pq.write_table(table, raw.records, row_group_size=row_group_size)
+    pq.write_table(pa.table({"id": table["id"], "text": texts}), raw.table)
+    return raw
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7])

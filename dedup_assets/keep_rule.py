@@ -1,0 +1,48 @@
+"""Which record of a shard comes first and so is kept: the setting `keep`, read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from dedup_assets.errors import SettingsError
+
+ORDERS = ("first", "longest", "hard", "easy", "random")
+"""Orders with a name; beside them stands `column:NAME[:asc|desc]`."""
+
+_COLUMN = re.compile(r"column:(?P<name>.+?)(?::(?P<direction>asc|desc))?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class KeepRule:
+    """The order in which the records of a shard are judged.
+
+    Attributes
+    ----------
+    order : str
+        One of `ORDERS`, or "column".
+    column : str
+        The column that orders keepers; "" where none does.
+    descending : bool
+        Whether the largest value comes first.
+    """
+
+    order: str
+    column: str = ""
+    descending: bool = False
+
+    @classmethod
+    def parse(cls, keep: str) -> KeepRule:
+        """Read the setting. Raises SettingsError."""
+        if keep in ORDERS:
+            return cls(keep, descending=keep in ("longest", "easy"))
+        found = _COLUMN.fullmatch(keep)
+        if found is None:
+            raise SettingsError(f"keep = {keep!r}: expected {', '.join(ORDERS)} or column:NAME[:asc|desc].")
+        # A quality score is the usual case, so the highest value is kept unless told otherwise.
+        return cls("column", found["name"], found["direction"] != "asc")
+
+    @property
+    def needs_prototype(self) -> bool:
+        """Whether records are ordered by their likeness to the mean vector of the shard."""
+        return self.order in ("hard", "easy")
