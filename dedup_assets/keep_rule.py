@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from dedup_assets.errors import SettingsError
-
 ORDERS = ("first", "longest", "hard", "easy", "random")
 """Orders with a name; beside them stands `column:NAME[:asc|desc]`."""
 
@@ -33,12 +31,12 @@ class KeepRule:
 
     @classmethod
     def parse(cls, keep: str) -> KeepRule:
-        """Read the setting. Raises SettingsError."""
+        """Read the setting. Raises ValueError that says what was expected."""
         if keep in ORDERS:
             return cls(keep, descending=keep in ("longest", "easy"))
         found = _COLUMN.fullmatch(keep)
         if found is None:
-            raise SettingsError(f"keep = {keep!r}: expected {', '.join(ORDERS)} or column:NAME[:asc|desc].")
+            raise ValueError(f"expected {', '.join(ORDERS)} or column:NAME[:asc|desc]")
         # A quality score is the usual case, so the highest value is kept unless told otherwise.
         return cls("column", found["name"], found["direction"] != "asc")
 
