@@ -128,8 +128,6 @@ def _not_a_source(value: Any) -> str:
 def _instead(value: Any) -> str:
     """What to do with what is no source, in a sentence."""
     write = "Write the records to a file and name that"
-    if value is None or isinstance(value, bool | int | float):
-        return "Name a file, a folder, a glob or an fsspec URL."
     if isinstance(value, bytes):
         return "Name a path as text: os.fsdecode makes it from bytes."
     if hasattr(value, "to_frame"):
