@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from dedup_assets.compute import device_join, encoder_choices
+from dedup_assets.compute.cells import assign
+from dedup_assets.compute.device_cells import SMALLEST_TILE
 from dedup_assets.compute.device_listing import Listing
 from dedup_assets.compute.device_rows import DeviceRows
 from dedup_assets.compute.encoder import Encoder
+from dedup_assets_tests.benchmarks import operations as operations_of
 from dedup_assets_tests.compute.test_encoder import tiny  # noqa: F401  # a fixture
 from dedup_assets_tests.gpu.generate import generated
 from dedup_assets_tests.gpu.trace import Operations
@@ -45,6 +50,24 @@ def test_a_pack_is_ten_launches_and_one_wait(dtype, monkeypatch):
     assert (of_packs[:, 1] == 1).all(), "the number of chunks"
     launches, waits = np.subtract(packs[-1][1:], packs[-2][1:])
     assert waits <= 4 and launches <= 80, "of all packs together"
+
+
+def test_a_tile_of_an_assignment_is_one_wait_and_its_ghosts_are_another_for_all_tiles():
+    rows = DeviceRows.of(generated(20 * SMALLEST_TILE, 64, DEVICE), DEVICE)
+    book = rows.stored[:50].float().numpy()
+    operations = Operations()
+    with operations.active():
+        assign(rows, book, 0.9, tile_bytes=1)
+    assert operations.waits["nonzero"] == 20, "the number of ghosts"
+    assert sum(operations.waits.values()) <= 20 + 6, "codebook and its distances go there, the result comes back"
+    assert operations.total <= 20 * 60 + 100
+
+
+def test_the_count_runs(capsys):
+    assert operations_of.main(["--small", "--stages", "layout,block,join", "--json"]) == 0
+    found = {row["stage"]: row for row in json.loads(capsys.readouterr().out)}
+    assert found["join: packs"]["waits"] == 1 and found["join: packs"]["launches"] <= 10
+    assert found["ghosts into cells on the host"]["launches"] == 0
 
 
 def test_the_encoder_waits_for_no_batch_and_its_masks_are_those_of_transformers(tiny, monkeypatch):  # noqa: F811
