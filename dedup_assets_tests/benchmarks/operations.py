@@ -161,12 +161,10 @@ def _seconds_of_a_tile(scale: Scale) -> float:
     tiles = 200
     rows = DeviceRows.of(generated(tiles * SMALLEST_TILE, scale.dimension, DEVICE, seed=3), DEVICE)
     book = rows.stored[:8].float().numpy()
-    spent = []
-    for size in (1, 1 << 30, 1):  # the first compiles, the second has one tile
-        started = time.thread_time()
-        assign(rows, book, scale.floor, tile_bytes=size)
-        spent.append(time.thread_time() - started)
-    return max(0.0, spent[2] - spent[1]) / (tiles - 1)
+    assign(rows, book, scale.floor, tile_bytes=1)  # compiled
+    started = time.thread_time()
+    assign(rows, book, scale.floor, tile_bytes=1)
+    return (time.thread_time() - started) / tiles
 
 
 def _ghosts(scale: Scale, n: int) -> tuple[np.ndarray, np.ndarray]:
