@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import dedup_assets
@@ -76,6 +77,11 @@ def test_every_package_is_a_room_and_says_what_it_holds() -> None:
     assert packages == set(ROOMS)
     for name in packages:
         assert ast.get_docstring(ast.parse((PACKAGE / name / "__init__.py").read_text(encoding="utf-8"))), name
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {name: known - {name} for name, known in imports().items() if name}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError
 
 
 def test_the_mathematics_knows_no_orchestrator_and_no_files() -> None:

@@ -149,7 +149,7 @@ def threshold(similarity: float, workspace: str, as_json: bool) -> None:
 
 def _fast_precision() -> str:
     """In which this machine computes fastest: a demonstration is compared with no other."""
-    from dedup_assets.compute.encoder_choices import native_bfloat16
+    from dedup_assets.compute.precision import native_bfloat16
 
     return "bfloat16" if native_bfloat16("cpu") else "float32"
 

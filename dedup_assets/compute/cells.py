@@ -45,9 +45,9 @@ import numpy as np
 import torch
 from numba import njit
 
-from dedup_assets.compute.device_cells import TILE_BYTES as DEVICE_TILE_BYTES
-from dedup_assets.compute.device_cells import home_and_ghosts
-from dedup_assets.compute.device_rows import DeviceRows
+from dedup_assets.compute.device.cells import TILE_BYTES as DEVICE_TILE_BYTES
+from dedup_assets.compute.device.cells import home_and_ghosts
+from dedup_assets.compute.device.rows import DeviceRows
 from dedup_assets.compute.distances import distances
 from dedup_assets.compute.packed import PackedRows
 from dedup_assets.compute.precision import PRECISIONS, bits_of, from_bfloat, low_unit_rows, native_precision
@@ -133,7 +133,7 @@ def assign(
     floor : float
         Lowest similarity of a match, a cosine in [-1, 1].
     device : str
-        ``"cpu"`` or a CUDA device, whose path is `device_cells`.
+        ``"cpu"`` or a CUDA device, whose path is `device.cells`.
     threads : int
         Tiles worked on at once (CPU only); kernels and products release the GIL.
     tile_bytes : int, optional

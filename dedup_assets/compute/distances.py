@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import torch
 
-from dedup_assets.compute.device_memory import Room, by_slices, free_bytes, is_out_of_memory, release
+from dedup_assets.compute.device.memory import Room, by_slices, free_bytes, is_out_of_memory, release
 from dedup_assets.compute.similarity import accumulation_error
 
 ROWS_AT_ONCE = 256

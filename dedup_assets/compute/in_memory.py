@@ -17,8 +17,8 @@ import numpy as np
 from dedup_assets.compute.cells import assign
 from dedup_assets.compute.curation import BatchDecisions, TextDecisions, decide_batch
 from dedup_assets.compute.dense import DenseCell, merge_cells
-from dedup_assets.compute.device_memory import is_out_of_memory, release
-from dedup_assets.compute.device_rows import DeviceRows
+from dedup_assets.compute.device.memory import is_out_of_memory, release
+from dedup_assets.compute.device.rows import DeviceRows
 from dedup_assets.compute.join import DENSE_LIMIT, CellBlock, DenseCells, match_cells
 from dedup_assets.compute.kmeans import choose_cells, fit_rows
 from dedup_assets.compute.matches import Matches, unique_matches
@@ -256,7 +256,7 @@ def _exact_matches(
         cells = assign(vectors, centroids, floor, device, threads=threads, packed=True)
         home_rows, home_offsets = cells.home_rows()
         block = CellBlock(
-            vectors,  # type: ignore[arg-type]  # rows on a device take the path of `device_block`
+            vectors,  # type: ignore[arg-type]  # rows on a device take the path of `device.block`
             home_offsets,
             home_rows,
             cells.ghost_offsets,

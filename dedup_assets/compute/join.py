@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 from dedup_assets.compute.blocks import CellBlock, ShardPiece, build_block
 from dedup_assets.compute.cell_worker import Prepared
-from dedup_assets.compute.device_block import match_block
-from dedup_assets.compute.device_rows import DeviceRows
+from dedup_assets.compute.device.block import match_block
+from dedup_assets.compute.device.rows import DeviceRows
 from dedup_assets.compute.distances import forget
 from dedup_assets.compute.matches import DENSE_LIMIT, MAX_MATCHES, DenseCells, Matches, unique_matches
 from dedup_assets.compute.streams import stream
@@ -54,7 +54,7 @@ def match_cells(
     floor : float
         Lowest canonical similarity, in [-1, 1].
     device : str
-        ``"cpu"`` or a CUDA device, whose path is `device_block`.
+        ``"cpu"`` or a CUDA device, whose path is `device.block`.
     threads : int
         Cells worked on at once (CPU); products and scans release the GIL. Where it is above 1, torch should
         use one thread per operation: see `precision.one_thread_each`.
@@ -67,7 +67,7 @@ def match_cells(
     dense : DenseCells, optional
         Receives the dense cells, whose matches are then not given (each may still be met in another cell, and
         is given then); without it every match is given. On a device only a sample tells a cell dense, so a few that
-        a CPU names are listed there: see `device_dense`.
+        a CPU names are listed there: see `device.dense`.
     done : callable, optional
         Called after each cell, on any of the threads; on a CUDA device not at all.
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numba import njit
 
-from dedup_assets.compute.device_memory import Room, by_slices, in_halves
-from dedup_assets.compute.device_rows import DeviceRows, widened
+from dedup_assets.compute.device.memory import Room, by_slices, in_halves
+from dedup_assets.compute.device.rows import DeviceRows, widened
 from dedup_assets.compute.precision import PRECISIONS, bits_of, from_bfloat, native_precision, unit_rows
 from dedup_assets.compute.similarity import squared_norms
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numba import njit
 
-from dedup_assets.compute.encoder_choices import native_bfloat16
 from dedup_assets.compute.similarity import as_bits, half_to_float
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -21,6 +20,20 @@ _SAFE_SQUARE = 1e30
 
 MEASURING = 2.0**-20
 """Added to a measured rounding error for the float32 arithmetic of measuring it."""
+
+
+def native_bfloat16(device: str) -> bool:
+    """Whether `device` multiplies bfloat16 in hardware.
+
+    On a CPU without AVX512-BF16 or AMX bfloat16 is emulated and slower than float32.
+    """
+    if device.startswith("cuda"):
+        # Emulation below compute capability 8.0 is reported as support unless it is excluded.
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device != "cpu":
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 @cache

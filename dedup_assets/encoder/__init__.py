@@ -1,1 +1,1 @@
-"""Embedding models: where they are, what their files ask for, and which one a workspace is held to."""
+"""Text to vectors: where a model is, what its files ask for, tokens, batches, and which model a workspace is held to."""

@@ -1,6 +1,6 @@
 """Finding an embedding model, knowing it by its content, and loading it once per process.
 
-Knows folders, the offline package and the hub; the arithmetic is in `dedup_assets.compute.encoder`.
+Knows folders, the offline package and the hub; the arithmetic is in `dedup_assets.encoder.encoder`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dedup_assets.errors import ModelError, first_line
 from dedup_assets.forks import require_own_threads
 
 if TYPE_CHECKING:
-    from dedup_assets.compute.encoder import Encoder
+    from dedup_assets.encoder.encoder import Encoder
     from dedup_assets.settings import Settings
 
 FOLDER_VARIABLE = "DEDUP_ASSETS_FOLDER"
@@ -207,7 +207,7 @@ def load_encoder(
     pooling, max_length : optional
         None: what `read_pooling` says.
     batch_size, device, precision
-        See `dedup_assets.compute.encoder.Encoder`.
+        See `dedup_assets.encoder.encoder.Encoder`.
 
     Raises
     ------
@@ -244,7 +244,7 @@ def _load(
     device: str,
     precision: str,
 ) -> Encoder:
-    from dedup_assets.compute.encoder import Encoder
+    from dedup_assets.encoder.encoder import Encoder
 
     model, tokenizer = load_parts(location.folder)
     encoder = Encoder(

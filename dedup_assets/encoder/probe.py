@@ -9,7 +9,7 @@ import numpy as np
 from dedup_assets.errors import ModelError, NoRoomError, first_line
 
 if TYPE_CHECKING:
-    from dedup_assets.compute.encoder import Encoder
+    from dedup_assets.encoder.encoder import Encoder
 
 PROBE_TEXTS = ("The quick brown fox jumps over the lazy dog.", "1 + 1 = 2; naïve café, Straße 5", "words " * 40)
 """Texts whose vectors say which model it is, computed by which library on which processor."""

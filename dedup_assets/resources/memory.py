@@ -31,7 +31,7 @@ TEXT_BYTES = 4096
 
 
 GPU_SHARE = 0.45
-"""Of what a GPU has free, for the rows of a task: just below what `compute.device_block` keeps together."""
+"""Of what a GPU has free, for the rows of a task: just below what `compute.device.block` keeps together."""
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def room_here(device: str, dask_worker: Any = None) -> WorkerRoom:
     device = worker_device(device)
     free = None
     if device != "cpu":
-        from dedup_assets.compute.device_memory import free_bytes
+        from dedup_assets.compute.device.memory import free_bytes
 
         free = free_bytes(device)
     threads = 1 if dask_worker is None else dask_worker.state.nthreads
@@ -148,7 +148,7 @@ def nanny_runs(dask_worker: Any) -> bool:
 def _broken(device: str) -> str:
     if device == "cpu":
         return ""
-    from dedup_assets.compute.device_memory import broken
+    from dedup_assets.compute.device.memory import broken
 
     return broken(device)
 

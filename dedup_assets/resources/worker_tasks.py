@@ -18,8 +18,8 @@ import numpy as np
 
 from dedup_assets.compute.blocks import ShardPiece
 from dedup_assets.compute.cells import CellAssignment, assign
-from dedup_assets.compute.encoder import Encoder
 from dedup_assets.compute.join import MAX_MATCHES, DenseCells, Matches, match_pieces
+from dedup_assets.encoder.encoder import Encoder
 from dedup_assets.encoder.models import encoder_for, locate_model
 from dedup_assets.encoder.probe import hold_to_probe
 from dedup_assets.errors import DedupError, ModelError

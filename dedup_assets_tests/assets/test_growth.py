@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import dedup_assets as da
-from dedup_assets.compute.encoder import EncodedTexts, Encoder
+from dedup_assets.encoder.encoder import EncodedTexts, Encoder
 from dedup_assets.encoder.probe import texts_to_try
 from dedup_assets.errors import DedupError
 from dedup_assets.storage.workspace import Workspace

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from dedup_assets.compute.encoder import Encoder
+from dedup_assets.encoder.encoder import Encoder
 from dedup_assets.encoder.models import load_parts, locate_model, read_pooling
 
 

@@ -39,7 +39,7 @@ def pool() -> str:
         "pool = rmm.mr.CudaAsyncMemoryResource(release_threshold=1 << 28)\n"
         "rmm.mr.set_current_device_resource(rmm.mr.LimitingResourceAdaptor(pool, allocation_limit=1 << 30))\n"
         "torch.cuda.memory.change_current_allocator(rmm_torch_allocator)\n"
-        "from dedup_assets.compute.device_memory import free_bytes, is_out_of_memory, release\n"
+        "from dedup_assets.compute.device.memory import free_bytes, is_out_of_memory, release\n"
         "assert free_bytes('cuda') > 0\n"
         "try:\n"
         "    torch.empty(1 << 32, dtype=torch.uint8, device='cuda')\n"

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from dedup_assets.compute.cells import assign
-from dedup_assets.compute.device_rows import DeviceRows, cosines, low_rows
+from dedup_assets.compute.device.rows import DeviceRows, cosines, low_rows
 from dedup_assets.compute.in_memory import RowMatches, decide_rows
 from dedup_assets.compute.join import CellBlock, match_cells, unique_matches
 from dedup_assets.compute.kmeans import choose_cells, fit_centroids, fit_rows
@@ -77,7 +77,7 @@ def ceiling(device: str, size: int, seconds: float) -> dict[str, float]:
 
 def embedding(device: str, count: int, seconds: float, words: int = 130) -> dict[str, Any]:
     """Documents per second of so many words, cut to 128 tokens, tokenising included."""
-    from dedup_assets.compute.encoder import Encoder
+    from dedup_assets.encoder.encoder import Encoder
 
     parts = parity.encoder_parts()
     if parts is None:

@@ -31,13 +31,14 @@ import numpy as np
 import torch
 
 from dedup_assets.compute import cells as cells_module
-from dedup_assets.compute import device_join, kmeans
+from dedup_assets.compute import kmeans
 from dedup_assets.compute.blocks import ShardPiece, build_block
 from dedup_assets.compute.cells import assign, offsets_of
-from dedup_assets.compute.device_cells import SMALLEST_TILE
-from dedup_assets.compute.device_ghosts import Pile, Tile
-from dedup_assets.compute.device_listing import Listing, placed
-from dedup_assets.compute.device_rows import DeviceRows
+from dedup_assets.compute.device import join as device_join
+from dedup_assets.compute.device.cells import SMALLEST_TILE
+from dedup_assets.compute.device.ghosts import Pile, Tile
+from dedup_assets.compute.device.listing import Listing, placed
+from dedup_assets.compute.device.rows import DeviceRows
 from dedup_assets.compute.kmeans import ITERATIONS, SAMPLES_PER_CENTROID, fit_centroids
 from dedup_assets.compute.precision import one_thread_each
 from dedup_assets.compute.sketch import SKETCH_ROWS
@@ -330,7 +331,7 @@ def encoder(scale: Scale, show: bool) -> Stage | None:
 
     if find_spec("transformers") is None:
         return None
-    from dedup_assets.compute.encoder import Encoder
+    from dedup_assets.encoder.encoder import Encoder
     from dedup_assets_tests.gpu.parity import encoder_parts
 
     parts = encoder_parts()

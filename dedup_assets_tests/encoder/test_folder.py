@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertConfig, BertModel, GPT2Config, GPT2Model, RobertaConfig, RobertaModel
 
 import dedup_assets as da
-from dedup_assets.compute.window import WindowTokenizer
 from dedup_assets.corpus.output import read_manifest
 from dedup_assets.encoder.models import load_encoder, load_parts, locate_model
 from dedup_assets.encoder.probe import PROBE_TEXTS, hold_to_probe, probe_of
+from dedup_assets.encoder.window import WindowTokenizer
 from dedup_assets.errors import DedupError, ModelError
 from dedup_assets.storage.workspace import Workspace
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from dedup_assets.compute.cells import assign
-from dedup_assets.compute.device_rows import DeviceRows, cosines
+from dedup_assets.compute.device.rows import DeviceRows, cosines
 from dedup_assets.compute.in_memory import decide_rows, exact_matches
 from dedup_assets.compute.join import CellBlock, DenseCells, Matches, match_cells, unique_matches
 from dedup_assets.compute.kmeans import fit_centroids
@@ -158,7 +158,7 @@ def check_memory(device: str, n: int = 200_000, d: int = 384, most: int = 192 <<
 
     On a GPU torch is left ``most`` bytes; on CPU tensors a device of so many bytes is simulated.
     """
-    from dedup_assets.compute import device_memory
+    from dedup_assets.compute.device import memory as device_memory
 
     vectors = generated(n, d, "cpu", 4).numpy()
     wanted = exact_matches(vectors, 0.95, clusters=clusters)
@@ -221,7 +221,7 @@ def texts_of(count: int, words: int, seed: int = 0) -> list[str]:
 
 def check_encoder(device: str, count: int = 300) -> str:
     """Vectors of the device against float32 on the CPU, and a text's vector in every company."""
-    from dedup_assets.compute.encoder import Encoder
+    from dedup_assets.encoder.encoder import Encoder
 
     made = [encoder_parts() for _ in range(2)]
     assert made[0] is not None and made[1] is not None, "transformers is not installed"

@@ -21,7 +21,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dedup_assets.compute import device_join
+from dedup_assets.compute.device import join as device_join
 
 WAITS = (
     *("_local_scalar_dense", "is_nonzero", "item", "nonzero", "equal", "masked_select"),

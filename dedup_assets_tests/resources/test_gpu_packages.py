@@ -72,7 +72,7 @@ def test_the_gpu_extra_asks_for_one_release_of_rapids_with_its_dask_parts():
 
 
 def test_every_torch_that_is_allowed_has_streams_that_do_not_race():
-    from dedup_assets.compute.device_join import RACE_FREE
+    from dedup_assets.compute.device.join import RACE_FREE
 
     (torch,) = (need for need in PROJECT["dependencies"] if name_of(need) == "torch")
     assert tuple(map(int, torch.removeprefix("torch>=").split("."))) >= RACE_FREE

@@ -79,7 +79,7 @@ torch.cuda.is_available = lambda: True
 torch.cuda.device_count = lambda: 1
 sys.modules["dask_cuda"] = None  # not installed
 
-from dedup_assets.compute import device_memory
+from dedup_assets.compute.device import memory as device_memory
 device_memory.free_bytes = lambda device: 8 * 10**9
 
 from dedup_assets.resources.dask_cluster import DaskCluster

@@ -51,7 +51,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every worker has a GPU, the client has none."""
     monkeypatch.setattr(worker_device, "_cuda", True)
     monkeypatch.setattr(dask_cluster, "cuda_available", lambda: False)
-    monkeypatch.setattr("dedup_assets.compute.device_memory.free_bytes", lambda device: 24 * GB)
+    monkeypatch.setattr("dedup_assets.compute.device.memory.free_bytes", lambda device: 24 * GB)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """A block of cells joined on a device: whole where it fits, else in parts that fit, down to parts of one cell.
 
-Knows blocks and how much a device has free; the join itself is `device_join`.
+Knows blocks and how much a device has free; the join itself is `join`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from dedup_assets.compute.blocks import CellBlock
-from dedup_assets.compute.device_dense import looks_dense
-from dedup_assets.compute.device_join import match_on_device
-from dedup_assets.compute.device_listing import Listing
-from dedup_assets.compute.device_memory import Room, free_bytes, in_halves
-from dedup_assets.compute.device_rows import DeviceRows
+from dedup_assets.compute.device.dense import looks_dense
+from dedup_assets.compute.device.join import match_on_device
+from dedup_assets.compute.device.listing import Listing
+from dedup_assets.compute.device.memory import Room, free_bytes, in_halves
+from dedup_assets.compute.device.rows import DeviceRows
 from dedup_assets.compute.matches import DenseCells, Matches
 from dedup_assets.compute.sketch import SKETCH_WIDTH
 

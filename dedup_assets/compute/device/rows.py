@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from dedup_assets.compute import precision
-from dedup_assets.compute.device_memory import Room, by_slices
+from dedup_assets.compute.device.memory import Room, by_slices
 from dedup_assets.compute.similarity import LANES, accumulation_error, as_bits, product_slack
 from dedup_assets.compute.sketch import SKETCH_ROWS, SKETCH_WIDTH, principal_directions
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from dedup_assets.compute.precision import native_bfloat16
+
 # A GPU needs more rows to be busy; not tuned by measurement. Fewer for a model whose batch would need more than a GPU
 # has beside it: a function of the model alone, so that the vectors are the same whatever is free.
 GPU_TOKENS = 32768
@@ -25,22 +27,6 @@ def gpu_tokens(config: Any, max_length: int) -> int:
     while tokens > SMALLEST_GPU_TOKENS and tokens * bytes_per_token > GPU_BATCH_BYTES:
         tokens //= 2
     return tokens
-
-
-def native_bfloat16(device: str) -> bool:
-    """Whether `device` multiplies bfloat16 in hardware.
-
-    On a CPU without AVX512-BF16 or AMX bfloat16 is emulated and slower than float32.
-    """
-    import torch
-
-    if device.startswith("cuda"):
-        # Emulation below compute capability 8.0 is reported as support unless it is excluded.
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device != "cpu":
-        return False
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def automatic_precision(device: str) -> str:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dedup_assets.compute.cells import offsets_of
-from dedup_assets.compute.device_dense import CellCounts
+from dedup_assets.compute.device.listing import CellCounts
 
 CHUNK = 64
 """Products whose maximum is looked at first."""

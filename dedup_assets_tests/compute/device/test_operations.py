@@ -9,12 +9,12 @@ import pytest
 
 from dedup_assets.compute import device_join, encoder_choices
 from dedup_assets.compute.cells import assign
-from dedup_assets.compute.device_cells import SMALLEST_TILE
-from dedup_assets.compute.device_listing import Listing
-from dedup_assets.compute.device_rows import DeviceRows
-from dedup_assets.compute.encoder import Encoder
+from dedup_assets.compute.device.cells import SMALLEST_TILE
+from dedup_assets.compute.device.listing import Listing
+from dedup_assets.compute.device.rows import DeviceRows
+from dedup_assets.encoder.encoder import Encoder
 from dedup_assets_tests.benchmarks import operations as operations_of
-from dedup_assets_tests.compute.test_encoder import tiny  # noqa: F401  # a fixture
+from dedup_assets_tests.encoder.test_encoder import tiny  # noqa: F401  # a fixture
 from dedup_assets_tests.gpu.generate import generated
 from dedup_assets_tests.gpu.trace import Operations
 

@@ -4,7 +4,7 @@ Runs alike on a GPU and, for device "cpu:0", on CPU tensors. Knows vectors and t
 
 How the device is kept busy
 ---------------------------
-Tiles (`device_tiles`) of one or many cells are put into one pack: one gather, one product per tile into one buffer,
+Tiles (`tiles`) of one or many cells are put into one pack: one gather, one product per tile into one buffer,
 then one compaction of the whole buffer, which reads it once: the maximum of each `CHUNK` products tells which few
 chunks hold a proposal. Their number must be known on the host to go on, so the host waits once per pack, never per
 cell, and two workers with a stream each keep the device at work during it. What is in the chunks is looked into when
@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from dedup_assets.compute.device_dense import dense_by_sample
-from dedup_assets.compute.device_listing import Listing, placed
-from dedup_assets.compute.device_memory import Room, by_slices, free_bytes, in_halves, is_out_of_memory
-from dedup_assets.compute.device_rows import DeviceRows, cosines, float32_sums, low_rows
-from dedup_assets.compute.device_tiles import CHUNK, Pack, packs_of, tabled, tiles_of
+from dedup_assets.compute.device.dense import dense_by_sample
+from dedup_assets.compute.device.listing import Listing, placed
+from dedup_assets.compute.device.memory import Room, by_slices, free_bytes, in_halves, is_out_of_memory
+from dedup_assets.compute.device.rows import DeviceRows, cosines, float32_sums, low_rows
+from dedup_assets.compute.device.tiles import CHUNK, Pack, packs_of, tabled, tiles_of
 from dedup_assets.compute.matches import DenseCells
 from dedup_assets.compute.streams import stream
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dedup_assets.compute.batching import Run
+from dedup_assets.encoder.batching import Run
 
 if TYPE_CHECKING:
     import torch

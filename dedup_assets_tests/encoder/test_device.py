@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dedup_assets.compute import encoder as module
-from dedup_assets.compute import encoder_choices
-from dedup_assets.compute.encoder import Encoder
-from dedup_assets.compute.encoder_choices import GPU_BATCH_BYTES, GPU_TOKENS, automatic_precision, gpu_tokens
+from dedup_assets.encoder import choices as encoder_choices
+from dedup_assets.encoder import encoder as module
+from dedup_assets.encoder.choices import GPU_BATCH_BYTES, GPU_TOKENS, automatic_precision, gpu_tokens
+from dedup_assets.encoder.encoder import Encoder
 from dedup_assets.errors import ModelError, NoRoomError
 from dedup_assets.settings import Settings
 from dedup_assets_tests.benchmarks.encoder import docstrings
-from dedup_assets_tests.compute.test_encoder import tiny  # noqa: F401  # a fixture
+from dedup_assets_tests.encoder.test_encoder import tiny  # noqa: F401  # a fixture
 
 torch = pytest.importorskip("torch")
 

@@ -13,13 +13,40 @@ from numba import njit
 
 from dedup_assets.compute.blocks import new_first
 from dedup_assets.compute.cells import offsets_of
-from dedup_assets.compute.device_dense import CellCounts
 
 LISTED_AT_ONCE = 1 << 22
 """Entries of a listing on their way to the device at a time: 16 MB."""
 
 LEAST_ROWS = 1024
 """Rows of a listing that is not cut any more: with their sketches and one tile of products some megabytes."""
+
+
+@dataclass(frozen=True)
+class CellCounts:
+    """Where each cell's rows lie in the list, and how many there are: int64 (k,) each.
+
+    A cell's homes come before its ghosts, and among both the new rows come first.
+    """
+
+    first: np.ndarray
+    homes: np.ndarray
+    new_homes: np.ndarray
+    ghosts: np.ndarray
+    new_ghosts: np.ndarray
+
+    @property
+    def pairs(self) -> np.ndarray:
+        """Pairs of rows that each cell compares, int64 (k,)."""
+        old = self.homes - self.new_homes
+        return self.new_homes * (self.homes + self.ghosts) + old * self.new_ghosts
+
+    def without(self, cells: np.ndarray) -> CellCounts:
+        """The counts with nothing to compare in some cells."""
+        kept = np.ones(len(self.first), np.int64)
+        kept[cells] = 0
+        return CellCounts(
+            self.first, self.homes * kept, self.new_homes * kept, self.ghosts * kept, self.new_ghosts * kept
+        )
 
 
 @dataclass(frozen=True)

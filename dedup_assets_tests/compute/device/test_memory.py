@@ -12,20 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from dedup_assets.compute import (
-    device_block,
-    device_cells,
-    device_ghosts,
-    device_listing,
-    device_memory,
-    device_rows,
-    distances,
-)
+from dedup_assets.compute import distances
 from dedup_assets.compute.cells import _sort_by_cell, assign, offsets_of
-from dedup_assets.compute.device_ghosts import Pile
-from dedup_assets.compute.device_listing import Listing, placed
-from dedup_assets.compute.device_memory import Room, broken, by_slices, free_bytes
-from dedup_assets.compute.device_rows import DeviceRows
+from dedup_assets.compute.device import block as device_block
+from dedup_assets.compute.device import cells as device_cells
+from dedup_assets.compute.device import ghosts as device_ghosts
+from dedup_assets.compute.device import listing as device_listing
+from dedup_assets.compute.device import memory as device_memory
+from dedup_assets.compute.device import rows as device_rows
+from dedup_assets.compute.device.ghosts import Pile
+from dedup_assets.compute.device.listing import Listing, placed
+from dedup_assets.compute.device.memory import Room, broken, by_slices, free_bytes
+from dedup_assets.compute.device.rows import DeviceRows
 from dedup_assets.compute.in_memory import exact_matches
 from dedup_assets.compute.join import CellBlock, DenseCells, match_cells, unique_matches
 from dedup_assets.compute.kmeans import fit_centroids

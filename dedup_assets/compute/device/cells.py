@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from dedup_assets.compute.device_ghosts import Pile, Tile
-from dedup_assets.compute.device_memory import Room, by_slices, free_bytes
-from dedup_assets.compute.device_rows import DeviceRows, float32_sums
+from dedup_assets.compute.device.ghosts import Pile, Tile
+from dedup_assets.compute.device.memory import Room, by_slices, free_bytes
+from dedup_assets.compute.device.rows import DeviceRows, float32_sums
 from dedup_assets.compute.distances import distances_on
 from dedup_assets.compute.precision import PRECISIONS
 from dedup_assets.compute.similarity import accumulation_error

@@ -6,50 +6,17 @@ does not give away is listed on a device and may be named on a CPU. The decision
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 
-from dedup_assets.compute.device_memory import Room, by_slices
-from dedup_assets.compute.device_rows import DeviceRows, cosines
+from dedup_assets.compute.device.listing import CellCounts, Listing
+from dedup_assets.compute.device.memory import Room, by_slices
+from dedup_assets.compute.device.rows import DeviceRows, cosines
 from dedup_assets.compute.matches import SAMPLE_SIDE, DenseCells
 from dedup_assets.compute.similarity import canonical_pairs
 
-if TYPE_CHECKING:
-    from dedup_assets.compute.device_listing import Listing
-
 CELLS_AT_ONCE = 64
 """Cells whose samples are compared in one product: half a million pairs, all of which may be matches."""
-
-
-@dataclass(frozen=True)
-class CellCounts:
-    """Where each cell's rows lie in the list, and how many there are: int64 (k,) each.
-
-    A cell's homes come before its ghosts, and among both the new rows come first.
-    """
-
-    first: np.ndarray
-    homes: np.ndarray
-    new_homes: np.ndarray
-    ghosts: np.ndarray
-    new_ghosts: np.ndarray
-
-    @property
-    def pairs(self) -> np.ndarray:
-        """Pairs of rows that each cell compares, int64 (k,)."""
-        old = self.homes - self.new_homes
-        return self.new_homes * (self.homes + self.ghosts) + old * self.new_ghosts
-
-    def without(self, cells: np.ndarray) -> CellCounts:
-        """The counts with nothing to compare in some cells."""
-        kept = np.ones(len(self.first), np.int64)
-        kept[cells] = 0
-        return CellCounts(
-            self.first, self.homes * kept, self.new_homes * kept, self.ghosts * kept, self.new_ghosts * kept
-        )
 
 
 def dense_by_sample(

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dedup_assets.compute import packed_bert
-from dedup_assets.compute.batching import packed_batches
-from dedup_assets.compute.encoder import Encoder
-from dedup_assets.compute.packed_bert import PackedBert
+from dedup_assets.encoder import packed_bert
+from dedup_assets.encoder.batching import packed_batches
+from dedup_assets.encoder.encoder import Encoder
 from dedup_assets.encoder.models import load_parts, locate_model
+from dedup_assets.encoder.packed_bert import PackedBert
 
 torch = pytest.importorskip("torch")
 SHAPE = {

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dedup_assets.compute.batching import ladder_length, ladder_steps, length_ladder, packed_batches, padded_batches
+from dedup_assets.encoder.batching import ladder_length, ladder_steps, length_ladder, packed_batches, padded_batches
 
 COUNTS = st.lists(st.integers(1, 700), max_size=60).map(lambda counts: np.array(counts, dtype=np.int32))
 

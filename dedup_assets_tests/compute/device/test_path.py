@@ -8,12 +8,11 @@ import torch
 
 from dedup_assets.compute import device_cells, device_join, device_rows, device_tiles, precision
 from dedup_assets.compute.cells import assign
-from dedup_assets.compute.device_dense import CellCounts
-from dedup_assets.compute.device_join import match_on_device
-from dedup_assets.compute.device_listing import Listing
-from dedup_assets.compute.device_memory import is_out_of_memory
-from dedup_assets.compute.device_rows import DeviceRows, cosines, float32_sums
-from dedup_assets.compute.device_tiles import CHUNK, Tile, packs_of, tiles_of
+from dedup_assets.compute.device.join import match_on_device
+from dedup_assets.compute.device.listing import CellCounts, Listing
+from dedup_assets.compute.device.memory import is_out_of_memory
+from dedup_assets.compute.device.rows import DeviceRows, cosines, float32_sums
+from dedup_assets.compute.device.tiles import CHUNK, Tile, packs_of, tiles_of
 from dedup_assets.compute.in_memory import exact_matches
 from dedup_assets.compute.join import match_pieces, unique_matches
 from dedup_assets.compute.kmeans import fit_centroids

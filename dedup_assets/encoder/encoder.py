@@ -42,7 +42,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from dedup_assets.compute.batching import (
+from dedup_assets.compute.workers import OneThreadWorkers
+from dedup_assets.encoder.batching import (
     PackedBatch,
     ladder_length,
     ladder_steps,
@@ -50,10 +51,9 @@ from dedup_assets.compute.batching import (
     packed_batches,
     padded_batches,
 )
-from dedup_assets.compute.encoder_choices import automatic_precision, gpu_tokens
-from dedup_assets.compute.packed_bert import PackedBert
-from dedup_assets.compute.window import TOKENIZE_CHUNK, WindowTokenizer
-from dedup_assets.compute.workers import OneThreadWorkers
+from dedup_assets.encoder.choices import automatic_precision, gpu_tokens
+from dedup_assets.encoder.packed_bert import PackedBert
+from dedup_assets.encoder.window import TOKENIZE_CHUNK, WindowTokenizer
 from dedup_assets.errors import ModelError
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ class Encoder:
     def _encode_on_device(self, texts: Sequence[str], result: EncodedTexts) -> EncodedTexts:
         """`encode` on a GPU: one thread tokenises ahead, full batches start as soon as there is one, and vectors
         travel back while the next batches run. Fills and returns `result`."""
-        from dedup_assets.compute.device_encoder import Flight, event
+        from dedup_assets.encoder.device import Flight, event
 
         flight: deque[Flight] = deque()
         waiting: dict[int, list[tuple[int, npt.NDArray[np.int32]]]] = {}
@@ -283,7 +283,7 @@ class Encoder:
 
     def _launched(self, ids: list[npt.NDArray[np.int32]], step: int) -> Iterator[tuple[slice, torch.Tensor]]:
         """Start a batch; yields which of its texts, and where on the host their vectors will be."""
-        from dedup_assets.compute.device_encoder import in_fixed_shape
+        from dedup_assets.encoder.device import in_fixed_shape
 
         length = ladder_length(step, self._ladder)
         height = max(1, self._tokens // length)

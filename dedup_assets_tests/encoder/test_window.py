@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dedup_assets.compute import window as module
-from dedup_assets.compute.window import WindowTokenizer
+from dedup_assets.encoder import window as module
 from dedup_assets.encoder.models import load_parts, locate_model
+from dedup_assets.encoder.window import WindowTokenizer
 from dedup_assets.errors import ModelError
 
 pytest.importorskip("torch")
