@@ -25,43 +25,22 @@ COLUMNS_SIDE_BY_SIDE = 64
 NOTEBOOK_COLUMNS = 120
 """Width of an answer in a notebook, which scrolls sideways where it has less."""
 
+_TEXT, _NUMBER, _WHOLE = pa.string(), pa.float64(), pa.int64()
+
 MATCHES = pa.schema(
-    [
-        ("similarity", pa.float64()),
-        *((f"{name}_{side}", pa.string()) for side in "ab" for name in ("id", "shard", "text")),
-    ]
+    {"similarity": _NUMBER, **{f"{name}_{side}": _TEXT for side in "ab" for name in ("id", "shard", "text")}}
 )
-
-HITS = pa.schema(
-    [
-        ("id", pa.string()),
-        ("shard", pa.string()),
-        ("similarity", pa.float64()),
-        ("decision", pa.string()),
-        ("text", pa.string()),
-    ]
-)
-
+HITS = pa.schema({"id": _TEXT, "shard": _TEXT, "similarity": _NUMBER, "decision": _TEXT, "text": _TEXT})
 MEMBER = pa.struct(
-    [
-        ("id", pa.string()),
-        ("shard", pa.string()),
-        ("row", pa.int64()),
-        ("kind", pa.string()),
-        ("similarity", pa.float64()),
-        ("text", pa.string()),
-    ]
+    {"id": _TEXT, "shard": _TEXT, "row": _WHOLE, "kind": _TEXT, "similarity": _NUMBER, "text": _TEXT},
 )
-
 GROUPS = pa.schema(
-    [
-        ("group_id", pa.string()),
-        ("size", pa.int64()),
-        ("keeper_id", pa.string()),
-        ("keeper_shard", pa.string()),
-        ("keeper_text", pa.string()),
-        ("members", pa.list_(MEMBER)),
-    ]
+    {
+        "group_id": _TEXT,
+        "size": _WHOLE,
+        **{f"keeper_{name}": _TEXT for name in ("id", "shard", "text")},
+        "members": pa.list_(MEMBER),
+    }
 )
 
 
@@ -163,10 +142,7 @@ class Pairs(Answer, Head):
 
     def show(self, console: Console, full: bool = False) -> None:
         """Texts side by side, a line where the threshold lies, and the remarks."""
-        table = Table(show_lines=True, expand=True)
-        table.add_column("similarity", no_wrap=True, justify="right")
-        table.add_column("a", ratio=1, overflow="fold")
-        table.add_column("b", ratio=1, overflow="fold")
+        table = _columns("similarity", "a", "b", show_lines=True)
         above = True
         for pair in self:
             if above and pair["similarity"] < self.threshold:
@@ -210,10 +186,7 @@ class Groups(Answer, Head):
 
     def show(self, console: Console, full: bool = False) -> None:
         """Each keeper with its members below each other."""
-        table = Table(show_lines=True, expand=True)
-        table.add_column("removed", no_wrap=True, justify="right")
-        table.add_column("kept", ratio=1, overflow="fold")
-        table.add_column("removed, least like it first", ratio=1, overflow="fold")
+        table = _columns("removed", "kept", "removed, least like it first", show_lines=True)
         for group in self:
             members = Text("\n").join(
                 _record(f"{member['similarity']:.4f}  {member['id']}", member["text"], full)
@@ -224,6 +197,16 @@ class Groups(Answer, Head):
                 members.append(f"\n… {counted(left_out, 'more record')}")
             table.add_row(f"{group['size']:,}", _record(group["keeper_id"], group["keeper_text"], full), members)
         console.print(table if table.rows else "No record was removed.")
+
+
+def _columns(number: str | None, *texts: str, show_lines: bool = False) -> Table:
+    """A table as wide as the terminal: a column of numbers, and columns of texts that share the room."""
+    table = Table(expand=True, show_lines=show_lines)
+    if number:
+        table.add_column(number, no_wrap=True, justify="right")
+    for text in texts:
+        table.add_column(text, ratio=1, overflow="fold")
+    return table
 
 
 def _record(name: str, text: str, full: bool) -> Text:
@@ -248,9 +231,7 @@ def _print_side_by_side(console: Console, one: tuple[str, str], other: tuple[str
             console.print(Text(f"{title}:", style="bold"))
             _print_text(console, text)
         return
-    table = Table(expand=True)
-    for title, _ in texts:
-        table.add_column(title, ratio=1, overflow="fold")
+    table = _columns(None, *(title for title, _ in texts))
     table.add_row(*(Text(text) for _, text in texts))
     console.print(table)
 
