@@ -16,10 +16,10 @@ from dedup_assets.corpus.retraction import retract_ids, retract_shards, shards_a
 from dedup_assets.errors import DedupError, SettingsError, SourceError, WorkspaceError
 from dedup_assets.ingest.listing import absolute_source, list_source
 from dedup_assets.interrupts import letting_go
-from dedup_assets.lookups.curation import Curation
 from dedup_assets.lookups.totals import summary_of, totals_of
 from dedup_assets.named_sources import brought_in, unread_summary
 from dedup_assets.progress import Listener, StageClock, listening
+from dedup_assets.result import Curation
 from dedup_assets.storage.ledger import CORPUS, REFERENCE, TAKEDOWN
 from dedup_assets.storage.workspace import Workspace
 

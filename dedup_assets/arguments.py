@@ -6,6 +6,7 @@ they can do, so that neither pandas nor polars has to be installed for it.
 
 from __future__ import annotations
 
+import operator
 import os
 import reprlib
 import string
@@ -100,6 +101,20 @@ def workspace_path(workspace: Any) -> Path:
     if isinstance(workspace, str) or (isinstance(workspace, os.PathLike) and isinstance(os.fspath(workspace), str)):
         return Path(workspace)
     raise SettingsError(f"workspace = {_short(workspace)}: expected the path of a folder, not {_kind(workspace)}.")
+
+
+def at_least_one(name: str, value: Any) -> int:
+    """A number of things to be shown. Raises SettingsError for anything but a whole number from 1."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+        raise SettingsError(f"{name} = {_short(value)}: expected a whole number, 1 or more.")
+    return operator.index(value)
+
+
+def as_text(name: str, value: Any) -> str:
+    """An id, a shard or a text to look up; a whole number is the id written so. Raises SettingsError for others."""
+    if isinstance(value, bool) or not (isinstance(value, str) or hasattr(value, "__index__")):
+        raise SettingsError(f"{name} = {_short(value)}: expected text, not {_kind(value)}.")
+    return str(value)
 
 
 def resolve_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ That environment has none of the packages that only tests need: an example that 
 from __future__ import annotations
 
 import doctest
+import inspect
 import json
 import os
 import re
@@ -19,8 +20,8 @@ from typing import Any
 import pytest
 
 import dedup_assets as da
-from dedup_assets.lookups.curation import Curation
 from dedup_assets.lookups.tables import LazyTable
+from dedup_assets.result import Curation
 from dedup_assets_tests.cli.commands import write_jsonl
 from dedup_assets_tests.environments import distributions_for, make_environment, requirements_of
 from dedup_assets_tests.ports import free_port
@@ -80,9 +81,10 @@ def steps() -> list[list[Any]]:
             found.append(["python", code])
         else:
             found += [["bash", arguments] for arguments in commands(code) if arguments[0] != "ui"]
-    documented = [getattr(da, name) for name in da.__all__] + [
-        *(getattr(Curation, name) for name in ("kept", "removed", "quarantined", "pairs")),
+    documented = [
+        *(member for name, member in inspect.getmembers(Curation) if not name.startswith("_")),
         LazyTable,
+        *(getattr(da, name) for name in da.__all__),  # behind the look-ups: `retract` takes back what they name
     ]
     for item in documented:
         examples = doctest.DocTestParser().get_examples(item.__doc__ or "")

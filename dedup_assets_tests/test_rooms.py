@@ -29,7 +29,7 @@ ROOMS = [
 
 WIRING = {
     *("definitions", "location", "embedded"),  # wire the assets for Dagster
-    *("api", "arguments", "named_sources", "demo", ""),  # what a caller from Python meets
+    *("api", "arguments", "named_sources", "demo", "result", "result_lookups", ""),  # what a caller from Python meets
 }
 """Modules of the root that know rooms."""
 

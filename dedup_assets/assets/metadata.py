@@ -21,6 +21,7 @@ from dedup_assets.corpus.data_versions import place_version, published_to
 from dedup_assets.corpus.output import MANIFEST, read_manifest
 from dedup_assets.lookups import measures
 from dedup_assets.lookups.corpus import Corpus
+from dedup_assets.lookups.groups import largest_groups
 from dedup_assets.report import pictures
 from dedup_assets.storage.ledger import REFERENCE, Admission, Completion, Generation
 from dedup_assets.storage.tables import PAIRS, RECORD_DECISIONS
@@ -216,7 +217,7 @@ class RunMetadata:
             "bytes_written": _bytes(self._workspace.decisions(generation.number, "records", a.shard)),
             "best_matches": _picture(pictures.of_best_matches(found, self._workspace.settings)),
         }
-        groups = self._corpus.group_texts(measures.top_groups(self._workspace, generation, [a], GROUPS, 1))
+        groups = largest_groups(self._corpus, [a], GROUPS, 1)
         if groups:
             metadata[TABLE_OF_TEXTS] = self._group_table(groups)
         if a.shard == self._last:
@@ -237,19 +238,19 @@ class RunMetadata:
         found = measures.removals_by_threshold(self._workspace, generation)
         return {"removed_by_threshold": _picture(pictures.of_removals(found, self._workspace.settings))}
 
-    def _group_table(self, groups: Sequence[tuple[measures.Group, str, list[str]]]) -> dg.TableMetadataValue:
+    def _group_table(self, groups: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:
         return dg.MetadataValue.table(
             [
                 dg.TableRecord(
                     {
-                        "records_removed": group.size,
-                        "kept": f"{group.keeper_id} ({group.keeper_shard}): {_short(keeper_text)}",
-                        TEXT_COLUMN: f"{member['id']} ({member['shard']}): {_short(text)}",
+                        "records_removed": group["size"],
+                        "kept": f"{group['keeper_id']} ({group['keeper_shard']}): {_short(group['keeper_text'])}",
+                        TEXT_COLUMN: f"{member['id']} ({member['shard']}): {_short(member['text'])}",
                         "similarity": round(member["similarity"], 4),
                     }
                 )
-                for group, keeper_text, texts in groups
-                for member, text in zip(group.members, texts, strict=True)
+                for group in groups
+                for member in group["members"]
             ]
         )
 

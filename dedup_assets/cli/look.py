@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
 from dedup_assets.cli.options import full_option, json_option, print_json, workspace_option
+
+if TYPE_CHECKING:
+    from dedup_assets.lookups.answers import Explanation, History, Hits, Pairs
+
+
+def _print(answer: Explanation | History | Hits | Pairs, as_json: bool, full: bool = False) -> None:
+    if as_json:
+        print_json(answer if isinstance(answer, dict) else answer.to_pylist())
+    else:
+        answer.show(Console(), full)
 
 
 @click.command(short_help="Why a record was kept, removed or quarantined.")
@@ -26,15 +36,9 @@ def explain(record_id: str, workspace: str, full: bool, as_json: bool) -> None:
       dedup-assets explain doc-00042 --workspace ws
       dedup-assets explain week-07:1234 --workspace ws --full
     """
-    from dedup_assets.lookups.explain import explain as look_up
-    from dedup_assets.storage.workspace import Workspace
-    from dedup_assets.terminal import console as report
+    from dedup_assets.api import open_curation
 
-    answer = look_up(Workspace.open(workspace), record_id)
-    if as_json:
-        print_json(answer)
-    else:
-        report.print_explanation(Console(), answer, full)
+    _print(open_curation(workspace).explain(record_id), as_json, full)
 
 
 @click.command(short_help="The matches nearest a similarity: how to choose a threshold.")
@@ -66,36 +70,16 @@ def pairs(
       dedup-assets pairs --around 0.97 -n 500 --json --workspace ws > look.json
       dedup-assets pairs --record doc-00042 --workspace ws
     """
-    from dedup_assets.lookups.near import pairs_around
-    from dedup_assets.lookups.unlisted import matches_of_group, matches_of_record, not_listed_words
-    from dedup_assets.storage.workspace import Workspace
-    from dedup_assets.terminal import console as report
+    from dedup_assets.api import open_curation
 
     if sum(value is not None for value in (around, record, group)) > 1:
         raise click.UsageError("--around, --record and --group look at different matches: give one of them.")
-    space = Workspace.open(workspace)
-    settings = space.settings
-    if record is not None:
-        found = matches_of_record(space, record, count)
-    elif group is not None:
-        found = matches_of_group(space, group, count)
+    result = open_curation(workspace)
+    if record is None and group is None:
+        found = result.pairs_around(around, count)
     else:
-        found = pairs_around(space, settings.threshold if around is None else around, count)
-    if as_json:
-        print_json(found)
-        return
-    of_one = record is not None or group is not None
-    unlisted = "" if of_one else not_listed_words(space)
-    if found:
-        report.print_pairs(Console(), found, settings.threshold, full)
-    elif of_one:
-        click.echo(f"No other text is as similar to it as the floor of {settings.floor}.")
-    elif not unlisted:
-        click.echo(f"No two distinct texts are as similar as the floor of {settings.floor}.")
-    if unlisted:
-        click.echo(unlisted)
-    if around is not None and around < settings.floor:
-        click.echo(f"Matches below the floor of {settings.floor} are not stored.")
+        found = result.matches(record=record, group=group, count=count)
+    _print(found, as_json, full)
 
 
 @click.command(short_help="The records most like a text.")
@@ -112,17 +96,9 @@ def search(text: str, count: int, workspace: str, full: bool, as_json: bool) -> 
       dedup-assets search 'how do I reset my password' -k 5 --workspace ws
       dedup-assets search "$(cat draft.txt)" --json --workspace ws
     """
-    from dedup_assets.lookups.near import search as look_up
-    from dedup_assets.storage.workspace import Workspace
-    from dedup_assets.terminal import console as report
+    from dedup_assets.api import open_curation
 
-    hits = look_up(Workspace.open(workspace), text, count)
-    if as_json:
-        print_json(hits)
-    elif hits:
-        report.print_hits(Console(), hits, full)
-    else:
-        click.echo("The corpus holds no record yet.")
+    _print(open_curation(workspace).search(text, count), as_json, full)
 
 
 @click.command(short_help="All that happened to a shard.")
@@ -139,15 +115,9 @@ def history(shard: str, workspace: str, as_json: bool) -> None:
       dedup-assets history week-07 --workspace ws
       dedup-assets history week-07 --json --workspace ws | jq '.events[].event'
     """
-    from dedup_assets.lookups.history import shard_history
-    from dedup_assets.storage.workspace import Workspace
-    from dedup_assets.terminal import console as report
+    from dedup_assets.api import open_curation
 
-    answer = shard_history(Workspace.open(workspace), shard)
-    if as_json:
-        print_json(answer)
-    else:
-        report.print_history(Console(), answer)
+    _print(open_curation(workspace).history(shard), as_json)
 
 
 @click.command(short_help="The curation as one HTML file.")
@@ -167,14 +137,9 @@ def report(out: str | None, workspace: str, as_json: bool) -> None:
       dedup-assets report --workspace ws
       dedup-assets report --workspace ws --out curation.html
     """
-    from dedup_assets.automation.instance import recorded_checks
-    from dedup_assets.report.page import report_page
-    from dedup_assets.storage.publish import publish_text
-    from dedup_assets.storage.workspace import Workspace
+    from dedup_assets.api import open_curation
 
-    space = Workspace.open(workspace)
-    path = Path(out).expanduser().absolute() if out else space.report
-    publish_text(path, report_page(space, recorded_checks(space)))
+    path = open_curation(workspace).report(out)
     if as_json:
         print_json({"report": str(path)})
     else:

@@ -18,7 +18,6 @@ from dedup_assets.encoder.settled import open_table
 from dedup_assets.errors import WorkspaceError
 from dedup_assets.ingest.record_spec import ingest_spec
 from dedup_assets.ingest.records import read_texts
-from dedup_assets.lookups.measures import Group
 from dedup_assets.storage.ledger import Admission, Completion
 from dedup_assets.storage.shards import AdmittedShard, Records, admission_of, read_records
 from dedup_assets.storage.workspace import Workspace, admission_name
@@ -112,28 +111,13 @@ class Corpus:
             answer.append(entry)
         return answer
 
-    def group_texts(self, groups: Sequence[Group]) -> list[tuple[Group, str, list[str]]]:
-        """Groups with the text of the keeper and those of the removed records that are named.
-
-        A group whose keeper was retracted since it was decided is left out: the next decision undoes it.
-        """
-        groups = [group for group in groups if self._holds(group.keeper_shard, group.keeper_id)]
-        places = [(group.keeper_shard, self.row(group.keeper_shard, group.keeper_id)) for group in groups]
-        places += [(member["shard"], member["row"]) for group in groups for member in group.members]
-        texts = self.texts(places)
-        rest = iter(texts[len(groups) :])
-        return [
-            (group, keeper_text, [next(rest) for _ in group.members])
-            for group, keeper_text in zip(groups, texts[: len(groups)], strict=True)
-        ]
-
-    def _holds(self, shard: str, record_id: str) -> bool:
+    def holds(self, shard: str, record_id: str) -> bool:
         """Whether a shard is live and has a record with an id."""
         return shard in self.admissions and pc.index(self.records(shard).ids, record_id).as_py() >= 0
 
     def row(self, shard: str, record_id: str) -> int:
         """The row of a keeper by its id. Raises WorkspaceError if it was retracted since it was decided upon."""
-        if not self._holds(shard, record_id):
+        if not self.holds(shard, record_id):
             raise WorkspaceError(
                 f"Keeper {record_id} was retracted with shard {shard}, and nothing was decided since: run "
                 "`dedup-assets curate`, which decides anew."
@@ -153,7 +137,7 @@ class Corpus:
         brought_by = by_number[int(admission_of(np.array([key]))[0])]
         path = self.workspace.decisions(self.generation.number, "texts", admission_name(brought_by))
         decided = pq.read_table(path, filters=pc.field("text") == key).to_pylist() if path.is_file() else []
-        if decided and self._holds(by_number[decided[0]["record_admission"]].shard, decided[0]["record_id"]):
+        if decided and self.holds(by_number[decided[0]["record_admission"]].shard, decided[0]["record_id"]):
             return by_number[decided[0]["record_admission"]].shard, decided[0]["record_row"], decided[0]["record_id"]
         # Matched and not decided yet, or decided before that record was retracted: the first that has the text.
         numbers, rows = self.living.places(np.array([key]))

@@ -18,6 +18,7 @@ from dedup_assets.compute.similarity import canonical_similarity
 from dedup_assets.corpus.output import read_manifest
 from dedup_assets.errors import SettingsError, WorkspaceError
 from dedup_assets.ingest.formats.batches import rendered_value
+from dedup_assets.lookups.answers import Explanation
 from dedup_assets.lookups.corpus import Corpus
 from dedup_assets.lookups.steady import steady
 from dedup_assets.storage.cells import ShardCells, read_centroids
@@ -27,7 +28,7 @@ from dedup_assets.storage.workspace import Workspace
 
 
 @steady
-def explain(workspace: Workspace, record_id: str) -> dict[str, Any]:
+def explain(workspace: Workspace, record_id: str) -> Explanation:
     """Why a record was kept or removed, with the evidence. Raises WorkspaceError for an unknown id."""
     require_unicode("ID", record_id)
     corpus = Corpus(workspace)
@@ -37,12 +38,12 @@ def explain(workspace: Workspace, record_id: str) -> dict[str, Any]:
     if decision is None and quarantined:
         source = read[quarantined[0]["shard"]].facts["source_file"]
         answer = {"id": record_id, "decision": "quarantined", **quarantined[0], "source": source}
-        return answer | _also(quarantined[1:])
+        return Explanation(answer | _also(quarantined[1:]))
     if decision is None:
         retracted = _retracted(corpus, record_id)
         if retracted is None:
             raise _unknown(corpus, record_id)
-        return retracted
+        return Explanation(retracted)
     shard, row = decision["shard"], decision["row"]
     answer = {
         "id": decision["id"],
@@ -70,14 +71,15 @@ def explain(workspace: Workspace, record_id: str) -> dict[str, Any]:
             "keeper_text": corpus.text(keeper_shard, keeper_row),
             "group_id": decision["group_id"],
         }
-    return answer | {
-        "settings": settings_in_force(corpus),
-        "generation": corpus.generation.number,
-        "run_id": corpus.decided[shard].run_id,
-        "decided": corpus.decided[shard].finished,
-        "lineage": lineage(corpus, shard, row),
+    return Explanation(
+        **answer,
+        settings=settings_in_force(corpus),
+        generation=corpus.generation.number,
+        run_id=corpus.decided[shard].run_id,
+        decided=corpus.decided[shard].finished,
+        lineage=lineage(corpus, shard, row),
         **_also(quarantined),
-    }
+    )
 
 
 def lineage(corpus: Corpus, shard: str, row: int) -> dict[str, Any]:

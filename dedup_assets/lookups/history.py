@@ -10,6 +10,7 @@ from typing import Any
 
 from dedup_assets.display_text import counted
 from dedup_assets.errors import WorkspaceError
+from dedup_assets.lookups.answers import History
 from dedup_assets.storage.ledger import REFERENCE, Completion
 from dedup_assets.storage.workspace import Workspace
 
@@ -19,7 +20,7 @@ SHOWN_KEYS = 10
 """Registered shards named when an unknown one is asked for."""
 
 
-def shard_history(workspace: Workspace, key: str) -> dict[str, Any]:
+def shard_history(workspace: Workspace, key: str) -> History:
     """The state of a shard and its events in the order in which they happened. Raises WorkspaceError."""
     ledger = workspace.ledger
     shard = next((found for found in ledger.shards() if found.key == key), None)
@@ -53,12 +54,12 @@ def shard_history(workspace: Workspace, key: str) -> dict[str, Any]:
         if live
         else "registered"
     )
-    answer: dict[str, Any] = {
-        "shard": key,
-        "state": state,
-        "role": shard.role,
-        "source": shard.uri,
-        "admissions": [
+    answer = History(
+        shard=key,
+        state=state,
+        role=shard.role,
+        source=shard.uri,
+        admissions=[
             {
                 "admission": a.number,
                 "content_fingerprint": a.fingerprint,
@@ -68,8 +69,8 @@ def shard_history(workspace: Workspace, key: str) -> dict[str, Any]:
             }
             for a in admissions
         ],
-        "events": [_entry("", "registered", f"no. {shard.position}, from {shard.uri}", ""), *(e for _, e in events)],
-    }
+        events=[_entry("", "registered", f"no. {shard.position}, from {shard.uri}", ""), *(e for _, e in events)],
+    )
     if failure:
         answer["failure"] = {"stage": failure[0], "message": failure[1], "run_id": failure[2]}
     return answer

@@ -1,4 +1,4 @@
-"""What the pictures show, counted from what is stored: best matches, removals by threshold, cell sizes, groups.
+"""What the pictures show, counted from what is stored: best matches, removals by threshold, cell sizes.
 
 Reads matches, decisions and cells of what lives; decides nothing that is kept, and draws nothing.
 """
@@ -6,12 +6,9 @@ Reads matches, decisions and cells of what lives; decides nothing that is kept, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dedup_assets.compute.curation import find_keys, nearest_in_cells
@@ -19,7 +16,6 @@ from dedup_assets.compute.decisions import KEPT, UNKNOWN, Walk
 from dedup_assets.compute.dense import walk_dense
 from dedup_assets.corpus.live_texts import Living, reference_texts
 from dedup_assets.storage.cells import ShardCells
-from dedup_assets.storage.decisions import read_record_decisions
 from dedup_assets.storage.dense_texts import dense_cells
 from dedup_assets.storage.ledger import REFERENCE, Admission, Generation
 from dedup_assets.storage.shards import AdmittedShard
@@ -267,53 +263,3 @@ def cell_sizes(workspace: Workspace, admissions: Sequence[Admission], codebook: 
             homes += cells.home_counts
             ghosts += cells.ghost_counts
     return CellSizes(homes, ghosts)
-
-
-# -- groups ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Group:
-    """A keeper and the records that were removed for it, the least similar ones by name."""
-
-    group_id: str
-    keeper_id: str
-    keeper_shard: str
-    size: int
-    members: list[dict[str, Any]] = field(default_factory=list)
-
-
-def top_groups(
-    workspace: Workspace, generation: Generation, admissions: Sequence[Admission], count: int, members: int
-) -> list[Group]:
-    """The keepers for which most records of some admissions went, the fullest first.
-
-    Of each group up to `members` removed records are named: those least like the keeper, because they show
-    what the threshold lets pass.
-    """
-    counted = [pa.table({"group_id": pa.array([], pa.string()), "size": pa.array([], pa.int64())})]
-    for a in admissions:
-        groups = read_record_decisions(workspace, generation.number, a.shard)["group_id"].drop_null()
-        found = pc.value_counts(groups)
-        counted.append(pa.table({"group_id": found.field("values"), "size": found.field("counts")}))
-    sizes = pa.concat_tables(counted).group_by("group_id").aggregate([("size", "sum")])
-    top = sizes.sort_by([("size_sum", "descending"), ("group_id", "ascending")]).slice(0, count).to_pylist()
-    wanted = pa.array([entry["group_id"] for entry in top], pa.string())
-    of_group: dict[str, list[dict[str, Any]]] = {entry["group_id"]: [] for entry in top}
-    for a in admissions if top else ():
-        decisions = read_record_decisions(workspace, generation.number, a.shard)
-        for row in decisions.filter(pc.is_in(decisions["group_id"], wanted)).to_pylist():
-            least = of_group[row["group_id"]]
-            least.append({**row, "shard": a.shard})
-            least.sort(key=lambda record: (record["similarity"], record["shard"], record["row"]))
-            del least[members:]
-    return [
-        Group(
-            entry["group_id"],
-            of_group[entry["group_id"]][0]["keeper_id"],
-            of_group[entry["group_id"]][0]["keeper_shard"],
-            int(entry["size_sum"]),
-            of_group[entry["group_id"]],
-        )
-        for entry in top
-    ]

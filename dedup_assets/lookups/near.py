@@ -5,8 +5,6 @@ Reads what the assets stored; computes nothing that decides anything.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,17 +13,21 @@ import pyarrow.parquet as pq
 from dedup_assets.compute.similarity import canonical_similarity
 from dedup_assets.encoder.settled import open_table, settle_encoder, settled_probe
 from dedup_assets.errors import SettingsError
+from dedup_assets.lookups.answers import Hits, Pairs
 from dedup_assets.lookups.corpus import Corpus
 from dedup_assets.lookups.explain import require_unicode
 from dedup_assets.lookups.steady import steady
+from dedup_assets.lookups.unlisted import not_listed_words
 from dedup_assets.resources.worker_tasks import encode_texts
 from dedup_assets.storage.tables import PAIRS
 from dedup_assets.storage.workspace import Workspace
 
 
 @steady
-def pairs_around(workspace: Workspace, similarity: float, count: int) -> list[dict[str, Any]]:
-    """The stored matches nearest a similarity, from high to low, with both texts."""
+def pairs_around(workspace: Workspace, similarity: float | None, count: int) -> Pairs:
+    """The stored matches nearest a similarity, from high to low, with both texts; None: nearest the threshold."""
+    settings = workspace.settings
+    similarity = settings.threshold if similarity is None else similarity
     if not 0.0 < similarity <= 1.0:
         raise SettingsError(
             f"around = {similarity!r}: expected a cosine similarity above 0 and at most 1, such as 0.95."
@@ -41,9 +43,13 @@ def pairs_around(workspace: Workspace, similarity: float, count: int) -> list[di
         distance = pc.abs(pc.subtract(table["similarity"], similarity))
         nearest = _nearest(pa.concat_tables([nearest, table.append_column("distance", distance)]), count)
     pairs = sorted(nearest.to_pylist(), key=lambda pair: (-pair["similarity"], pair["key_a"], pair["key_b"]))
-    return corpus.side_by_side(
+    rows = corpus.side_by_side(
         [(pair["similarity"], corpus.stand_in(pair["key_a"]), corpus.stand_in(pair["key_b"])) for pair in pairs]
     )
+    unlisted = not_listed_words(workspace)
+    none = "" if rows or unlisted else f"No two distinct texts are as similar as the floor of {settings.floor}."
+    below = f"Matches below the floor of {settings.floor} are not stored." if similarity < settings.floor else ""
+    return Pairs(rows, settings.threshold, filter(None, (none, unlisted, below)))
 
 
 def _nearest(table: pa.Table, count: int) -> pa.Table:
@@ -52,7 +58,7 @@ def _nearest(table: pa.Table, count: int) -> pa.Table:
 
 
 @steady
-def search(workspace: Workspace, text: str, count: int) -> list[dict[str, Any]]:
+def search(workspace: Workspace, text: str, count: int) -> Hits:
     """The corpus texts most like a text, from the LanceDB table, with what was decided on each."""
     settings = workspace.settings
     if settings.embedding_column:
@@ -93,7 +99,7 @@ def search(workspace: Workspace, text: str, count: int) -> list[dict[str, Any]]:
                 "text": text,
             }
         )
-    return sorted(answer, key=lambda found: -found["similarity"])
+    return Hits(sorted(answer, key=lambda found: -found["similarity"]))
 
 
 def _hash_of(digits: str) -> np.ndarray:

@@ -5,7 +5,7 @@ They take part in every decision. For a record or a group they are found when as
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow.compute as pc
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from dedup_assets.compute.audit import Probes
 from dedup_assets.encoder.settled import open_table
 from dedup_assets.errors import SettingsError, WorkspaceError
+from dedup_assets.lookups.answers import Pairs
 from dedup_assets.lookups.corpus import Corpus, Place
 from dedup_assets.lookups.steady import steady
 from dedup_assets.storage.decisions import read_record_decisions
@@ -43,7 +44,7 @@ def not_listed_words(workspace: Workspace) -> str:
 
 
 @steady
-def matches_of_record(workspace: Workspace, record_id: str, count: int) -> list[dict[str, Any]]:
+def matches_of_record(workspace: Workspace, record_id: str, count: int) -> Pairs:
     """The matches of a record's text down to the floor, the most alike first: every living text is compared.
 
     Raises WorkspaceError where there is no such record.
@@ -72,11 +73,11 @@ def matches_of_record(workspace: Workspace, record_id: str, count: int) -> list[
         found = sorted(found, key=lambda pair: (-pair[0], pair[1]))[:count]
     others = [corpus.stand_in(key) for _, key in found]
     me = (shard, row, records.ids[int(np.searchsorted(records.rows, row))].as_py())
-    return corpus.side_by_side([(s, me, other) for (s, _), other in zip(found, others, strict=True)])
+    return _pairs(corpus, [(s, me, other) for (s, _), other in zip(found, others, strict=True)])
 
 
 @steady
-def matches_of_group(workspace: Workspace, group_id: str, count: int) -> list[dict[str, Any]]:
+def matches_of_group(workspace: Workspace, group_id: str, count: int) -> Pairs:
     """The matches among the texts of a group, its keeper and what was removed with it, the most alike first.
 
     Raises WorkspaceError where there is no such group, SettingsError where it is too large to compare.
@@ -111,4 +112,10 @@ def matches_of_group(workspace: Workspace, group_id: str, count: int) -> list[di
     similarity = probes.similarity(vectors[there], one, other)
     order = np.lexsort((other, one, -similarity))
     order = order[similarity[order] >= workspace.settings.floor][:count]
-    return corpus.side_by_side([(float(similarity[k]), named[one[k]], named[other[k]]) for k in order.tolist()])
+    return _pairs(corpus, [(float(similarity[k]), named[one[k]], named[other[k]]) for k in order.tolist()])
+
+
+def _pairs(corpus: Corpus, pairs: Sequence[tuple[float, Place, Place]]) -> Pairs:
+    settings = corpus.workspace.settings
+    none = [] if pairs else [f"No other text is as similar to it as the floor of {settings.floor}."]
+    return Pairs(corpus.side_by_side(pairs), settings.threshold, none)

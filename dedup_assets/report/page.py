@@ -17,6 +17,7 @@ from dedup_assets.errors import WorkspaceError
 from dedup_assets.lookups import measures
 from dedup_assets.lookups.corpus import Corpus
 from dedup_assets.lookups.explain import settings_in_force
+from dedup_assets.lookups.groups import largest_groups
 from dedup_assets.lookups.near import pairs_around
 from dedup_assets.lookups.steady import steady
 from dedup_assets.report import pictures
@@ -86,8 +87,8 @@ def _curation(workspace: Workspace, manifest: Mapping[str, Any], checks: Sequenc
             [float(t), int(count), _percent(count, removals.records)]
             for t, count in zip(removals.thresholds, removals.removed, strict=True)
         ],
-        "groups": _groups(corpus),
-        "pairs": pairs_around(workspace, settings.threshold, PAIRS),
+        "groups": largest_groups(corpus, measures.decided_admissions(workspace), GROUPS, MEMBERS),
+        "pairs": pairs_around(workspace, None, PAIRS),
         "checks": checks,
         "check_rows": [
             [outcome(c), c.asset, c.name.replace("_", " "), c.summary, c.metadata.get("scope", "")] for c in checks
@@ -120,21 +121,6 @@ def _totals(manifest: Mapping[str, Any]) -> list[tuple[str, str, int]]:
 
 def _percent(count: int, rows: int) -> float:
     return round(100 * float(count) / max(1, rows), 2)
-
-
-def _groups(corpus: Corpus) -> list[dict[str, Any]]:
-    admissions = measures.decided_admissions(corpus.workspace)
-    groups = measures.top_groups(corpus.workspace, corpus.generation, admissions, GROUPS, MEMBERS)
-    return [
-        {
-            "size": group.size,
-            "keeper_id": group.keeper_id,
-            "keeper_shard": group.keeper_shard,
-            "keeper_text": keeper_text,
-            "members": [{**member, "text": text} for member, text in zip(group.members, texts, strict=True)],
-        }
-        for group, keeper_text, texts in corpus.group_texts(groups)
-    ]
 
 
 def _shard(shard: Mapping[str, Any]) -> list[Any]:

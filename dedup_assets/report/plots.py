@@ -30,7 +30,7 @@ Scale = Callable[[float], float]
 
 
 class Bar(NamedTuple):
-    """A bar by its kind, its place in pixels, and what its tooltip says."""
+    """A bar: its kind, its place in pixels, and what its tooltip says."""
 
     css: str
     x: float

@@ -26,6 +26,7 @@ CALLS = [
     "da.recurate(workspace='ws')",
     "[check.name for check in da.audit(workspace='ws') if not check.passed]",
     "result.kept, result.removed[0], result.pairs['id_a'], result.quarantined.head()",
+    "result.explain('a1')",
     # What is forgotten shows when it is collected.
     "import gc; _ = gc.collect()",
 ]
@@ -53,6 +54,8 @@ def test_the_main_calls_run_in_a_notebook_without_a_warning(tmp_path: Path) -> N
     assert progress.data["text/html"].count("<progress value=") == 7
     (shown,) = outputs[3]
     assert len(shown.data["text/plain"].splitlines()) <= 10 and "<td>3</td>" in shown.data["text/html"]
+    (explained,) = outputs[9]
+    assert "keeper id" in explained.data["text/plain"] and explained.data["text/html"].startswith("<pre")
     assert [output.output_type for output in outputs[4]] == ["execute_result"], "progress=False shows none"
 
 

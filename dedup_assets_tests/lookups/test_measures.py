@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -122,22 +121,6 @@ def test_cells_hold_every_text_once(tmp_path: Path) -> None:
     assert sizes.skew == pytest.approx(sizes.homes.max() / sizes.homes.mean())
 
 
-def test_the_largest_groups_are_those_published_with_the_least_like_records_first(tmp_path: Path) -> None:
-    tables = corpus("boilerplate", [60, 60], seed=2)
-    ws = tmp_path / "ws"
-    curation = curate(write_shards(tmp_path / "in", tables), ws, threshold=0.9)
-    space, generation = opened(ws)
-    groups = measures.top_groups(space, generation, measures.decided_admissions(space), count=3, members=4)
-    published = curation.removed.to_arrow().to_pylist()
-    sizes = Counter(row["group_id"] for row in published)
-    assert [group.size for group in groups] == sorted(sizes.values(), reverse=True)[:3]
-    for group in groups:
-        assert group.size == sizes[group.group_id]
-        similarities = sorted(row["similarity"] for row in published if row["group_id"] == group.group_id)
-        assert [member["similarity"] for member in group.members] == similarities[:4]
-        assert {row["keeper_id"] for row in published if row["group_id"] == group.group_id} == {group.keeper_id}
-
-
 def test_measures_of_a_workspace_without_duplicates_are_zero(tmp_path: Path) -> None:
     ws = tmp_path / "ws"
     names = [f"r{i}" for i in range(4)]
@@ -148,4 +131,3 @@ def test_measures_of_a_workspace_without_duplicates_are_zero(tmp_path: Path) -> 
     assert found.removed.tolist() == [0] * len(found.thresholds) and found.identical == 0
     best = measures.best_matches(space, generation)
     assert (best.matched, best.unmatched) == (0, 4)
-    assert measures.top_groups(space, generation, measures.decided_admissions(space), 5, 5) == []

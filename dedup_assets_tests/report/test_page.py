@@ -18,7 +18,7 @@ from dedup_assets.assets import duplicate_ids
 from dedup_assets.automation.instance import recorded_checks
 from dedup_assets.report import page as report
 from dedup_assets.report.page import report_page
-from dedup_assets.report.rendering import COMPARED_WORDS, marked_differences
+from dedup_assets.report.rendering import COMPARED_WORDS, PAGES, PICTURES, marked_differences
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import corpus, curate, make_table, write_shards
 from dedup_assets_tests.assets.materialising import add_partitions, materialise
@@ -128,6 +128,16 @@ def test_a_page_needs_nothing_from_outside_and_runs_nothing(tmp_path: Path) -> N
     assert "\u202e" not in text and r"\u202e" in text and 'dir="auto"' in text
     assert "\x00" not in text and "\x1b" not in text and r"\x1b[2J" in text
     assert "3,000,000 characters" in page.text and len(text) < 100_000
+
+
+@pytest.mark.parametrize("value", ["<b>\x1b\u202e", ["<b>\x1b", "\u202e"], ("<b>", ["\x1b\u202e"])])
+def test_whatever_a_template_shows_is_escaped_and_its_control_characters_are_written_out(value: object) -> None:
+    table = PAGES.get_template("parts.html.j2").module.table  # type: ignore[attr-defined]
+    for text in (PAGES.from_string("<p>{{ value }}</p>").render(value=value), table(["a"], [[value]])):
+        assert "&lt;b&gt;" in text and r"\x1b" in text and r"\u202e" in text
+        for sign in ("<b>", "\x1b", "\u202e"):
+            assert sign not in text
+    assert PICTURES.from_string("{{ a }} {{ b }} {{ c }}").render(a="<b>", b=1.26, c=2.0) == "&lt;b&gt; 1.3 2"
 
 
 def test_a_workspace_without_anything_has_a_page_that_says_what_is_missing(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The published result of a workspace as Python sees it: lazy tables, ratios, and a few lines on what came out."""
+"""The published result of a workspace as Python sees it: lazy tables, look-ups, ratios, and a few lines on it."""
 
 from __future__ import annotations
 
@@ -10,32 +10,26 @@ from typing import Any
 import pyarrow as pa
 
 from dedup_assets.display_text import counted, shorten, visible
-from dedup_assets.errors import SettingsError
 from dedup_assets.lookups.reprs import facts_as_html
 from dedup_assets.lookups.tables import LazyTable
-from dedup_assets.lookups.unlisted import matches_of_group, matches_of_record, not_listed_words
+from dedup_assets.lookups.unlisted import not_listed_words
+from dedup_assets.result_lookups import ResultLookups
 from dedup_assets.storage.tables import DUPLICATES, PAIRS, QUARANTINE
-from dedup_assets.storage.workspace import Workspace
 
 PAIRS_SHOWN = pa.schema([PAIRS.field(name) for name in ("id_a", "id_b", "similarity")])
 """What people see of matches; the keys beside them are numbers of this software's own."""
-
-MATCHES_SHOWN = pa.schema(
-    [
-        ("similarity", pa.float64()),
-        *((f"{name}_{side}", pa.string()) for side in "ab" for name in ("id", "shard", "text")),
-    ]
-)
 
 _REASONS = 2
 
 
 @dataclass(frozen=True, repr=False)
-class Curation:
+class Curation(ResultLookups):
     """The published result of a workspace, and what the last call did to it.
 
     `kept`, `removed`, `quarantined` and `pairs` are read when they are asked for. `published` is the folder of the
-    generation that was in force when this was made: the tables are of that one, whatever is published later.
+    generation that was in force when this was made: the tables are of that one, whatever is published later. Look-ups
+    (`explain`, `pairs_around`, `matches`, `search`, `history`, `groups`, `report`) answer from the workspace as it is
+    when they are called.
 
     Attributes
     ----------
@@ -57,6 +51,7 @@ class Curation:
     >>> result = da.curate("shards/", workspace="ws", threshold=0.9)
     >>> result.kept.head()
     >>> result.duplicate_ratio
+    >>> result.explain("some-id")["decision"]
     """
 
     workspace: Path
@@ -122,40 +117,10 @@ class Curation:
             self.workspace / "pairs",
             PAIRS_SHOWN,
             only=PAIRS_SHOWN.names,
-            note=lambda: not_listed_words(Workspace.open(self.workspace)),
+            note=lambda: not_listed_words(self._space()),
         )
 
-    def matches(self, *, record: str | None = None, group: str | None = None, count: int = 100) -> pa.Table:
-        """The matches of one record, or among the texts of one group, those in dense cells too.
-
-        Parameters
-        ----------
-        record : str, optional
-            An id, or SHARD:ROW.
-        group : str, optional
-            A `group_id` of `removed`.
-        count : int
-            How many at most, the most alike first.
-
-        Returns
-        -------
-        pyarrow.Table
-            `similarity`, and `id_a, shard_a, text_a`, `id_b, shard_b, text_b`.
-
-        Examples
-        --------
-        >>> import dedup_assets as da
-        >>> da.open_curation("ws").matches(record="some-id").to_pylist()
-        """
-        if (record is None) == (group is None):
-            raise SettingsError("matches of what? Give record= or group=, one of them.")
-        space = Workspace.open(self.workspace)
-        found = (
-            matches_of_record(space, record, count)
-            if record is not None
-            else matches_of_group(space, str(group), count)
-        )
-        return pa.Table.from_pylist(found, schema=MATCHES_SHOWN)
+    # ---------------------------------------------------------------------------------- numbers
 
     @property
     def keepers(self) -> pa.Table:

@@ -1,0 +1,244 @@
+"""Answers of look-ups: dicts and tables of plain values that show themselves on a terminal, at a Python prompt and in a
+notebook, each time the same lines."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dedup_assets.display_text import counted, shorten, visible
+from dedup_assets.lookups.tables import Head
+
+WRAPPED_TEXT = 20_000
+"""Characters of a text laid out in columns at most: wrapping takes a second for some 100,000 of them, and more
+than a few pages cannot be compared side by side anyway."""
+
+COLUMNS_SIDE_BY_SIDE = 64
+"""Width of a terminal from which the time, the event and its details have a column each."""
+
+NOTEBOOK_COLUMNS = 120
+"""Width of an answer in a notebook, which scrolls sideways where it has less."""
+
+_TEXT, _NUMBER, _WHOLE = pa.string(), pa.float64(), pa.int64()
+
+MATCHES = pa.schema(
+    {"similarity": _NUMBER, **{f"{name}_{side}": _TEXT for side in "ab" for name in ("id", "shard", "text")}}
+)
+HITS = pa.schema({"id": _TEXT, "shard": _TEXT, "similarity": _NUMBER, "decision": _TEXT, "text": _TEXT})
+MEMBER = pa.struct(
+    {"id": _TEXT, "shard": _TEXT, "row": _WHOLE, "kind": _TEXT, "similarity": _NUMBER, "text": _TEXT},
+)
+GROUPS = pa.schema(
+    {
+        "group_id": _TEXT,
+        "size": _WHOLE,
+        **{f"keeper_{name}": _TEXT for name in ("id", "shard", "text")},
+        "members": pa.list_(MEMBER),
+    }
+)
+
+
+class Answer:
+    """What shows itself: a subclass prints to a console, `repr` and a notebook show the same."""
+
+    def show(self, console: Console, full: bool = False) -> None:
+        """Print the answer; `full`: texts of any length, whole."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        lines = io.StringIO()
+        self.show(Console(file=lines, color_system=None, force_jupyter=False))
+        return lines.getvalue().rstrip("\n")
+
+    def _repr_html_(self) -> str:
+        console = Console(file=io.StringIO(), record=True, force_jupyter=False, width=NOTEBOOK_COLUMNS)
+        self.show(console)
+        form = "<pre style='line-height:normal;white-space:pre;overflow-x:auto'>{code}</pre>"
+        return console.export_html(inline_styles=True, code_format=form)
+
+
+class Explanation(Answer, dict[str, Any]):
+    """What became of a record, as a dict.
+
+    `id`, `decision` (kept, removed, quarantined or retracted), `shard` and `row` are always there. A kept or removed
+    record has `admission`, `source`, `text`, `settings`, `generation`, `run_id`, `decided` (when) and `lineage`; a
+    removed one `kind`, `similarity`, `similarity_recomputed`, `keeper_id`, `keeper_shard`, `keeper_row`,
+    `keeper_source`, `keeper_text` and `group_id`; a quarantined one `reason`, `record` and `source`; a retracted one
+    `reason` and `admission`. `also_quarantined` lists other rows with the id.
+    """
+
+    def show(self, console: Console, full: bool = False) -> None:
+        """The record's fate, its texts, and the settings and run that decided."""
+        apart = (
+            "text", "keeper_text", "record", "settings", "generation", "run_id", "decided", "lineage",
+            "also_quarantined",
+        )  # fmt: skip
+        console.print(_facts({name: value for name, value in self.items() if name not in apart}))
+        console.print()
+        if "record" in self:
+            console.print(Text(shorten(self["record"] or "", full)))
+        elif "keeper_text" in self:
+            _print_side_by_side(console, ("removed", self["text"]), ("kept", self["keeper_text"]), full)
+        elif "text" in self:
+            _print_text(console, shorten(self["text"], full))
+        for row in self.get("also_quarantined", ()):
+            place = f"{row['shard']}:{row['row']} ({row['reason']})"
+            console.print(Text(f"\nAnother row with this id is in quarantine: {place}"))
+        if "settings" in self:
+            console.print()
+            decided = {name: self[name] for name in ("generation", "run_id", "decided")}
+            origin = {name: value for name, value in self["lineage"].items() if name not in ("runs", "model")}
+            console.print(_facts({**self["settings"], **origin, **decided}), style="dim")
+
+
+class History(Answer, dict[str, Any]):
+    """All that happened to a shard, as a dict.
+
+    `shard`, `state`, `role` and `source`; `admissions`, a list of `admission, content_fingerprint, codebook, records,
+    retracted`; `events`, a list of `when` (UTC), `event`, `detail`, `run_id`, and for a stage its `facts`, `stage`,
+    `seconds` and `basis`; and `failure` (`stage, message, run_id`) where the last run failed.
+    """
+
+    def show(self, console: Console, full: bool = False) -> None:
+        """A line or a few for each event."""
+        console.print(_facts({name: self[name] for name in ("shard", "state", "role", "source")}))
+        if "failure" in self:
+            console.print(Text(f"failed in {self['failure']['stage']}: {visible(self['failure']['message'])}"))
+        console.print()
+        table = Table(box=None, pad_edge=False, show_header=False)
+        wide = console.width >= COLUMNS_SIDE_BY_SIDE
+        table.add_column(style="dim", no_wrap=wide)
+        if wide:
+            table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for event in self["events"]:
+            when = event["when"].replace("T", " ").removesuffix("Z")
+            detail = Text(visible(event["detail"]))
+            if event["run_id"]:
+                # The first eight digits are what Dagster's own pages show of a run.
+                detail.append(f" (run {event['run_id'][:8]})", style="dim")
+            if wide:
+                table.add_row(when, event["event"], detail)
+            else:
+                table.add_row(when, Text(f"{event['event']}: ", style="bold").append_text(detail))
+        console.print(table)
+
+
+class Pairs(Answer, Head):
+    """Matches, the most alike first, as a table of `similarity`, and `id, shard, text` of both (`id_a`, `id_b`, ...).
+
+    `remarks` says what is not among them.
+    """
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]], threshold: float, remarks: Iterable[str]) -> None:
+        super().__init__(pa.Table.from_pylist([*rows], schema=MATCHES))
+        self.threshold, self.remarks = threshold, list(remarks)
+
+    def show(self, console: Console, full: bool = False) -> None:
+        """Texts side by side, a line where the threshold lies, and the remarks."""
+        table = _columns("similarity", "a", "b", show_lines=True)
+        above = True
+        for pair in self:
+            if above and pair["similarity"] < self.threshold:
+                above = False
+                if table.rows:
+                    table.add_row(Text(f"{self.threshold:g}", style="bold"), Text("▲ match"), Text("▼ no match"))
+            sides = (_record(pair[f"id_{side}"], pair[f"text_{side}"], full) for side in "ab")
+            table.add_row(f"{pair['similarity']:.4f}", *sides)
+        if table.rows:
+            console.print(table)
+        for remark in self.remarks:
+            console.print(Text(remark), soft_wrap=True)
+
+
+class Hits(Answer, Head):
+    """Records like a text, the most alike first, as a table of `id, shard, similarity, decision, text`."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__(pa.Table.from_pylist([*rows], schema=HITS))
+
+    def show(self, console: Console, full: bool = False) -> None:
+        """Each with what was decided on it."""
+        table = Table(expand=True)
+        table.add_column("similarity", no_wrap=True, justify="right")
+        table.add_column("decision", no_wrap=True)
+        table.add_column("record", ratio=1, overflow="fold")
+        for hit in self:
+            table.add_row(f"{hit['similarity']:.4f}", hit["decision"], _record(hit["id"], hit["text"], full))
+        console.print(table if table.rows else "The corpus holds no record yet.")
+
+
+class Groups(Answer, Head):
+    """Groups of duplicates, the largest first, as a table.
+
+    `group_id`; `size`, the number of removed records; `keeper_id`, `keeper_shard` and `keeper_text`; and `members`,
+    removed records as a list of `id, shard, row, kind, similarity, text`, those least like the keeper first.
+    """
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__(pa.Table.from_pylist([*rows], schema=GROUPS))
+
+    def show(self, console: Console, full: bool = False) -> None:
+        """Each keeper with its members below each other."""
+        table = _columns("removed", "kept", "removed, least like it first", show_lines=True)
+        for group in self:
+            members = Text("\n").join(
+                _record(f"{member['similarity']:.4f}  {member['id']}", member["text"], full)
+                for member in group["members"]
+            )
+            left_out = group["size"] - len(group["members"])
+            if left_out:
+                members.append(f"\n… {counted(left_out, 'more record')}")
+            table.add_row(f"{group['size']:,}", _record(group["keeper_id"], group["keeper_text"], full), members)
+        console.print(table if table.rows else "No record was removed.")
+
+
+def _columns(number: str | None, *texts: str, show_lines: bool = False) -> Table:
+    """A table as wide as the terminal: a column of numbers, and columns of texts that share the room."""
+    table = Table(expand=True, show_lines=show_lines)
+    if number:
+        table.add_column(number, no_wrap=True, justify="right")
+    for text in texts:
+        table.add_column(text, ratio=1, overflow="fold")
+    return table
+
+
+def _record(name: str, text: str, full: bool) -> Text:
+    return Text(visible(name), style="dim").append(f"\n{shorten(text, full)}", style="not dim")
+
+
+def _facts(facts: Mapping[str, Any]) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        shown = f"{value:.6g}" if isinstance(value, float) else visible(str(value))
+        table.add_row(name.replace("_", " "), Text(shown))
+    return table
+
+
+def _print_side_by_side(console: Console, one: tuple[str, str], other: tuple[str, str], full: bool) -> None:
+    """Two texts with their titles."""
+    texts = [(title, shorten(text, full)) for title, text in (one, other)]
+    if max(len(text) for _, text in texts) > WRAPPED_TEXT:
+        for title, text in texts:
+            console.print(Text(f"{title}:", style="bold"))
+            _print_text(console, text)
+        return
+    table = _columns(None, *(title for title, _ in texts))
+    table.add_row(*(Text(text) for _, text in texts))
+    console.print(table)
+
+
+def _print_text(console: Console, text: str) -> None:
+    """A text by itself; a very long one as it is, for the terminal to wrap."""
+    if len(text) > WRAPPED_TEXT:
+        console.file.write(f"{text}\n")
+    else:
+        console.print(Text(text))
