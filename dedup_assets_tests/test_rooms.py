@@ -19,6 +19,7 @@ ROOMS = [
     "checks",
     "lookups",
     "terminal",
+    "in_memory",
     "report",
     "assets",
     "automation",

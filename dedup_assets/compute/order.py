@@ -15,69 +15,36 @@ from numba import njit
 
 from dedup_assets.compute.similarity import squared_norms
 
-RULES = ("first", "longest", "hard", "easy", "random")
-"""Rules besides ``column:NAME``."""
 
-
-def keeper_order(
-    rule: str,
-    n: int,
-    *,
-    characters: np.ndarray | None = None,
-    vectors: np.ndarray | None = None,
-    ids: Sequence[str] | None = None,
-    seed: int = 0,
-    column: Sequence | np.ndarray | None = None,
-    descending: bool = False,
-) -> np.ndarray:
-    """Row numbers of a shard in the order in which they are judged, int64 (n,). Ties go by row number.
+def order_by(values: Sequence | np.ndarray, descending: bool = False) -> np.ndarray:
+    """Row numbers (n,) int64 in the order of values, ties by row number, nulls last either way.
 
     Parameters
     ----------
-    rule : {"first", "longest", "hard", "easy", "random", "column"}
-        ``first``: as they stand. ``longest``: most characters first. ``hard``/``easy``: least/most similar to
-        the shard's mean vector first (the prototype of SemDeDup without its clusters). ``random``: by a keyed
-        hash of the id. ``column``: by a value, nulls last either way.
-    n : int
-        Number of rows.
-    characters : integer array (n,)
-        Lengths of the texts, for ``longest``.
-    vectors : array (n, d), float16 or float32
-        For ``hard`` and ``easy``.
-    ids : sequence of str (n,)
-        For ``random``.
-    column : sequence (n,)
-        Numbers, strings, dates or booleans of one kind, ``None`` or NaN for null; for ``column``.
+    values : sequence (n,)
+        Numbers, strings, dates or booleans of one kind, ``None`` or NaN for null.
     descending : bool
-        Largest value first, for ``column``.
+        Largest value first.
 
     Raises
     ------
-    ValueError
-        Unknown rule, or what the rule needs is missing or of another length.
     TypeError
-        Column values of kinds that cannot be compared.
+        Values of kinds that cannot be compared.
     """
-    if rule == "first":
-        return np.arange(n, dtype=np.int64)
-    if rule == "longest":
-        lengths = np.asarray(_needed(characters, n, rule, "characters"), dtype=np.int64)
-        return np.argsort(-lengths, kind="stable").astype(np.int64)
-    if rule in ("hard", "easy"):
-        cosine = prototype_cosine(np.asarray(_needed(vectors, n, rule, "vectors")))
-        return np.argsort(cosine if rule == "hard" else -cosine, kind="stable").astype(np.int64)
-    if rule == "random":
-        return np.argsort(random_keys(_needed(ids, n, rule, "ids"), seed), kind="stable").astype(np.int64)
-    if rule == "column":
-        return _by_value(_needed(column, n, rule, "column"), descending)
-    raise ValueError(f"unknown keeper rule {rule!r}, expected one of {', '.join(RULES)} or column")
+    array = np.asarray(values)
+    if array.dtype.kind in "OUST":
+        return _by_object(list(values), descending)
+    null = _null(array)
+    present = np.flatnonzero(~null)
+    _, code = np.unique(array[present], return_inverse=True)
+    code = code.astype(np.int64)
+    order = present[np.argsort(-code if descending else code, kind="stable")]
+    return np.concatenate([order, np.flatnonzero(null)]).astype(np.int64)
 
 
-def _needed(values, n: int, rule: str, name: str):
-    if values is None or len(values) != n:
-        found = "nothing" if values is None else f"{len(values)} values"
-        raise ValueError(f"keeper rule {rule!r} needs {name} of all {n} rows, found {found}")
-    return values
+def random_order(ids: Sequence[str], seed: int) -> np.ndarray:
+    """Row numbers (n,) int64 by a keyed hash of the ids: not of the row numbers."""
+    return np.argsort(random_keys(ids, seed), kind="stable").astype(np.int64)
 
 
 def prototype_cosine(vectors: np.ndarray) -> np.ndarray:
@@ -131,18 +98,6 @@ def random_keys(ids: Sequence[str], seed: int) -> np.ndarray:
     return np.frombuffer(digests, dtype=">u8").astype(np.uint64)
 
 
-def _by_value(values: Sequence | np.ndarray, descending: bool) -> np.ndarray:
-    array = np.asarray(values)
-    if array.dtype.kind in "OUST":
-        return _by_object(list(values), descending)
-    null = _null(array)
-    present = np.flatnonzero(~null)
-    _, code = np.unique(array[present], return_inverse=True)
-    code = code.astype(np.int64)
-    order = present[np.argsort(-code if descending else code, kind="stable")]
-    return np.concatenate([order, np.flatnonzero(null)]).astype(np.int64)
-
-
 def _null(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind == "f":
         return np.isnan(array)
@@ -189,6 +144,8 @@ def rebuild_order(
     by_hash = by_id[np.lexsort((text_hashes[by_id, 1], text_hashes[by_id, 0]))]
     if quality is None:
         return by_hash
+    if len(quality) != n:
+        raise ValueError(f"quality must have {n} values, found {len(quality)}")
     values = np.asarray(quality)
     shuffled = values[by_hash] if values.dtype.kind not in "OUST" else [quality[row] for row in by_hash]
-    return by_hash[_by_value(_needed(shuffled, n, "rebuild", "quality"), descending)]
+    return by_hash[order_by(shuffled, descending)]

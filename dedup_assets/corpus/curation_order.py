@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dedup_assets.compute.order import keeper_order, prototype_cosine, random_keys, rebuild_order
+from dedup_assets.compute.order import order_by, prototype_cosine, random_keys, random_order, rebuild_order
 from dedup_assets.corpus.live_texts import Living
 from dedup_assets.storage.ledger import REFERENCE, Admission
 from dedup_assets.storage.shards import AdmittedShard, Records, read_column, read_records
@@ -97,10 +97,10 @@ def _order_of(
         hashes = np.concatenate([shard.hashes for shard in shards])
         return rebuild_order(hashes, ids, quality=values, descending=descending)
     if values is None:
-        return keeper_order("first", len(texts))
+        return np.arange(len(texts))
     if settings.keep == "random":
-        return keeper_order("random", len(texts), ids=shards[0].ids.to_pylist(), seed=settings.seed)
-    return keeper_order("column", len(texts), column=values, descending=descending)
+        return random_order(shards[0].ids.to_pylist(), settings.seed)
+    return order_by(values, descending)
 
 
 def _preference(

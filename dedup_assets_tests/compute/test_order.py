@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dedup_assets.compute.order import keeper_order, prototype_cosine, random_keys, rebuild_order
+from dedup_assets.compute.order import order_by, prototype_cosine, random_keys, random_order, rebuild_order
 from dedup_assets.compute.text import hash_texts
 from dedup_assets_tests.compute.vectors import dtypes, kinds, make_vectors, seeds
 
@@ -22,7 +22,7 @@ columns = st.one_of(
 @settings(max_examples=150, deadline=None)
 @given(columns, st.booleans())
 def test_columns_sort_with_nulls_last_and_ties_by_row(values, descending):
-    order = keeper_order("column", len(values), column=values, descending=descending).tolist()
+    order = order_by(values, descending).tolist()
     assert sorted(order) == list(range(len(values)))
     null = [v is None or v != v for v in values]
     for a, b in itertools.pairwise(order):
@@ -48,33 +48,24 @@ def test_columns_sort_with_nulls_last_and_ties_by_row(values, descending):
 @pytest.mark.parametrize("descending", [False, True])
 def test_arrays_and_lists_give_one_order(array, descending):
     values = [None if v is None or v != v else v for v in array.tolist()]
-    got = keeper_order("column", 4, column=array, descending=descending)
-    assert got.tolist() == keeper_order("column", 4, column=values, descending=descending).tolist()
+    got = order_by(array, descending)
+    assert got.tolist() == order_by(values, descending).tolist()
 
 
 def test_values_that_cannot_be_compared_are_refused():
     with pytest.raises(TypeError, match="different kinds"):
-        keeper_order("column", 2, column=[1, "a"])
-
-
-def test_longest_and_first():
-    assert keeper_order("first", 3).tolist() == [0, 1, 2]
-    assert keeper_order("longest", 4, characters=np.array([2, 9, 9, 3])).tolist() == [1, 2, 3, 0]
+        order_by([1, "a"])
 
 
 @settings(max_examples=30, deadline=None)
 @given(kinds, st.integers(0, 50), dtypes, seeds)
-def test_hard_and_easy_follow_the_cosine_to_the_mean(kind, n, dtype, seed):
+def test_the_prototype_is_the_mean_direction(kind, n, dtype, seed):
     vectors = make_vectors(kind, n, 12, dtype, seed)
     wide = vectors.astype(np.float64)
     mean = wide.sum(axis=0)
     norms = np.linalg.norm(wide, axis=1) * np.linalg.norm(mean)
     expected = np.divide(wide @ mean, norms, out=np.zeros(n), where=norms > 0)
     assert np.allclose(prototype_cosine(vectors), expected, atol=1e-12)
-    hard = keeper_order("hard", n, vectors=vectors)
-    easy = keeper_order("easy", n, vectors=vectors)
-    assert (np.diff(prototype_cosine(vectors)[hard]) >= 0).all()
-    assert (np.diff(prototype_cosine(vectors)[easy]) <= 0).all()
 
 
 def test_the_prototype_has_the_same_bits_whatever_holds_the_rows():
@@ -85,11 +76,11 @@ def test_the_prototype_has_the_same_bits_whatever_holds_the_rows():
 
 def test_random_depends_on_id_and_seed_alone():
     ids = [f"shard:{row}" for row in range(200)]
-    one = keeper_order("random", 200, ids=ids, seed=1)
-    assert (one == keeper_order("random", 200, ids=ids, seed=1)).all()
-    assert (one != keeper_order("random", 200, ids=ids, seed=2)).any()
+    one = random_order(ids, seed=1)
+    assert (one == random_order(ids, seed=1)).all()
+    assert (one != random_order(ids, seed=2)).any()
     mixed = [ids[row] for row in np.random.default_rng(0).permutation(200)]
-    there = [mixed[row] for row in keeper_order("random", 200, ids=mixed, seed=1)]
+    there = [mixed[row] for row in random_order(mixed, seed=1)]
     assert there == [ids[row] for row in one]
     assert random_keys(["a"], -5) != random_keys(["a"], 5)
 
@@ -110,10 +101,6 @@ def test_the_rebuild_order_does_not_depend_on_how_records_arrive(texts, with_qua
     assert first == [ids[mix[row]] for row in again]
 
 
-def test_what_a_rule_needs_must_be_there():
-    with pytest.raises(ValueError, match="needs characters"):
-        keeper_order("longest", 3)
-    with pytest.raises(ValueError, match="found 2 values"):
-        keeper_order("random", 3, ids=["a", "b"])
-    with pytest.raises(ValueError, match="unknown keeper rule"):
-        keeper_order("best", 3)
+def test_a_quality_for_each_record_is_needed():
+    with pytest.raises(ValueError, match="found 1"):
+        rebuild_order(hash_texts(["x", "y"]), ["a", "b"], quality=[1])
