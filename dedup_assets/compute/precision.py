@@ -146,7 +146,7 @@ _low_single = _make_low(_unit_single)
 def one_thread_each(threads: int) -> Iterator[None]:
     """While several threads call torch, let each operation use one; restored afterwards.
 
-    The setting belongs to the process: of callers at once the last one restores what the first one found.
+    The setting belongs to the process and to the thread: of callers at once each restores what the first one found.
     """
     global _found
     if threads <= 1:
@@ -162,8 +162,7 @@ def one_thread_each(threads: int) -> Iterator[None]:
     finally:
         with _counting:
             _callers.pop()
-            if not _callers:
-                torch.set_num_threads(_found)
+            torch.set_num_threads(_found)
 
 
 _counting = threading.Lock()
