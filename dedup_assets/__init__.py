@@ -1,7 +1,8 @@
 """Exact semantic deduplication for text corpora that grow.
 
 import dedup_assets as da
-result = da.curate("shards/", workspace="ws", threshold=0.9)
+da.deduplicate(texts, threshold=0.9).selected                   # in memory
+result = da.curate("shards/", workspace="ws", threshold=0.9)    # a corpus that grows
 result.kept.head()
 """
 
@@ -25,14 +26,19 @@ if TYPE_CHECKING:
         watch,
     )
     from dedup_assets.errors import DedupError
+    from dedup_assets.in_memory.calls import deduplicate, find_matches
+    from dedup_assets.in_memory.result import DeduplicationResult
     from dedup_assets.settings import Settings
 
 __all__ = [
     "Curation",
     "DedupError",
+    "DeduplicationResult",
     "Settings",
     "audit",
     "curate",
+    "deduplicate",
+    "find_matches",
     "open_curation",
     "purge",
     "recurate",
@@ -43,7 +49,13 @@ __all__ = [
     "watch",
 ]
 
-_HOMES = {"DedupError": "errors", "Settings": "settings"}
+_HOMES = {
+    "DedupError": "errors",
+    "Settings": "settings",
+    "DeduplicationResult": "in_memory.result",
+    "deduplicate": "in_memory.calls",
+    "find_matches": "in_memory.calls",
+}
 
 
 def __getattr__(name: str) -> Any:

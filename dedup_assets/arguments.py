@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import operator
 import os
-import reprlib
 import string
 from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import islice
@@ -17,11 +16,8 @@ from typing import Any, TypedDict
 
 from dedup_assets import settings
 from dedup_assets.credentials import is_url
-from dedup_assets.display_text import counted, visible
+from dedup_assets.display_text import COLLECTIONS, kind_of, short
 from dedup_assets.errors import SettingsError, SourceError
-
-SHOWN = 40
-"""Characters of a value that an error shows."""
 
 
 class Options(TypedDict, total=False):
@@ -90,9 +86,9 @@ def record_names(names: Sequence[Any]) -> list[str]:
             continue
         if isinstance(name, Iterable) and not isinstance(name, bytes | Mapping):
             raise SettingsError(
-                f"names of shards and records are given one by one, not in {_kind(name)}: write *names."
+                f"names of shards and records are given one by one, not in {kind_of(name)}: write *names."
             )
-        raise SettingsError(f"{_short(name)} is {_kind(name)}: names of shards and ids of records are text.")
+        raise SettingsError(f"{short(name)} is {kind_of(name)}: names of shards and ids of records are text.")
     return list(names)
 
 
@@ -100,20 +96,20 @@ def workspace_path(workspace: Any) -> Path:
     """The folder of a workspace. Raises SettingsError for what is no path."""
     if isinstance(workspace, str) or (isinstance(workspace, os.PathLike) and isinstance(os.fspath(workspace), str)):
         return Path(workspace)
-    raise SettingsError(f"workspace = {_short(workspace)}: expected the path of a folder, not {_kind(workspace)}.")
+    raise SettingsError(f"workspace = {short(workspace)}: expected the path of a folder, not {kind_of(workspace)}.")
 
 
 def at_least_one(name: str, value: Any) -> int:
     """A number of things to be shown. Raises SettingsError for anything but a whole number from 1."""
     if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
-        raise SettingsError(f"{name} = {_short(value)}: expected a whole number, 1 or more.")
+        raise SettingsError(f"{name} = {short(value)}: expected a whole number, 1 or more.")
     return operator.index(value)
 
 
 def as_text(name: str, value: Any) -> str:
     """An id, a shard or a text to look up; a whole number is the id written so. Raises SettingsError for others."""
     if isinstance(value, bool) or not (isinstance(value, str) or hasattr(value, "__index__")):
-        raise SettingsError(f"{name} = {_short(value)}: expected text, not {_kind(value)}.")
+        raise SettingsError(f"{name} = {short(value)}: expected text, not {kind_of(value)}.")
     return str(value)
 
 
@@ -137,7 +133,7 @@ def resolve_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _not_a_source(value: Any) -> str:
-    return f"sources are paths or URLs of files, and this is {_kind(value)}{_shown(value)}. {_instead(value)}"
+    return f"sources are paths or URLs of files, and this is {kind_of(value)}{_shown(value)}. {_instead(value)}"
 
 
 def _instead(value: Any) -> str:
@@ -173,27 +169,8 @@ def _names_a_file(item: Any) -> bool:
     return (is_url(item) and not set(item) & set(string.whitespace)) or os.path.lexists(item)
 
 
-def _kind(value: Any) -> str:
-    """A value's type in words."""
-    if value is None or isinstance(value, bytes):
-        return "None" if value is None else "bytes"
-    kind = type(value)
-    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__.partition('.')[0]} {kind.__name__}"
-    article = "an" if name[0].lower() in "aeio" else "a"
-    count = f" of {counted(len(value), 'item')}" if isinstance(value, _COLLECTIONS) else ""
-    return f"{article} {name}{count}"
-
-
 def _shown(value: Any) -> str:
     """A value behind a colon, on one line: of a collection its first item, of a table nothing."""
-    if isinstance(value, _COLLECTIONS):
+    if isinstance(value, COLLECTIONS):
         value = next(iter(value), None)
-    return f": {_short(value)}" if isinstance(value, str | bytes | int | float | Mapping | os.PathLike) else ""
-
-
-def _short(value: Any) -> str:
-    shown = visible(reprlib.repr(value))
-    return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}…"
-
-
-_COLLECTIONS = (list, tuple, set, frozenset, dict)
+    return f": {short(value)}" if isinstance(value, str | bytes | int | float | Mapping | os.PathLike) else ""

@@ -20,6 +20,7 @@ ROOMS = [
     "checks",
     "lookups",
     "terminal",
+    "in_memory",
     "report",
     "assets",
     "automation",

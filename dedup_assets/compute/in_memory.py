@@ -44,7 +44,7 @@ class RowMatches(Matches):
 
 
 @dataclass(frozen=True)
-class Deduplicated:
+class Decided:
     """What `deduplicate_vectors` found and decided."""
 
     matches: RowMatches
@@ -67,7 +67,7 @@ def deduplicate_vectors(
     threads: int = 1,
     done: Callable[[], None] | None = None,
     stats: Stats | None = None,
-) -> Deduplicated:
+) -> Decided:
     """Decide which records stay: in their order, a record goes if a keeper before it matches it.
 
     Parameters
@@ -93,7 +93,7 @@ def deduplicate_vectors(
 
     Returns
     -------
-    Deduplicated
+    Decided
         The decisions are the same for any dense_limit, clusters, seed, centroids, device and threads.
     """
     noted: Stats = {} if stats is None else stats
@@ -118,7 +118,7 @@ def deduplicate_vectors(
     decisions = decide_rows(
         vectors, matches, threshold, texts=texts, order=order, reference=reference, rule=rule, stats=noted
     )
-    return Deduplicated(matches, decisions)
+    return Decided(matches, decisions)
 
 
 def decide_rows(

@@ -140,6 +140,8 @@ def rebuild_order(
     by_hash = by_id[hash_order(text_hashes[by_id])]
     if quality is None:
         return by_hash
+    if len(quality) != n:
+        raise ValueError(f"quality must have {n} values, found {len(quality)}")
     values = np.asarray(quality)
     shuffled = values[by_hash] if values.dtype.kind not in "OUST" else [quality[row] for row in by_hash]
     return by_hash[order_by_value(shuffled, descending)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -156,15 +157,28 @@ _low_single = _make_low(_unit_single)
 def one_thread_each(threads: int) -> Iterator[None]:
     """While several threads call torch, let each operation use one; restored afterwards.
 
-    The setting belongs to the process: not for use by two callers at once.
+    The setting belongs to the process and to the thread: of callers at once each restores what the first one found.
     """
-    before = torch.get_num_threads()
-    if threads > 1:
+    global _found
+    if threads <= 1:
+        yield
+        return
+    with _counting:
+        if not _callers:
+            _found = torch.get_num_threads()
+        _callers.append(None)
         torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        with _counting:
+            _callers.pop()
+            torch.set_num_threads(_found)
+
+
+_counting = threading.Lock()
+_callers: list[None] = []
+_found = 1
 
 
 def bits_of(product: torch.Tensor) -> np.ndarray:

@@ -156,6 +156,22 @@ def test_dense_cells_are_handed_over_in_bounded_parts():
     stream.close()  # stops the workers
 
 
+def test_callers_at_once_leave_torch_the_threads_that_it_had():
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    one, other = precision.one_thread_each(2), precision.one_thread_each(2)
+    one.__enter__()
+    other.__enter__()
+    assert torch.get_num_threads() == 1
+    one.__exit__(None, None, None)
+    other.__exit__(None, None, None)
+    after = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert after == 3
+
+
 def test_an_error_in_a_worker_reaches_the_caller():
     class Worker:
         def __init__(self, emit):

@@ -99,3 +99,8 @@ def test_the_rebuild_order_does_not_depend_on_how_records_arrive(texts, with_qua
         descending=True,
     )
     assert first == [ids[mix[row]] for row in again]
+
+
+def test_a_quality_for_each_record_is_needed():
+    with pytest.raises(ValueError, match="found 1"):
+        rebuild_order(hash_texts(["x", "y"]), ["a", "b"], quality=[1])

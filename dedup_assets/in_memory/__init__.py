@@ -1,0 +1,1 @@
+"""Deduplication of records in memory, in one call: no workspace, no files, no orchestrator, no worker processes."""

@@ -1,0 +1,188 @@
+"""The calls: deduplicate records in memory, and find all matches of vectors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from dedup_assets.errors import SettingsError, SourceError
+from dedup_assets.in_memory.compared import (
+    Compared,
+    compare_texts,
+    compare_vectors,
+    compare_with_workspace,
+    judged_order,
+)
+from dedup_assets.in_memory.matching import checked_keep, checked_threshold, is_number, matches_in, matches_of
+from dedup_assets.in_memory.progress import Stages, shown_stages
+from dedup_assets.in_memory.records import Columns, Records, read_records
+from dedup_assets.in_memory.references import CuratedTexts, curated_texts
+from dedup_assets.in_memory.result import DeduplicationResult
+from dedup_assets.in_memory.vectors import Model, embed, embed_in_batches, given_vectors
+from dedup_assets.settings import Settings
+
+T = TypeVar("T")
+
+
+def deduplicate(
+    records: T,
+    *,
+    columns: Columns | None = None,
+    vectors: Any = None,
+    against: Any = None,
+    model: Model | None = None,
+    threshold: float = 0.95,
+    keep: str = "first",
+    seed: int = 0,
+    progress: bool = True,
+) -> DeduplicationResult[T]:
+    """Deduplicate records in memory: exact, with a keeper for each removed record, the same on every call.
+
+    Exact copies go first, by their text. Then a record goes if one that is kept before it is at least as similar as the
+    threshold. The function needs no workspace, writes no file and starts no process.
+
+    Parameters
+    ----------
+    records
+        A list or array of texts or dicts; a table or column of pandas, polars or Arrow; a Dataset of Hugging Face. With
+        `vectors` a sequence of anything, such as images.
+    columns
+        Name of the column of the text, "text" by default. Several names: their texts are joined by one empty line.
+        Names with weights, as in ``{"title": 2, "body": 1}``: a vector each, and the similarity is the mean of theirs
+        by weight, over the columns that a record has.
+    vectors : array (n, d), optional
+        Finite numbers, one row for each record, of any length; float16 and float32 are compared as they are, others as
+        float32. Then no model is asked. Records are copies of one another by their texts where they are texts or
+        columns are named, else by their vectors.
+    against
+        Records of any of these kinds, read by the same columns: then nothing but these removes anything, and duplicates
+        among the records stay. With `vectors`, an array (m, d). The path of a workspace: what it keeps, with its own
+        model.
+    model
+        Folder or hub id of a model, all-MiniLM-L6-v2 by default; or any object with ``encode(list of texts)`` that
+        gives an array, such as a SentenceTransformer. The vector of a text must not depend on the other texts.
+    threshold
+        Cosine from which two records match, above 0 and at most 1.
+    keep
+        Which record of several stays: "first", "longest", "hard" (least like the mean vector), "easy" (most like it),
+        "random", or "column:NAME[:asc|desc]".
+    seed
+        Of the order "random".
+    progress
+        Show progress in a notebook, or on standard error where that is a terminal; False: show nothing.
+
+    Returns
+    -------
+    DeduplicationResult
+        `selected` in the type that came in, `filtered`, `groups()`, `pairs`, `duplicate_ratio`, `explain(i)` and more.
+
+    Raises
+    ------
+    DedupError
+        With what was found, what was expected, and what to do: no records, a record without a text, an unknown column,
+        vectors that do not fit, a threshold out of range, a model that cannot be had.
+
+    Examples
+    --------
+    >>> import dedup_assets as da
+    >>> texts = ["It's dangerous to go alone!", "It's risky to go alone!", "It's a secret to everybody."]
+    >>> da.deduplicate(texts, threshold=0.8).selected
+    ["It's dangerous to go alone!", "It's a secret to everybody."]
+    """
+    threshold = checked_threshold(threshold)
+    settings = Settings(threshold=threshold, floor=threshold, keep=checked_keep(keep), seed=seed)
+    own = read_records(records)
+    with shown_stages(progress) as stages:
+        others, compared = _compare(own, columns, vectors, against, model, stages)
+        order = judged_order(own, compared, settings)
+        matches = matches_of(compared, threshold, stages)
+    return DeduplicationResult(own, others, compared, order, matches, threshold, threshold)
+
+
+def find_matches(vectors: Any, others: Any = None, *, threshold: float, progress: bool = True) -> pa.Table:
+    """All pairs of vectors whose cosine is at least the threshold: the exact join itself.
+
+    Parameters
+    ----------
+    vectors : array (n, d)
+        Finite numbers; float16 and float32 are compared as they are, others as float32. Rows may have any length; one
+        of zeros has similarity 0 to every other.
+    others : array (m, d), optional
+        Then only pairs of a row of `vectors` with one of `others`.
+    threshold
+        A cosine, from -1 to 1.
+    progress
+        As in `deduplicate`.
+
+    Returns
+    -------
+    pyarrow.Table
+        `a` and `b` int64, `similarity` float64, sorted by a, then b. Rows of `vectors`, a below b; with `others`, b is
+        a row of these. Every pair is listed: of 10,000 near-copies there are 50 million.
+
+    Raises
+    ------
+    DedupError
+        The vectors are no matrix of finite numbers, the two do not fit, or the threshold is no cosine.
+
+    Examples
+    --------
+    >>> import dedup_assets as da
+    >>> da.find_matches([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6]], threshold=0.7).to_pylist()
+    [{'a': 0, 'b': 2, 'similarity': 0.7999999928474427}]
+    """
+    if not is_number(threshold) or not -1.0 <= threshold <= 1.0:
+        raise SettingsError(f"threshold = {threshold!r}: expected a cosine from -1 to 1, such as 0.9.")
+    rows = given_vectors(vectors, None)
+    count, sides = len(rows), None
+    if others is not None:
+        theirs = given_vectors(others, None, "others")
+        if theirs.shape[1] != rows.shape[1]:
+            raise SourceError(f"vectors have {rows.shape[1]} numbers, and others {theirs.shape[1]}. Expected the same.")
+        if theirs.dtype != rows.dtype:
+            theirs, rows = theirs.astype(np.float32), rows.astype(np.float32)
+        rows = np.concatenate([rows, theirs])
+        sides = np.arange(len(rows)) < count
+    with shown_stages(progress) as stages:
+        found = matches_in(rows, float(threshold), sides, 0, stages)
+    return pa.table({"a": found.i, "b": found.j if others is None else found.j - count, "similarity": found.similarity})
+
+
+def _compare(
+    own: Records, columns: Columns | None, vectors: Any, against: Any, model: Model | None, stages: Stages
+) -> tuple[Records | CuratedTexts | None, Compared]:
+    """The references, if any, and one vector for each distinct text of these and the records."""
+    curated = curated_texts(os.fspath(against)) if isinstance(against, str | os.PathLike) else None
+    if vectors is not None:
+        if model is not None:
+            raise SettingsError("model and vectors: with vectors no model is asked. Give one of them.")
+        if curated is not None and curated.encode is not None:
+            raise SettingsError("vectors were given, and a model made those of the workspace: leave vectors out.")
+        if curated is not None or against is None:
+            return curated, compare_vectors(own, vectors, columns, curated)
+        theirs = given_vectors(against, None, "against")
+        return read_records(np.asarray(against), "against"), compare_vectors(own, vectors, columns, theirs)
+    if curated is not None:
+        if model is not None:
+            raise SettingsError("model and a workspace: the workspace's own model is used. Leave model out.")
+        if curated.encode is None:
+            raise SettingsError("the vectors of the workspace came with its data: give those of the records, vectors=.")
+        encode = curated.encode
+        with stages.stage("embedding") as advance:
+            compared = compare_with_workspace(
+                own, columns, curated, lambda texts: embed_in_batches(texts, encode, _counted(texts, advance))
+            )
+        return curated, compared
+    others = None if against is None else read_records(against, "against")
+    chosen: Model = Settings().model if model is None else model
+    with stages.stage("embedding") as advance:
+        compared = compare_texts(own, columns, others, lambda texts: embed(texts, chosen, _counted(texts, advance)))
+    return others, compared
+
+
+def _counted(texts: Any, advance: Callable[[int, int, str], None]) -> Callable[[int], None]:
+    return lambda amount: advance(amount, len(texts), "texts")

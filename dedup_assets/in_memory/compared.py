@@ -1,0 +1,216 @@
+"""What is compared: one vector for each distinct text of records and references, and the order they are judged in.
+
+References come before the records, in one numbering; so what is decided of one follows from what is before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dedup_assets.compute.hashes import HashIndex
+from dedup_assets.compute.order import order_by_value, prototype_cosine, random_keys
+from dedup_assets.compute.text import hash_texts, normalise_text
+from dedup_assets.errors import SettingsError, SourceError
+from dedup_assets.in_memory.records import Columns, Records, TextPart, column_values, text_parts
+from dedup_assets.in_memory.references import CuratedTexts
+from dedup_assets.in_memory.vectors import given_vectors, unit_rows
+from dedup_assets.settings import Settings
+
+Embed = Callable[[Sequence[str]], np.ndarray]
+
+BLOCK_ROWS = 4_096
+"""Rows widened to float64 at a time while the vectors of several columns are put together."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """References, if any, and then records.
+
+    Attributes
+    ----------
+    vectors : array (m, d), float16 or float32
+        One row for each distinct text.
+    texts : int64 (r + n,)
+        The row of each reference and record.
+    references : int
+        How many of them are references: r.
+    characters : int64 (n,), optional
+        Lengths of the records' texts; None where they have none.
+    """
+
+    vectors: np.ndarray
+    texts: np.ndarray
+    references: int
+    characters: np.ndarray | None = None
+
+    @property
+    def own_texts(self) -> np.ndarray:
+        """The rows of the records alone."""
+        return self.texts[self.references :]
+
+    @property
+    def reference(self) -> np.ndarray | None:
+        """Which are references, bool (r + n,); None without any."""
+        return np.arange(len(self.texts)) < self.references if self.references else None
+
+
+def compare_texts(records: Records, columns: Columns | None, against: Records | None, embed: Embed) -> Compared:
+    """Records by their texts, and other records as references, read by the same columns where they have any."""
+    own = text_parts(records, columns)
+    before: list[TextPart] = []
+    if against is not None:
+        before = text_parts(against, columns if against.texts is None else None, "against")
+        if len(before) != len(own):
+            raise SourceError(
+                "against holds plain texts, and the columns have weights. Give records with these columns."
+            )
+    parts = []
+    for number, part in enumerate(own):
+        chunks = [*(before[number].texts.chunks if before else ()), *part.texts.chunks]
+        codes, distinct = _encoded(pa.chunked_array(chunks, pa.large_string()))
+        parts.append((codes, distinct, part.weight))
+    if len(parts) == 1:
+        codes, distinct, _ = parts[0]
+        vectors = embed(distinct)
+    else:
+        codes, firsts = _numbered(np.column_stack([codes for codes, _, _ in parts]))
+        vectors = _together([(embed(distinct), codes[firsts], weight) for codes, distinct, weight in parts])
+    return Compared(vectors, codes, against.count if against else 0, _characters(own))
+
+
+def compare_vectors(
+    records: Records, vectors: Any, columns: Columns | None, against: np.ndarray | CuratedTexts | None
+) -> Compared:
+    """Records by vectors that are given. Records with one text have the vector of the first; without texts, records
+    with one vector are one."""
+    rows = given_vectors(vectors, records.count)
+    theirs = against.vectors if isinstance(against, CuratedTexts) else against
+    if theirs is not None:
+        if theirs.shape[1] != rows.shape[1]:
+            raise SourceError(
+                f"vectors have {rows.shape[1]} numbers, and those of against {theirs.shape[1]}: they are of two models."
+            )
+        if theirs.dtype != rows.dtype:
+            theirs, rows = theirs.astype(np.float32), rows.astype(np.float32)
+    characters = None
+    if records.texts is None and columns is None:
+        every = rows if theirs is None else np.concatenate([theirs, rows])
+        texts = _same_rows(every)
+        return Compared(every[np.unique(texts, return_index=True)[1]], texts, 0 if theirs is None else len(theirs))
+    parts = text_parts(records, columns)
+    codes, _ = _numbered(np.column_stack([_encoded(part.texts)[0] for part in parts]))
+    characters = _characters(parts)
+    rows = rows[np.unique(codes, return_index=True)[1]]
+    if theirs is None:
+        return Compared(rows, codes, 0, characters)
+    count = len(theirs)
+    return Compared(
+        np.concatenate([theirs, rows]), np.concatenate([np.arange(count), codes + count]), count, characters
+    )
+
+
+def compare_with_workspace(records: Records, columns: Columns | None, against: CuratedTexts, embed: Embed) -> Compared:
+    """Records by their texts, with the kept records of a workspace as references."""
+    parts = text_parts(records, columns)
+    if len(parts) > 1:
+        raise SourceError("a workspace has one vector for each text: give columns without weights.")
+    codes, distinct = _encoded(parts[0].texts)
+    # Two texts may have one normal form: then they are one.
+    normal = [normalise_text(text, against.unicode_form) for text in distinct]
+    same, distinct = _encoded(pa.chunked_array([normal], pa.large_string()))
+    codes, count = same[codes], len(against.vectors)
+    rows = HashIndex(against.hashes, np.arange(count)).find(hash_texts(distinct))
+    new = np.flatnonzero(rows < 0)
+    rows[new] = count + np.arange(len(new))
+    fresh = embed([distinct[at] for at in new]) if len(new) else against.vectors[:0]
+    vectors = np.concatenate([against.vectors, fresh.astype(against.vectors.dtype)])
+    return Compared(vectors, np.concatenate([np.arange(count), rows[codes]]), count, _characters(parts))
+
+
+def judged_order(records: Records, compared: Compared, settings: Settings) -> np.ndarray:
+    """Indexes (r + n,) of references and then records in curation order: as for one shard of a workspace."""
+    count, start = records.count, compared.references
+    rule = settings.keep_rule()
+    values: Any
+    if rule.order == "column":
+        values = column_values(records, rule.column)
+    elif rule.order == "random":
+        values = random_keys([str(row) for row in range(count)], settings.seed)
+    elif rule.order == "longest":
+        if compared.characters is None:
+            raise SettingsError("keep = 'longest': the records have no texts. Expected another order, or columns.")
+        values = compared.characters
+    elif rule.needs_prototype:
+        values = _likeness(compared)
+    else:
+        return np.arange(start + count)
+    try:
+        own = order_by_value(values, rule.descending)
+    except TypeError as problem:
+        raise SettingsError(f"keep = {settings.keep!r}: {problem}.") from problem
+    return np.concatenate([np.arange(start), start + own])
+
+
+def _likeness(compared: Compared) -> np.ndarray:
+    """Cosine of each record to the mean vector of the texts that no reference has."""
+    texts, first = np.unique(compared.own_texts, return_index=True)
+    new = ~np.isin(texts, compared.texts[: compared.references])
+    at = texts[new][np.argsort(first[new], kind="stable")]  # sums of float32 vectors depend on their order
+    cosine = np.zeros(len(compared.vectors))
+    cosine[at] = prototype_cosine(compared.vectors[at])
+    return cosine[compared.own_texts]
+
+
+def _encoded(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+    """Number of each text, by first appearance, -1 for null; and the texts."""
+    whole = column.combine_chunks()
+    array = whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
+    encoded = array.dictionary_encode()
+    codes = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return codes, encoded.dictionary.to_pylist()
+
+
+def _numbered(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number of each row of integers (n, p) by first appearance, int64 (n,), and where each number appears first."""
+    keys, axis = (codes[:, 0], None) if codes.shape[1] == 1 else (codes, 0)
+    _, first, back = np.unique(keys, axis=axis, return_index=True, return_inverse=True)
+    by_place = np.argsort(first, kind="stable")
+    number = np.empty(len(first), np.int64)
+    number[by_place] = np.arange(len(first))
+    return number[back.ravel()], first[by_place]
+
+
+def _same_rows(rows: np.ndarray) -> np.ndarray:
+    """Number of each row by its bytes, by first appearance; a row of zeros says nothing and is like no other."""
+    width = rows.shape[1] * rows.itemsize
+    buffer = pa.py_buffer(np.ascontiguousarray(rows))
+    array = pa.Array.from_buffers(pa.binary(width), len(rows), [None, buffer])
+    codes = array.dictionary_encode().indices.to_numpy().astype(np.int64)
+    silent = ~rows.any(axis=1)
+    codes[silent] = len(rows) + np.flatnonzero(silent)
+    return _numbered(codes[:, None])[0]
+
+
+def _together(parts: Sequence[tuple[np.ndarray, np.ndarray, float]]) -> np.ndarray:
+    """One unit vector (m, p·d) float16 of several (vectors, row of each or -1, weight): its similarity is the mean of
+    theirs by weight, over the parts that a record has."""
+    count = len(parts[0][1])
+    out = np.zeros((count, sum(vectors.shape[1] for vectors, _, _ in parts)), np.float16)
+    for start in range(0, count, BLOCK_ROWS):
+        wide = []
+        for vectors, rows, weight in parts:
+            at = rows[start : start + BLOCK_ROWS]
+            wide.append(np.sqrt(weight) * unit_rows(vectors[np.maximum(at, 0)]) * (at >= 0)[:, None])
+        out[start : start + BLOCK_ROWS] = unit_rows(np.concatenate(wide, axis=1))
+    return out
+
+
+def _characters(parts: Sequence[TextPart]) -> np.ndarray:
+    lengths = [pc.fill_null(pc.utf8_length(part.texts), 0).to_numpy().astype(np.int64) for part in parts]
+    return np.sum(lengths, axis=0)

@@ -1,0 +1,62 @@
+"""The join of what is compared, with its progress, and the settings that it depends on, checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from dedup_assets.compute.in_memory import RowMatches, Stats, exact_matches
+from dedup_assets.compute.join import DENSE_LIMIT
+from dedup_assets.errors import SettingsError
+from dedup_assets.forks import require_own_threads
+from dedup_assets.in_memory.compared import Compared
+from dedup_assets.in_memory.progress import Stages
+from dedup_assets.settings import Settings
+
+
+def matches_of(compared: Compared, floor: float, stages: Stages | None = None) -> RowMatches:
+    """The matches of what is compared, from a floor on; with references those with a reference."""
+    sides = None
+    if compared.references:
+        sides = np.zeros(len(compared.vectors), bool)
+        sides[compared.texts[: compared.references]] = True
+    return matches_in(compared.vectors, floor, sides, DENSE_LIMIT, stages or Stages(None))
+
+
+def matches_in(
+    rows: np.ndarray, floor: float, sides: np.ndarray | None, dense_limit: int, stages: Stages
+) -> RowMatches:
+    """`exact_matches` on all cores, with its progress in cells."""
+    require_own_threads()
+    stats: Stats = {}
+    with stages.stage("matching") as advance:
+        return exact_matches(
+            rows,
+            floor,
+            sides=sides,
+            dense_limit=dense_limit,
+            threads=torch.get_num_threads(),
+            done=lambda: advance(1, int(stats["cells"]), "cells"),
+            stats=stats,
+        )
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a plain number, of Python or numpy."""
+    return isinstance(value, int | float | np.floating) and not isinstance(value, bool)
+
+
+def checked_threshold(threshold: float) -> float:
+    """A threshold as a workspace takes it. Raises SettingsError."""
+    if not is_number(threshold):
+        raise SettingsError(f"threshold = {threshold!r}: expected a cosine above 0 and at most 1, such as 0.95.")
+    return Settings(threshold=float(threshold), floor=float(threshold)).threshold
+
+
+def checked_keep(keep: str) -> str:
+    """The name of an order. Raises SettingsError; whether there is such an order is for `Settings` to say."""
+    if not isinstance(keep, str):
+        raise SettingsError(f"keep = {keep!r}: expected the name of an order, such as 'first'.")
+    return keep

@@ -1,0 +1,398 @@
+"""What came out of a deduplication in memory. Everything is read from a few arrays when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Generic, Literal, TypeVar, overload
+
+import numpy as np
+import pyarrow as pa
+
+from dedup_assets.compute.audit import Probes
+from dedup_assets.compute.curation import NONE
+from dedup_assets.compute.in_memory import RowMatches, decide_rows
+from dedup_assets.display_text import counted, visible
+from dedup_assets.errors import SettingsError
+from dedup_assets.in_memory.compared import Compared
+from dedup_assets.in_memory.matching import checked_threshold, matches_of
+from dedup_assets.in_memory.records import Records
+from dedup_assets.in_memory.references import CuratedTexts
+from dedup_assets.lookups.reprs import as_html, as_text, facts_as_html
+
+T = TypeVar("T")
+
+SHOWN = 5
+"""Removed records, and members of a group, that a prompt shows."""
+
+
+@dataclass(frozen=True)
+class Removed:
+    """A removed record and the one that stays for it.
+
+    Attributes
+    ----------
+    index : int
+        Number of the record, from 0.
+    record : Any
+        The record; a dict where the records are a table.
+    keeper_index : int
+        Number of the keeper: among the records, or among those of `against`.
+    keeper : Any
+        The keeper; of a workspace its `id` and `shard`.
+    similarity : float
+        Of the two, at least the threshold; 1 for an exact copy.
+    kind : {"exact", "semantic"}
+        Exact: both have the same text, or without texts the same vector.
+    """
+
+    index: int
+    record: Any
+    keeper_index: int
+    keeper: Any
+    similarity: float
+    kind: Literal["exact", "semantic"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """A kept record, or one of `against`, and the records that went for it, the most similar first."""
+
+    index: int
+    record: Any
+    removed: list[Removed]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What became of a record and why.
+
+    Attributes
+    ----------
+    index, record
+    removed : Removed, optional
+        Keeper, similarity and kind; None where the record stays.
+    stands_for : list of int
+        The records that went for it.
+    matches : list of (int, float)
+        Records, or those of `against`, that match its text, and how similar each is: the most similar first, one for
+        each text.
+    """
+
+    index: int
+    record: Any
+    removed: Removed | None
+    stands_for: list[int]
+    matches: list[tuple[int, float]]
+
+    def __repr__(self) -> str:
+        lines = [f"record {self.index}: {'kept' if self.removed is None else 'removed'}", f"  {_line(self.record)}"]
+        if self.removed is not None:
+            lines += [
+                f"{self.removed.kind}, similarity {self.removed.similarity:.4f} to keeper {self.removed.keeper_index}:",
+                f"  {_line(self.removed.keeper)}",
+            ]
+        if self.stands_for:
+            more = ", …" if len(self.stands_for) > SHOWN else ""
+            lines.append(f"stands for {', '.join(map(str, self.stands_for[:SHOWN]))}{more}")
+        lines += [f"matches {other} at {similarity:.4f}" for other, similarity in self.matches[:SHOWN]]
+        return "\n".join(lines)
+
+
+class Filtered(Sequence[Removed]):
+    """The removed records in their order, each made when it is asked for."""
+
+    def __init__(self, result: DeduplicationResult[Any]) -> None:
+        self._result = result
+
+    def __len__(self) -> int:
+        return len(self._result.filtered_indices)
+
+    @overload
+    def __getitem__(self, at: int) -> Removed: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Removed]: ...
+    def __getitem__(self, at: int | slice) -> Removed | list[Removed]:
+        indices = self._result.filtered_indices
+        if isinstance(at, slice):
+            return [self._result._removed(int(index)) for index in indices[at]]
+        return self._result._removed(int(indices[at]))
+
+    def __iter__(self) -> Iterator[Removed]:
+        return (self[at] for at in range(len(self)))
+
+    def _rows(self, count: int) -> list[dict[str, Any]]:
+        return [
+            {"similarity": r.similarity, "kind": r.kind, "record": _line(r.record), "keeper": _line(r.keeper)}
+            for r in self[:count]
+        ]
+
+    def __repr__(self) -> str:
+        more = [f"… {len(self) - SHOWN:,} more"] if len(self) > SHOWN else []
+        names = ["similarity", "kind", "record", "keeper"]
+        return "\n".join([counted(len(self), "removed record"), *as_text(names, self._rows(SHOWN)), *more])
+
+    def _repr_html_(self) -> str:
+        names = ["similarity", "kind", "record", "keeper"]
+        return f"<p>{counted(len(self), 'removed record')}</p>{as_html(names, self._rows(2 * SHOWN))}"
+
+
+class DeduplicationResult(Generic[T]):
+    """What `deduplicate` gives: who stays, who goes, and for whom.
+
+    Examples
+    --------
+    >>> import dedup_assets as da
+    >>> texts = ["Roses are red.", "Violets are blue.", "Roses are red."]
+    >>> result = da.deduplicate(texts)
+    >>> result.selected
+    ['Roses are red.', 'Violets are blue.']
+    >>> result.filtered[0].keeper_index
+    0
+    """
+
+    def __init__(
+        self,
+        records: Records[T],
+        against: Records | CuratedTexts | None,
+        compared: Compared,
+        order: np.ndarray,
+        matches: RowMatches,
+        floor: float,
+        threshold: float,
+    ) -> None:
+        self._records, self._against, self._compared, self._order = records, against, compared, order
+        self._matches, self._floor = matches, floor
+        self._decisions = decide_rows(
+            compared.vectors, matches, threshold, texts=compared.texts, order=order, reference=compared.reference
+        )
+        self.threshold = threshold
+        """Lowest similarity at which a record goes."""
+
+    # -------------------------------------------------------------------------------------- answers
+
+    def __len__(self) -> int:
+        return self._records.count
+
+    @property
+    def selected(self) -> T:
+        """The records that stay, in their order, in the type that came in."""
+        return self._records.take(self.selected_indices)
+
+    @cached_property
+    def selected_indices(self) -> np.ndarray:
+        """Numbers of the records that stay: int64, ascending."""
+        return np.flatnonzero(self._kept)
+
+    @property
+    def filtered(self) -> Filtered:
+        """The records that go, each with its keeper, their similarity and the kind."""
+        return Filtered(self)
+
+    @cached_property
+    def filtered_indices(self) -> np.ndarray:
+        """Numbers of the records that go: int64, ascending."""
+        return np.flatnonzero(~self._kept)
+
+    @property
+    def duplicate_ratio(self) -> float:
+        """Removed records as a share of all."""
+        return len(self.filtered_indices) / len(self)
+
+    @property
+    def exact_ratio(self) -> float:
+        """Records removed as exact copies, as a share of all."""
+        return int(self._exact.sum()) / len(self)
+
+    def groups(self) -> list[Group]:
+        """The keepers for which records went, those of most first.
+
+        Examples
+        --------
+        >>> import dedup_assets as da
+        >>> [(group.index, len(group.removed)) for group in da.deduplicate(["a b c", "x y", "a b c"]).groups()]
+        [(0, 1)]
+        """
+        members: dict[int, list[int]] = {}
+        for index in self.filtered_indices.tolist():
+            members.setdefault(int(self._keeper[index]), []).append(index)
+        ordered = sorted(members, key=lambda keeper: (-len(members[keeper]), keeper))
+        similarity = self._decided(self._decisions.similarity)
+        return [
+            Group(
+                keeper,
+                self._keeper_record(keeper),
+                [self._removed(index) for index in sorted(members[keeper], key=lambda at: (-similarity[at], at))],
+            )
+            for keeper in ordered
+        ]
+
+    @property
+    def pairs(self) -> pa.Table:
+        """All matches of distinct texts from the threshold on: `a, b, similarity`, by record numbers, a before b.
+
+        A text that several records have is named by the one that stands for it. With `against`, `b` is a number there.
+        Matches inside dense cells, where near-copies come by the thousand, take part in every decision and are not
+        listed; `find_matches` lists them all.
+        """
+        good = self._matches.similarity >= self.threshold
+        first, second = (self._stand_in[side[good]] for side in (self._matches.i, self._matches.j))
+        start = self._compared.references
+        low, high = np.minimum(first, second), np.maximum(first, second)
+        a, b = (high - start, low) if start else (low, high)
+        table = pa.table({"a": a, "b": b, "similarity": self._matches.similarity[good]})
+        return table.sort_by([("a", "ascending"), ("b", "ascending")])
+
+    def least_similar(self, count: int = 10) -> list[Removed]:
+        """The removed records least like their keepers, the least first.
+
+        Examples
+        --------
+        >>> import dedup_assets as da
+        >>> da.deduplicate(["a b c", "x y", "a b c"]).least_similar(1)[0].similarity
+        1.0
+        """
+        similarity = self._decided(self._decisions.similarity)[self.filtered_indices]
+        order = np.argsort(similarity, kind="stable")[: max(0, count)]
+        return [self._removed(int(index)) for index in self.filtered_indices[order]]
+
+    def rethreshold(self, threshold: float) -> DeduplicationResult[T]:
+        """The result under another threshold; this one stays as it is.
+
+        Upwards, matches that were found are decided anew; downwards they are looked for again. Nothing is embedded.
+
+        Examples
+        --------
+        >>> import dedup_assets as da
+        >>> da.deduplicate(["a b c", "x y", "a b c"]).rethreshold(0.99).duplicate_ratio
+        0.3333333333333333
+        """
+        threshold = checked_threshold(threshold)
+        matches, floor = self._matches, self._floor
+        if threshold < floor:
+            matches, floor = matches_of(self._compared, threshold), threshold
+        return DeduplicationResult(self._records, self._against, self._compared, self._order, matches, floor, threshold)
+
+    def explain(self, index: int) -> Explanation:
+        """What became of a record: its keeper or those that it stands for, and all that matches it.
+
+        Examples
+        --------
+        >>> import dedup_assets as da
+        >>> da.deduplicate(["a b c", "x y", "a b c"]).explain(2).removed.kind
+        'exact'
+        """
+        if not isinstance(index, int | np.integer) or not 0 <= index < len(self):
+            raise SettingsError(f"record {index!r}: expected a number from 0 to {len(self) - 1}.")
+        index = int(index)
+        removed = None if self._kept[index] else self._removed(index)
+        stands_for = [] if self._compared.references else np.flatnonzero(self._keeper == index).tolist()
+        return Explanation(index, self._records.one(index), removed, stands_for, self._matching(index))
+
+    def to_arrow(self) -> pa.Table:
+        """One row for each record: `index, kept, keeper, similarity, kind`; null where it stays.
+
+        Examples
+        --------
+        >>> import dedup_assets as da
+        >>> da.deduplicate(["a b c", "x y", "a b c"]).to_arrow()["keeper"].to_pylist()
+        [None, None, 0]
+        """
+        return pa.table(
+            {
+                "index": np.arange(len(self)),
+                "kept": self._kept,
+                "keeper": pa.array(self._keeper, mask=self._kept),
+                "similarity": pa.array(self._decided(self._decisions.similarity), mask=self._kept),
+                "kind": pa.array(np.where(self._exact, "exact", "semantic"), pa.string(), mask=self._kept),
+            }
+        )
+
+    # ---------------------------------------------------------------------------------------- looks
+
+    def __repr__(self) -> str:
+        facts = self._facts()
+        lines = [f"  {name:<8}  {value:>11}  {remark}".rstrip() for name, value, remark in facts]
+        return "\n".join([self._title(), *lines])
+
+    def _repr_html_(self) -> str:
+        return facts_as_html(self._title(), self._facts())
+
+    def _title(self) -> str:
+        return f"Deduplication of {counted(len(self), 'record')} at threshold {self.threshold:g}"
+
+    def _facts(self) -> list[tuple[str, str, str]]:
+        exact = int(self._exact.sum())
+        kept, gone = len(self.selected_indices), len(self.filtered_indices)
+        dense = sum(int(cell.home.sum()) for cell in self._matches.dense)
+        unlisted = f"; those of {counted(dense, 'near-copy')} in dense cells are not listed" if dense else ""
+        return [
+            ("selected", f"{kept:,}", f"{kept / len(self):7.1%}  .selected"),
+            (
+                "filtered",
+                f"{gone:,}",
+                f"{gone / len(self):7.1%}  .filtered: {exact:,} exact, {gone - exact:,} by similarity",
+            ),
+            ("pairs", f"{int((self._matches.similarity >= self.threshold).sum()):,}", f"{'':7}  .pairs{unlisted}"),
+        ]
+
+    # ---------------------------------------------------------------------------------------- parts
+
+    def _decided(self, column: np.ndarray) -> np.ndarray:
+        """A column of the decisions, of the records alone."""
+        return column[self._compared.references :]
+
+    @cached_property
+    def _kept(self) -> np.ndarray:
+        return self._decided(self._decisions.kept)
+
+    @cached_property
+    def _exact(self) -> np.ndarray:
+        return self._decided(self._decisions.exact)
+
+    @cached_property
+    def _stand_in(self) -> np.ndarray:
+        """For each distinct text the number, references first, of the record that stands for it."""
+        out = np.empty(len(self._compared.vectors), np.int64)
+        out[self._decisions.texts.keys] = self._decisions.representative
+        return out
+
+    @cached_property
+    def _keeper(self) -> np.ndarray:
+        """Number of each record's keeper, among the references where there are some; -1 where the record stays."""
+        keeper = self._decided(self._decisions.keeper)
+        return np.where(keeper == NONE, NONE, self._stand_in[np.maximum(keeper, 0)])
+
+    def _keeper_record(self, number: int) -> Any:
+        # With references nothing but these removes anything.
+        return self._records.one(number) if self._against is None else self._against.one(number)
+
+    def _removed(self, index: int) -> Removed:
+        keeper = int(self._keeper[index])
+        return Removed(
+            index,
+            self._records.one(index),
+            keeper,
+            self._keeper_record(keeper),
+            float(self._decided(self._decisions.similarity)[index]),
+            "exact" if self._exact[index] else "semantic",
+        )
+
+    def _matching(self, index: int) -> list[tuple[int, float]]:
+        """What matches a record's text, compared with every text: those in dense cells are there too."""
+        compared, row = self._compared, int(self._compared.own_texts[index])
+        probes = Probes(compared.vectors[row : row + 1], self.threshold)
+        one, other = probes.near(compared.vectors)
+        similarity = probes.similarity(compared.vectors, one, other)
+        good = (similarity >= self.threshold) & (other != row)
+        if compared.references:
+            good = (similarity >= self.threshold) & (self._stand_in[other] < compared.references)
+        other, similarity = self._stand_in[other[good]], similarity[good]
+        order = np.lexsort((other, -similarity))
+        return list(zip(other[order].tolist(), similarity[order].tolist(), strict=True))
+
+
+def _line(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return visible(" ".join(text[:400].split()))

@@ -1,0 +1,168 @@
+"""Vectors of texts, from a model by name or from any encoder, and vectors that a caller gives, checked.
+
+Knows texts and arrays; nothing of records or decisions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from dedup_assets.compute.similarity import squared_norms
+from dedup_assets.display_text import kind_of
+from dedup_assets.errors import ModelError, SourceError, first_line
+from dedup_assets.forks import require_own_threads
+
+BATCH_TEXTS = 512
+"""Texts that a model is given at a time: what is reported of the progress, and never the result."""
+
+MOST_COLUMNS = 65_536
+"""For vectors of more numbers the bounds of low-precision products do not hold."""
+
+LARGEST_HALF = 4.0
+"""Squared norm of a float16 vector up to which sums in float64 are exact; longer ones are compared as float32."""
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """Anything that makes vectors of texts, such as a SentenceTransformer or a StaticModel."""
+
+    def encode(self, texts: list[str]) -> Any:
+        """Vectors (n, d) of n texts, as anything that numpy reads."""
+
+
+Model = str | TextEncoder
+Advance = Callable[[int], None]
+
+
+def embed(texts: Sequence[str], model: Model, advance: Advance = lambda amount: None) -> np.ndarray:
+    """Unit vectors (n, d) float16 of distinct texts.
+
+    A text of which the model knows too little, or which is empty, has the zero vector: it matches nothing but its
+    copies. That of an encoder's own vector of norm zero too.
+
+    Raises
+    ------
+    ModelError
+        The model cannot be had, or what it gives are no vectors.
+    """
+    encode = _by_name(model) if isinstance(model, str) else _by_object(model)
+    out = embed_in_batches(texts, encode, advance)
+    out[[at for at, text in enumerate(texts) if not text.strip()]] = 0
+    return out
+
+
+def embed_in_batches(
+    texts: Sequence[str], encode: Callable[[list[str]], np.ndarray], advance: Advance = lambda amount: None
+) -> np.ndarray:
+    """Vectors (n, d) of texts, some of them at a time, in the dtype of what `encode` gives. n is at least 1."""
+    require_own_threads()
+    out: np.ndarray | None = None
+    # Longest first: batches hold texts of like length, and no long batch is left for the end.
+    order = np.argsort(-np.fromiter(map(len, texts), np.int64, len(texts)), kind="stable")
+    for start in range(0, len(order), BATCH_TEXTS):
+        part = order[start : start + BATCH_TEXTS]
+        vectors = encode([texts[at] for at in part.tolist()])
+        if out is None:
+            out = np.zeros((len(texts), vectors.shape[1]), vectors.dtype)
+        elif out.shape[1] != vectors.shape[1]:
+            raise ModelError(
+                f"the model gave vectors of {out.shape[1]} and of {vectors.shape[1]} numbers. Expected one."
+            )
+        out[part] = vectors
+        advance(len(part))
+    assert out is not None, "no text was given"
+    return out
+
+
+def _by_name(name: str) -> Callable[[list[str]], np.ndarray]:
+    """The package's own encoder: the vectors that a workspace stores."""
+    from dedup_assets.encoder.models import locate_model
+    from dedup_assets.resources.worker_tasks import encode_texts
+    from dedup_assets.settings import Settings
+
+    location, settings = locate_model(name), Settings(model=name)
+    return lambda texts: encode_texts(texts, settings, location.fingerprint, "cpu")[0]
+
+
+def _by_object(model: Any) -> Callable[[list[str]], np.ndarray]:
+    if not callable(getattr(model, "encode", None)):
+        raise ModelError(
+            f"model is {kind_of(model)}. Expected a folder or hub id, or an object with encode(list of texts)."
+        )
+
+    def encode(texts: list[str]) -> np.ndarray:
+        given = model.encode(texts)
+        try:
+            vectors = np.asarray(getattr(given, "vectors", given))
+        except Exception as problem:  # arrays of other libraries raise what they like, such as one on a GPU
+            raise ModelError(
+                f"{kind_of(model)}.encode gave {kind_of(given)}, which numpy cannot read: {first_line(problem)}."
+            ) from problem
+        if (
+            vectors.ndim != 2
+            or vectors.shape[0] != len(texts)
+            or not vectors.shape[1]
+            or vectors.dtype.kind not in "fiu"
+        ):
+            raise ModelError(
+                f"{kind_of(model)}.encode gave an array of shape {vectors.shape} and dtype {vectors.dtype} for "
+                f"{len(texts)} texts. Expected {len(texts)} rows of numbers."
+            )
+        wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        if len(wrong):
+            raise ModelError(
+                f"{kind_of(model)}.encode gave a vector that is not finite for {texts[wrong[0]][:60]!r}. Expected "
+                "finite numbers."
+            )
+        return unit_rows(vectors).astype(np.float16)
+
+    return encode
+
+
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """Rows (n, d) at unit length, float64; zero rows stay zero."""
+    wide = vectors.astype(np.float64)
+    largest = np.abs(wide).max(axis=1, keepdims=True, initial=0.0)
+    wide /= np.where(largest > 0, largest, 1.0)  # first, so that squares neither overflow nor vanish
+    norms = np.sqrt(np.einsum("ij,ij->i", wide, wide))[:, None]
+    return wide / np.where(norms > 0, norms, 1.0)
+
+
+def given_vectors(vectors: Any, count: int | None, what: str = "vectors") -> np.ndarray:
+    """A caller's vectors (n, d) as they are compared: float16 and float32 as they come, other numbers as float32.
+
+    Raises
+    ------
+    SourceError
+        They are no matrix of finite numbers, or not as many as `count`.
+    """
+    try:
+        array = np.asarray(vectors)
+    except Exception as problem:  # ragged lists, tensors on a GPU: each library raises what it likes
+        raise SourceError(
+            f"{what} is {kind_of(vectors)}, which numpy cannot read as one array: {first_line(problem)}."
+        ) from problem
+    if array.ndim != 2 or array.dtype.kind not in "fiu":
+        raise SourceError(
+            f"{what} has shape {array.shape} and dtype {array.dtype}. Expected rows of numbers: shape (n, d), floats."
+        )
+    if count is not None and len(array) != count:
+        raise SourceError(f"{what} has {len(array):,} rows for {count:,} records. Expected one for each.")
+    if not len(array) or not 0 < array.shape[1] <= MOST_COLUMNS:
+        raise SourceError(
+            f"{what} has shape {array.shape}. Expected at least one row of 1 to {MOST_COLUMNS:,} numbers."
+        )
+    with np.errstate(over="ignore"):
+        rows = np.ascontiguousarray(array if array.dtype in (np.float16, np.float32) else array.astype(np.float32))
+    for start in range(0, len(rows), 65_536):
+        wrong = np.flatnonzero(~np.isfinite(rows[start : start + 65_536]).all(axis=1))
+        if len(wrong):
+            at = start + int(wrong[0])
+            found = "NaN" if np.isnan(array[at]).any() else "a number beyond float32 or infinity"
+            raise SourceError(f"row {at} of {what} holds {found}. Expected finite numbers.")
+    if rows.dtype == np.float16 and float(squared_norms(rows).max()) > LARGEST_HALF:
+        return rows.astype(np.float32)
+    return rows
