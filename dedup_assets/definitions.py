@@ -25,14 +25,14 @@ from dedup_assets.checks.asset_checks import define_checks
 from dedup_assets.names import DEFAULT_WORKSPACE, Names
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.workspace import WorkspaceResource
-from dedup_assets.storage.workspace import settings_as_they_are
+from dedup_assets.storage.workspace import load_settings_or_default
 
 SCHEDULER = "DEDUP_ASSETS_SCHEDULER"
 
 
 def definitions_for(workspace: str | Path) -> dg.Definitions:
     """Everything for one workspace, with its settings as they are now."""
-    settings = settings_as_they_are(workspace)
+    settings = load_settings_or_default(workspace)
     return _definitions(str(workspace), os.environ.get(SCHEDULER, ""), settings.watch_seconds, settings.recurate_cron)
 
 

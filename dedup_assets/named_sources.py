@@ -14,7 +14,7 @@ from dedup_assets.ingest.listing import Unread, unread_in_words
 from dedup_assets.ingest.source_files import SourceFile
 from dedup_assets.ingest.sources import Found, find_sources
 from dedup_assets.storage.ledger import CORPUS, REFERENCE, TAKEDOWN
-from dedup_assets.storage.workspace import Workspace, settings_as_they_are
+from dedup_assets.storage.workspace import Workspace, load_settings_or_default
 
 _EXAMPLES = 10
 
@@ -25,7 +25,7 @@ def brought_in(
     """The workspace with the shards of some sources registered, and what the sources hold."""
     wanted = resolve_options(options)
     path = workspace_path(workspace)
-    follow = wanted.get("follow_links", settings_as_they_are(path).follow_links)
+    follow = wanted.get("follow_links", load_settings_or_default(path).follow_links)
     found = find_sources(source_names(sources), follow) if sources else Found([], [])
     _refuse_unread(found, bool(wanted.get("strict")))  # before a workspace is made for nothing
     space = Workspace.create_or_open(path, wanted)

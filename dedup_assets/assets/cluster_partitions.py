@@ -16,7 +16,7 @@ from dedup_assets.assets.failures import concerns_all
 from dedup_assets.assets.kmeans_centroids import codebook_in_force
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.hashes import HashIndex, first_occurrences, hash_ids
-from dedup_assets.corpus.live_texts import Living, corpus_index
+from dedup_assets.corpus.live_texts import LiveTexts, corpus_index
 from dedup_assets.encoder.settled import settled_dimension
 from dedup_assets.errors import ShardError
 from dedup_assets.resources.dask_cluster import DaskCluster
@@ -120,7 +120,7 @@ def _candidates(run: StageRun, codebook: Codebook, shards: dict[str, Completion]
     """Settle what each shard brings, in order. A shard that is refused is recorded as failed and left out."""
     workspace = run.workspace
     # Content that takes over from other content of its shard is compared with what is there without that.
-    living = Living(workspace, without=shards)
+    living = LiveTexts(workspace, without=shards)
     texts, ids, retracted = corpus_index(workspace, living)
     number = living.all[-1].number if living.all else 0
     candidates: list[_Candidate] = []

@@ -16,7 +16,7 @@ from dedup_assets.assets.duplicate_ids import decide_shards
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.corpus.generation_changes import is_known, publish_changes
 from dedup_assets.corpus.generations import decision_basis
-from dedup_assets.corpus.live_texts import Living
+from dedup_assets.corpus.live_texts import LiveTexts
 from dedup_assets.corpus.output import (
     EarlierOutput,
     PublishedShard,
@@ -25,7 +25,7 @@ from dedup_assets.corpus.output import (
     publish_manifest,
     publish_shard,
     published_generation,
-    remove_strangers,
+    remove_unlisted_files,
     switch_to,
 )
 from dedup_assets.resources.dask_cluster import DaskCluster
@@ -65,7 +65,7 @@ def publish_decided(run: StageRun, dask: DaskCluster) -> None:
         published = run.ledger.completions(STAGE)
         # Read last: whatever was decided is among it, or was retracted since. That may be a keeper, so all is decided
         # anew before anything is published without it. What is retracted from here on is for the next decision.
-        living = Living(workspace)
+        living = LiveTexts(workspace)
         if living.retractions == generation.retractions:
             break
     raw = run.ledger.versions("raw_shards")
@@ -77,7 +77,7 @@ def publish_decided(run: StageRun, dask: DaskCluster) -> None:
     claim_output(workspace)
     before = published_generation(workspace)
     if len(pending) == len(targets):  # the first time that this generation is published here
-        remove_strangers(workspace, generation, [a.shard for a in targets])
+        remove_unlisted_files(workspace, generation, [a.shard for a in targets])
     earlier = EarlierOutput(workspace, generation)
     run.progress.total(sum(a.records for a in pending), "records")
     facts = {a.shard: published[a.shard].facts for a in targets if a not in pending}

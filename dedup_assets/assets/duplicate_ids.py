@@ -20,7 +20,7 @@ from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.curation import BatchDecisions, TextDecisions, decide_batch
 from dedup_assets.corpus.curation_order import LoadedShard, curation_order, load_shard
 from dedup_assets.corpus.generations import Plan, decision_basis, plan_decisions
-from dedup_assets.corpus.live_texts import Living, reference_texts
+from dedup_assets.corpus.live_texts import LiveTexts, reference_texts
 from dedup_assets.corpus.retraction import forget_dead_pairs
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.workspace import WorkspaceResource
@@ -55,7 +55,7 @@ def decide_shards(run: StageRun, dask: DaskCluster) -> None:
 
 def _decide_shards(run: StageRun, dask: DaskCluster) -> None:
     decided = run.ledger.completions(STAGE)
-    living = Living(run.workspace)
+    living = LiveTexts(run.workspace)
     plan = plan_decisions(run.ledger, run.workspace.settings, decided, living.live, living.retractions, run.shards)
     if plan is None:
         return
@@ -88,7 +88,7 @@ def _decide_shards(run: StageRun, dask: DaskCluster) -> None:
         run.ledger.add_generation(plan.generation, entries, STAGE, run.run_id, plan.answers)
 
 
-def _gone_owners(plan: Plan, living: Living) -> list[Admission]:
+def _gone_owners(plan: Plan, living: LiveTexts) -> list[Admission]:
     """Retracted admissions whose matches count: some of their texts live on in the shards of a new generation."""
     return [a for a in living.visible if a.retracted is not None] if plan.is_new else []
 
@@ -109,7 +109,7 @@ def _ensure_matches(run: StageRun, dask: DaskCluster, admissions: Iterable[Admis
 class _Decider:
     """Decides the batches of a plan one after the other."""
 
-    def __init__(self, run: StageRun, plan: Plan, living: Living) -> None:
+    def __init__(self, run: StageRun, plan: Plan, living: LiveTexts) -> None:
         self.run = run
         self.workspace = run.workspace
         self.plan = plan

@@ -11,7 +11,7 @@ import numpy as np
 
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.kmeans import choose_cells, fit_centroids, sample_size
-from dedup_assets.corpus.live_texts import Living
+from dedup_assets.corpus.live_texts import LiveTexts
 from dedup_assets.encoder.settled import open_table, settled_dimension
 from dedup_assets.resources.centroids import fit_on_gpus
 from dedup_assets.resources.dask_cluster import DaskCluster
@@ -130,7 +130,7 @@ def _reassign_admitted(run: StageRun, dask: DaskCluster, old: Codebook, new: Cod
             str(workspace.cells(new, a)),
             dask.resolved_device(),
         )
-        for a in Living(workspace).visible
+        for a in LiveTexts(workspace).visible
     ]
     for _ in dask.map(reassign_shard, batches) if batches else ():
         pass

@@ -15,7 +15,7 @@ from dedup_assets.assets.failures import concerns_all
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.cell_groups import CellGroup, plan_groups
 from dedup_assets.compute.join import Matches
-from dedup_assets.corpus.live_texts import Living
+from dedup_assets.corpus.live_texts import LiveTexts
 from dedup_assets.corpus.retraction import forget_dead_pairs_of
 from dedup_assets.progress import Progress
 from dedup_assets.resources.dask_cluster import DaskCluster
@@ -70,7 +70,7 @@ def find_matches_of(run: StageRun, dask: DaskCluster, shards: Sequence[str]) -> 
 
 def match_shards(run: StageRun, dask: DaskCluster, wanted: Sequence[Admission]) -> None:
     """Find, publish and record the matches of admissions; one join per codebook they stand under."""
-    living = Living(run.workspace)
+    living = LiveTexts(run.workspace)
     codebooks = run.ledger.codebooks()
     plans = []
     for number in sorted({a.codebook for a in wanted}):
@@ -82,7 +82,7 @@ def match_shards(run: StageRun, dask: DaskCluster, wanted: Sequence[Admission]) 
         _match_under(run, dask, codebook, new, visible, living)
     # Who decided after a retraction that came meanwhile may have been here already, and is not coming again.
     while run.ledger.last_retraction() != living.retractions:
-        living = Living(run.workspace)
+        living = LiveTexts(run.workspace)
         forget_dead_pairs_of(run.workspace, living, wanted)
 
 
@@ -92,7 +92,7 @@ def _match_under(
     codebook: Codebook,
     new: list[Admission],
     visible: list[Admission],
-    living: Living,
+    living: LiveTexts,
 ) -> None:
     """Join `new` shards with `visible` ones under one codebook."""
     started = time.perf_counter()
@@ -155,7 +155,7 @@ def _write(
     workspace: Workspace,
     codebook: Codebook,
     a: Admission,
-    living: Living,
+    living: LiveTexts,
     parts: Iterable[Matches],
     dense_cells: Sequence[int],
 ) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 
 from dedup_assets.corpus.changes import has_changed, source_file, unfinished_shards
 from dedup_assets.corpus.generations import DECIDING, PUBLISHING, plan_decisions
-from dedup_assets.corpus.live_texts import Living
+from dedup_assets.corpus.live_texts import LiveTexts
 from dedup_assets.errors import SourceError
 from dedup_assets.ingest.source_files import content_fingerprint
 from dedup_assets.storage.ledger import REFERENCE, STAGES, Ledger
@@ -83,7 +83,7 @@ def rules_version(workspace: Workspace, changed: Collection[str] = ()) -> str:
     if generation is None:
         return f"1-{asked}"
     decided = ledger.completions(DECIDING)
-    living = Living(workspace)
+    living = LiveTexts(workspace)
     plan = plan_decisions(ledger, settings, decided, living.live, living.retractions, ())
     read = ledger.completions(_READING)
     other = {a.shard for a in living.live if a.shard in read and a.fingerprint != read[a.shard].basis}

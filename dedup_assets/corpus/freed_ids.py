@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from dedup_assets.compute.hashes import hash_ids
-from dedup_assets.corpus.live_texts import Living, corpus_index
+from dedup_assets.corpus.live_texts import LiveTexts, corpus_index
 from dedup_assets.storage.shards import REJECTED, AdmittedShard, read_ids
 from dedup_assets.storage.workspace import Workspace
 
@@ -25,7 +25,7 @@ def readmit_freed(workspace: Workspace, run_id: str = "") -> list[str]:
         return []
     freed = []
     with workspace.lock("admission"):
-        living = Living(workspace)
+        living = LiveTexts(workspace)
         _, taken, buried = corpus_index(workspace, living)
         for a in living.live:
             rejected = np.flatnonzero(AdmittedShard.read(workspace.admitted(a)).record_texts == REJECTED)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from dedup_assets.corpus.curation_order import in_curation_order
-from dedup_assets.corpus.live_texts import Living
+from dedup_assets.corpus.live_texts import LiveTexts
 from dedup_assets.corpus.output import publication_basis
 from dedup_assets.settings import Settings
 from dedup_assets.storage.ledger import REFERENCE, Admission, Completion, Generation, Ledger, Rebuild
@@ -156,7 +156,7 @@ def decisions_due(workspace: Workspace) -> set[str]:
     if ledger.generation() is None:
         return set()
     decided = ledger.completions(DECIDING)
-    living = Living(workspace)
+    living = LiveTexts(workspace)
     plan = plan_decisions(ledger, workspace.settings, decided, living.live, living.retractions, ())
     if plan is not None and plan.is_new:
         return set(decided)

@@ -18,7 +18,7 @@ from dedup_assets.storage.shards import AdmittedShard, admission_of, read_ids, r
 from dedup_assets.storage.workspace import Workspace
 
 
-class Living:
+class LiveTexts:
     """What lives in a workspace as the ledger stands.
 
     Parameters
@@ -164,7 +164,7 @@ def record_ids(
     return pa.concat_arrays(parts).take(pa.array(back))
 
 
-def corpus_index(workspace: Workspace, living: Living) -> tuple[HashIndex, HashIndex, HashIndex]:
+def corpus_index(workspace: Workspace, living: LiveTexts) -> tuple[HashIndex, HashIndex, HashIndex]:
     """Indexes over what lives: text hash to text key, hash of each taken id to 0, hash of each id that was
     taken down for ever to 0."""
     hashes, keys, ids = [empty_hashes()], [np.empty(0, np.int64)], [empty_hashes()]
@@ -185,7 +185,7 @@ def corpus_index(workspace: Workspace, living: Living) -> tuple[HashIndex, HashI
     )
 
 
-def reference_texts(workspace: Workspace, living: Living) -> np.ndarray:
+def reference_texts(workspace: Workspace, living: LiveTexts) -> np.ndarray:
     """Keys (m,) of the texts that records of living references have, sorted."""
     keys = [np.empty(0, np.int64)]
     for a in living.live:

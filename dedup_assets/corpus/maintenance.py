@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from dedup_assets.compute.hashes import HashIndex
-from dedup_assets.corpus.live_texts import Living
+from dedup_assets.corpus.live_texts import LiveTexts
 from dedup_assets.corpus.output import published_generation
 from dedup_assets.encoder.settled import open_table, settled_dimension
 from dedup_assets.storage.embeddings import KEPT_VERSIONS
@@ -49,7 +49,7 @@ class Freed:
 
 
 @contextmanager
-def alone(workspace: Workspace) -> Iterator[None]:
+def exclusive_access(workspace: Workspace) -> Iterator[None]:
     """Hold off every stage, admission, retraction and decision; waits for those that are under way."""
     with workspace.lock(MAINTENANCE), workspace.lock("admission"), workspace.lock("decisions"):
         yield
@@ -70,7 +70,7 @@ def maintain(workspace: Workspace, keep_versions: timedelta = KEPT_VERSIONS) -> 
         While something retracted is still part of what is published, nothing of any admission goes; `waits` says so.
     """
     freed = Freed()
-    with alone(workspace), storage_errors(workspace.root):
+    with exclusive_access(workspace), storage_errors(workspace.root):
         swept = workspace.sweep()
         if swept:
             freed.add("temporary leftovers", swept, 0)
@@ -89,7 +89,7 @@ def maintain(workspace: Workspace, keep_versions: timedelta = KEPT_VERSIONS) -> 
             if not any(folder.iterdir()):
                 folder.rmdir()
         _remove(freed, "decisions", _children(workspace, "decisions"), needed.decisions)
-        _tend_table(workspace, needed, freed, keep_versions)
+        _clean_table(workspace, needed, freed, keep_versions)
     return freed
 
 
@@ -104,7 +104,7 @@ def prune(workspace: Workspace, keep: int = 0) -> Freed:
     """
     refuse_unasked(workspace.root, workspace.settings)
     freed = Freed()
-    with alone(workspace), storage_errors(workspace.output):
+    with exclusive_access(workspace), storage_errors(workspace.output):
         swept = workspace.sweep()
         if swept:
             freed.add("temporary leftovers", swept, 0)
@@ -126,7 +126,7 @@ class _Needed:
     def __init__(self, workspace: Workspace) -> None:
         ledger = workspace.ledger
         self.workspace = workspace
-        self.living = Living(workspace)
+        self.living = LiveTexts(workspace)
         self.last = ledger.generation()
         self.published = published_generation(workspace)
         # Until a generation without it is published, what was retracted is part of what people see.
@@ -182,7 +182,7 @@ class _Needed:
             yield read_records(self.workspace.raw(shard, fingerprint)).hashes
 
 
-def _tend_table(workspace: Workspace, needed: _Needed, freed: Freed, keep_versions: timedelta) -> None:
+def _clean_table(workspace: Workspace, needed: _Needed, freed: Freed, keep_versions: timedelta) -> None:
     """Remove the vectors of texts that no record has any more, and compact."""
     if settled_dimension(workspace) is None:
         return

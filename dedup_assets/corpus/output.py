@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dedup_assets.corpus.live_texts import Living
+from dedup_assets.corpus.live_texts import LiveTexts
 from dedup_assets.errors import WorkspaceError
 from dedup_assets.ingest.formats.batches import render_row, rendered_value
 from dedup_assets.storage.decisions import read_record_decisions
@@ -126,7 +126,7 @@ def publish_shard(
     workspace: Workspace,
     admission: Admission,
     generation: Generation,
-    living: Living,
+    living: LiveTexts,
     earlier: EarlierOutput,
     rows: int,
     reasons: Mapping[str, int],
@@ -239,7 +239,7 @@ def _publish_table(target: Path, part: str, shard: str, table: pa.Table, before:
     return checksum(path)
 
 
-def _duplicates(workspace: Workspace, admission: Admission, living: Living, removed: pa.Table) -> pa.Table:
+def _duplicates(workspace: Workspace, admission: Admission, living: LiveTexts, removed: pa.Table) -> pa.Table:
     """The removed records of a shard. Ids that are whole numbers in the input are so here, to be joined with it."""
     shard = pa.array([admission.shard] * removed.num_rows, pa.string())
     columns = [removed.column("id"), shard, *(removed.column(name) for name in DUPLICATES.names[2:])]
@@ -269,7 +269,7 @@ def _schema_of(table: Path) -> pa.Schema:
     return pq.read_schema(table)
 
 
-def _quarantine(workspace: Workspace, admission: Admission, living: Living) -> tuple[pa.Table, dict[str, int]]:
+def _quarantine(workspace: Workspace, admission: Admission, living: LiveTexts) -> tuple[pa.Table, dict[str, int]]:
     """All quarantined rows of a shard, and the counts, by reason, of those that its admission added.
 
     A record that was taken down is listed by its row alone, and so is every other row that carries its id: the
@@ -315,7 +315,7 @@ def claim_output(workspace: Workspace) -> None:
         publish_text(marker, MARKER_TEXT)
 
 
-def remove_strangers(workspace: Workspace, generation: Generation, shards: Collection[str]) -> None:
+def remove_unlisted_files(workspace: Workspace, generation: Generation, shards: Collection[str]) -> None:
     """Take files of other shards out of a generation's folder before it is published for the first time.
 
     They are of another workspace that published here, or of a killed run whose shards were retracted since.

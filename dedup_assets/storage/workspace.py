@@ -273,7 +273,7 @@ def version_name(shard: str, fingerprint: str) -> str:
     return f"{shard}@{fingerprint[:16]}"
 
 
-def settings_as_they_are(path: Path | str) -> Settings:
+def load_settings_or_default(path: Path | str) -> Settings:
     """The settings of a workspace for what has to be known before one is opened, such as how often to look.
 
     The defaults where there is no workspace yet, or where its file is broken: whoever opens it then says why.

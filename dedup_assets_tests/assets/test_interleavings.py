@@ -21,7 +21,7 @@ import dedup_assets as da
 from dedup_assets.assets.stage import STAGES, StageRun
 from dedup_assets.compute.text import hash_texts
 from dedup_assets.corpus import retraction
-from dedup_assets.corpus.live_texts import Living
+from dedup_assets.corpus.live_texts import LiveTexts
 from dedup_assets.corpus.output import read_manifest
 from dedup_assets.corpus.retraction import retract_shards
 from dedup_assets.embedded import embedded_dagster
@@ -201,7 +201,7 @@ def test_matches_that_are_found_while_a_shard_is_retracted_are_of_what_is_left(
     run = stage("pairwise_similarities", space, "s02")
     pairwise_similarities.match_shards(run, dask, [a for a in space.ledger.live_admissions() if a.shard == "s02"])
     stored = pq.read_table(space.pairs(space.ledger.live_admissions()[-1]))
-    assert Living(space).texts(np.unique(stored["key_a"])).all()
+    assert LiveTexts(space).texts(np.unique(stored["key_a"])).all()
     assert stored.select(["id_a", "id_b"]).to_pylist() == [{"id_a": "c", "id_b": "d"}], "`one` lives on in `c`"
 
 
