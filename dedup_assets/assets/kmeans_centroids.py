@@ -43,8 +43,8 @@ def kmeans_centroids(context: dg.AssetExecutionContext, workspace: WorkspaceReso
     """Fit a codebook if there is none or the corpus outgrew it, and report how well it fits each shard."""
     with stage_run(context, workspace, dask) as run:
         embedded = run.upstream("embeddings")
-        bases = {shard: done.basis for shard, done in embedded.items()}
-        pending = run.unfinished(bases)
+        input_versions = {shard: done.input_version for shard, done in embedded.items()}
+        pending = run.unfinished(input_versions)
         if not pending and not _refit_requested(run):
             return
         with run.workspace.lock("admission"):
@@ -54,16 +54,16 @@ def kmeans_centroids(context: dg.AssetExecutionContext, workspace: WorkspaceReso
         for shard in pending:
             with run.isolating(shard):
                 started = time.perf_counter()
-                rows = embedded[shard].facts["rows"]
-                facts = {
+                rows = embedded[shard].stats["rows"]
+                stats = {
                     "rows": rows,
                     "codebook": codebook.number,
                     "cells": codebook.cells,
                     "fitted_for_texts": codebook.corpus_texts,
                     "mean_similarity_to_centroid": _fit(run.workspace, shard, centroids),
-                    **{f"codebook_{name}": value for name, value in codebook.facts.items()},
+                    **{f"codebook_{name}": value for name, value in codebook.stats.items()},
                 }
-                run.complete(shard, bases[shard], facts, time.perf_counter() - started)
+                run.complete(shard, input_versions[shard], stats, time.perf_counter() - started)
                 run.spent.rows += rows
             run.progress.advance(1)
 
@@ -82,11 +82,11 @@ def codebook_in_force(run: StageRun, dask: DaskCluster) -> Codebook:
         if not outgrown and not asked_for and not _refit_requested(run):
             return current
     started = time.perf_counter()
-    centroids, facts = _fitted(workspace, dask, texts, wanted)
-    facts["fit_seconds"] = round(time.perf_counter() - started, 3)
+    centroids, stats = _fitted(workspace, dask, texts, wanted)
+    stats["fit_seconds"] = round(time.perf_counter() - started, 3)
     digest = hashlib.blake2b(centroids.tobytes(), digest_size=4).hexdigest()
     number = 1 if current is None else current.number + 1
-    codebook = Codebook(number, digest, len(centroids), texts, facts)
+    codebook = Codebook(number, digest, len(centroids), texts, stats)
     write_centroids(workspace.codebook(codebook), centroids)
     if current is not None:
         _reassign_admitted(run, dask, current, codebook)

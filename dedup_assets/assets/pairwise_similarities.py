@@ -49,8 +49,8 @@ anew what its neighbours hold too."""
 def pairwise_similarities(context: dg.AssetExecutionContext, workspace: WorkspaceResource, dask: DaskCluster) -> None:
     """Join the shards of this run with themselves and with what was admitted before them."""
     with stage_run(context, workspace, dask) as run:
-        bases = {shard: done.basis for shard, done in run.upstream("cluster_partitions").items()}
-        pending = run.unfinished(bases)
+        input_versions = {shard: done.input_version for shard, done in run.upstream("cluster_partitions").items()}
+        pending = run.unfinished(input_versions)
         if pending:
             run.without_failing(lambda: find_matches_of(run, dask, pending))
 
@@ -119,10 +119,12 @@ def _match_under(
             dense += found.dense_cells
             done.reach(index)
         runs = gathered.runs()
-        facts = [_write(workspace, codebook, a, living, gathered.of_owner(runs, a.number), dense) for a in new]
+        stats = [_write(workspace, codebook, a, living, gathered.of_owner(runs, a.number), dense) for a in new]
     seconds = time.perf_counter() - started
     total = max(1, sum(a.records for a in new))
-    entries = [(a.shard, a.basis, fact, seconds * a.records / total) for a, fact in zip(new, facts, strict=True)]
+    entries = [
+        (a.shard, a.input_version, fact, seconds * a.records / total) for a, fact in zip(new, stats, strict=True)
+    ]
     run.ledger.complete(STAGE, entries, run.run_id)
     run.spent.rows += sum(a.records for a in new)
 
@@ -159,7 +161,7 @@ def _write(
     parts: Iterable[Matches],
     dense_cells: Sequence[int],
 ) -> dict[str, Any]:
-    """Publish the matches that a shard owns; returns facts. Of the dense cells it names those it is listed in."""
+    """Publish the matches that a shard owns; returns the stats. Of the dense cells it names those it is listed in."""
     counts = dict.fromkeys(("matches", "matches_at_threshold", "with_earlier_shards"), 0)
 
     def tables() -> Iterator[pa.Table]:

@@ -1,8 +1,8 @@
 """The order in which the records of shards are judged, read from what is stored of them.
 
 References come first. Then, where the corpus was rebuilt, all records it held then in one order; then shard
-after shard as they were admitted, inside a shard by the keeper rule. Used by whoever decides, and by whoever
-asks what another threshold would decide. Decides nothing itself.
+after shard as they were admitted, inside a shard by the keeper rule. Used to decide, and to
+tell what another threshold would decide. Decides nothing itself.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which texts of the corpus live: a text lives while a record that was not retracted has it.
 
-A dead text never comes back to life: should the same text arrive again, it is a new text with a new key. So
-what is joined may still hold dead texts, which costs time, and whatever decides or shows passes them over.
+A dead text never returns: if the same text arrives again, it is a new text with a new key. So stored matches may still
+name dead texts, which costs time; decisions and look-ups skip them.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from dedup_assets.storage.workspace import Workspace
 
 
 class LiveTexts:
-    """What lives in a workspace as the ledger stands.
+    """The texts, records and admissions of a workspace that live, according to the ledger.
 
     Parameters
     ----------
     workspace : Workspace
     without : collection of str, optional
-        Shards that are taken as retracted: their new content is about to take over.
+        Shards to treat as retracted, because new content of theirs is about to replace the old.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class LiveTexts:
 
     @cached_property
     def buried(self) -> pa.Array:
-        """The ids that never return."""
+        """The ids that were taken down and must not return."""
         return pa.array(self._workspace.ledger.tombstones(), pa.string())
 
     @cached_property

@@ -1,8 +1,8 @@
-"""Giving room back: what nothing that is current refers to any more, compaction, and generations of the past.
+"""Maintenance: removes files that nothing current refers to, compacts the table of embeddings, prunes old generations.
 
-Runs share a lock that maintenance takes for itself, so nothing is half-way while it looks. What goes is first renamed
-to a temporary name: a folder is there whole or not at all, and what a killed maintenance left is swept by the next.
-Doing it again frees nothing more.
+Runs share a lock that maintenance takes exclusively, so it never sees a half-finished stage. A file or folder is first
+renamed to a temporary name: readers see all of it or nothing, and the next maintenance removes what a killed one left.
+A second maintenance frees nothing more.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from dedup_assets.storage.workspace import MAINTENANCE, Workspace
 
 @dataclass
 class Freed:
-    """What a maintenance took away: by kind the number of entries and their bytes on disk."""
+    """What maintenance removed: by kind, the number of entries and their bytes on disk."""
 
     counts: dict[str, int] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
     waits: str = ""
 
     def add(self, kind: str, count: int, size: int) -> None:
-        """Count something that went."""
+        """Count something that was removed."""
         self.counts[kind] = self.counts.get(kind, 0) + count
         self.bytes[kind] = self.bytes.get(kind, 0) + size
 
@@ -50,7 +50,7 @@ class Freed:
 
 @contextmanager
 def exclusive_access(workspace: Workspace) -> Iterator[None]:
-    """Hold off every stage, admission, retraction and decision; waits for those that are under way."""
+    """Let no stage, admission, retraction or decision run while the block lasts; waits for those under way."""
     with workspace.lock(MAINTENANCE), workspace.lock("admission"), workspace.lock("decisions"):
         yield
 
@@ -121,7 +121,7 @@ def prune(workspace: Workspace, keep: int = 0) -> Freed:
 
 
 class _Needed:
-    """What is still read, by path, as the ledger stands. The caller is alone."""
+    """The paths that are still read, according to the ledger. The caller holds `exclusive_access`."""
 
     def __init__(self, workspace: Workspace) -> None:
         ledger = workspace.ledger
@@ -139,13 +139,13 @@ class _Needed:
         latest = {a.shard: a for a in everything if a.shard not in down}  # what a vanished shard held last
         read = ledger.completions("raw_shards")
         self.pending = [
-            (shard, done.basis)
+            (shard, done.input_version)
             for shard, done in read.items()
-            if (shard, done.basis) not in {(a.shard, a.fingerprint) for a in self.living.live}
+            if (shard, done.input_version) not in {(a.shard, a.fingerprint) for a in self.living.live}
         ]
         with_content = {a for a in self.visible if a.shard not in down} | set(latest.values())
         self.raw = {workspace.raw(a.shard, a.fingerprint).folder for a in with_content}
-        self.raw |= {workspace.raw(shard, done.basis).folder for shard, done in read.items()}
+        self.raw |= {workspace.raw(shard, done.input_version).folder for shard, done in read.items()}
         self.admitted = {workspace.admitted(a) for a in {*self.visible, *latest.values()}}
         self.pairs = {workspace.pairs(a) for a in self.visible}
         books = ledger.codebooks()
@@ -154,7 +154,7 @@ class _Needed:
         self.decisions = {workspace.generation(generation.number) for generation in ledger.generations()}
 
     def _cells_under(self, number: int) -> Iterator[Path]:
-        """Cells laid out under a codebook that are still read.
+        """Cells under a codebook that are still read.
 
         Under the one in force, those of all that is compared with what comes. Under an earlier one, the cells of what
         was admitted under it, for its vectors; and where one of those has matches that are yet to be found, or are
@@ -173,7 +173,7 @@ class _Needed:
         return not path.is_file() or bool(dense_cells_of(path))
 
     def text_hashes(self) -> Iterator[np.ndarray]:
-        """Hashes of the texts of records that count, or are on their way in."""
+        """Hashes of the texts of records that count or are not admitted yet."""
         for a in self.living.live:
             records = read_records(self.workspace.raw(a.shard, a.fingerprint))
             admitted = AdmittedShard.read(self.workspace.admitted(a))

@@ -74,9 +74,9 @@ class PublishedShard:
         return self.removed_exact + self.removed_semantic
 
 
-def publication_basis(workspace: Workspace, decision_basis: str) -> str:
+def publication_version(workspace: Workspace, decision_version: str) -> str:
     """What a shard's published files rest on: its decisions, and where they are published."""
-    return f"{decision_basis} in {workspace.output}"
+    return f"{decision_version} in {workspace.output}"
 
 
 def published_generation(workspace: Workspace) -> int | None:
@@ -89,14 +89,14 @@ def published_generation(workspace: Workspace) -> int | None:
 
 @dataclass(frozen=True)
 class _Before:
-    """What is published of the same content in the generation in force."""
+    """The files of the same content in the published generation."""
 
     folder: Path
     decisions: pa.Table
 
 
 class EarlierOutput:
-    """The generation in force, as far as files of a new one can be shared with it."""
+    """The published generation, whose files a new one shares where they are equal."""
 
     def __init__(self, workspace: Workspace, generation: Generation) -> None:
         number = published_generation(workspace)
@@ -331,7 +331,7 @@ def remove_unlisted_files(workspace: Workspace, generation: Generation, shards: 
 def publish_manifest(
     workspace: Workspace, generation: Generation, shards: list[tuple[Admission, str, Mapping[str, Any]]]
 ) -> dict[str, Any]:
-    """Write the manifest of a generation: (admission, source file name, published facts) of each shard.
+    """Write the manifest of a generation: (admission, source file name, published stats) of each shard.
 
     Nothing in it depends on when or in which run a shard was published.
     """
@@ -345,13 +345,13 @@ def publish_manifest(
                 "admission": admission.number,
                 "source": source,
                 "fingerprint": admission.fingerprint,
-                "rows_in": facts["rows"],
-                **{name: facts[name] for name in (*_COUNTS, "quarantined_by_reason", "checksums")},
+                "rows_in": stats["rows"],
+                **{name: stats[name] for name in (*_COUNTS, "quarantined_by_reason", "checksums")},
             }
-            for admission, source, facts in shards
+            for admission, source, stats in shards
         ],
         "totals": {
-            name: sum(int(facts["rows" if name == "rows_in" else name]) for _, _, facts in shards)
+            name: sum(int(stats["rows" if name == "rows_in" else name]) for _, _, stats in shards)
             for name in ("rows_in", *_COUNTS)
         },
         "generation": generation.number,

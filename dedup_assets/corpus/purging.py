@@ -1,9 +1,9 @@
-"""Taking the content of what was taken down out of every file of a workspace, for good.
+"""Removes the content of records that were taken down from every file of a workspace.
 
-A retraction ends what is published of a record; its text and vector stay in files that are shared with records that
-live. Here they are written over: rows of what was read lose all but their id, vectors become zero, the table of
-embeddings is written anew. What remains of a record that was taken down is its id, which must never return, and the
-hash of its text. Doing it again changes nothing.
+After a retraction nothing of a record is published, but its text and vector stay in files that live records share.
+Purging overwrites them: rows that were read keep their id alone, vectors become zero, the table of embeddings is
+rewritten. Of a record that was taken down, its id stays, which must never return, and the hash of its text. A second
+purge changes nothing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ REMAINS = (
 
 
 def purge(workspace: Workspace) -> Freed:
-    """Take the content of what was taken down out of the workspace's files, Dagster's history excepted (`scrubbing`).
+    """Remove the content of records that were taken down from the workspace's files (Dagster's history: `scrubbing`).
 
     Maintains the workspace, removes all generations of the past, and writes over what the files that stay hold of it.
     Raises WorkspaceError while a retraction is not published yet.

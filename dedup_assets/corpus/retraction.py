@@ -1,4 +1,4 @@
-"""Taking shards and records back: what it does to the ledger, and to the stored matches.
+"""Retracts shards and records: what changes in the ledger and in the stored matches.
 
 A retraction is an entry in the ledger and nothing else; the next decision makes a new generation without what
 was retracted (`dedup_assets.api.retract` does both). Doing it again changes nothing.
@@ -40,7 +40,7 @@ def retract_shards(workspace: Workspace, keys: Sequence[str], reason: str, run_i
     keys : sequence of str
         Registered shards. One that was not admitted yet is never going to be.
     reason : {"vanished", "takedown"}
-        A vanished shard may return: it is admitted anew. One that was taken down stays out, and so do the ids
+        A vanished shard may return: it is admitted again. One that was taken down stays out, and so do the ids
         of its records, in whatever shard they come.
     run_id : str
         Dagster's run, for the audit.
@@ -167,7 +167,7 @@ def _records_of(workspace: Workspace, key: str) -> Iterator[tuple[int, str]]:
 
 def forget_dead_pairs(workspace: Workspace, living: LiveTexts) -> None:
     """Take dead texts out of all stored matches, and name the others by records that live. The caller holds the
-    decision lock: to whoever decides, no file of matches vanishes.
+    decision lock: while it decides, no file of matches vanishes.
 
     A dead text never lives again, so nothing is lost.
     """
@@ -240,7 +240,7 @@ def shards_and_ids(space: Workspace, names: Sequence[str]) -> tuple[list[str], l
             )
         meant = rest in known if kind == "shard" else rest in records or rest in space.ledger.tombstones()
         if kind and meant and name in records:
-            # What is taken down never returns, so nobody guesses.
+            # What is taken down never returns, so a name is never guessed.
             raise SettingsError(
                 f"{name!r} is itself the id of a record in {records[name].admission.shard}: write id:{name} for "
                 f"that one. The other is named {'' if kind == 'shard' else 'as SHARD:ROW or '}without {kind}:."

@@ -172,7 +172,7 @@ def removals_by_threshold(workspace: Workspace, generation: Generation, steps: i
     decided_shards = decided_admissions(workspace)
     references = [a.number for a in decided_shards if a.role == REFERENCE]
     facts = workspace.ledger.completions("duplicate_ids")
-    records = sum(facts[a.shard].facts["rows"] for a in decided_shards if a.role != REFERENCE)
+    records = sum(facts[a.shard].stats["rows"] for a in decided_shards if a.role != REFERENCE)
 
     order = np.argsort(texts.place)  # nodes of the walk are texts in curation order
     node = np.empty(len(order) + 1, np.int64)

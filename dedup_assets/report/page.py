@@ -273,7 +273,7 @@ def _lineage(corpus: Corpus, manifest: Mapping[str, Any], settings: Mapping[str,
         ]
     )
     codebooks = [
-        [c.number, c.cells, c.corpus_texts, c.facts.get("sample", ""), c.facts.get("fitted_with", ""), c.digest]
+        [c.number, c.cells, c.corpus_texts, c.stats.get("sample", ""), c.stats.get("fitted_with", ""), c.digest]
         for _, c in sorted(ledger.codebooks().items())
     ]
     if codebooks:
@@ -294,7 +294,7 @@ def _work(workspace: Workspace) -> list[Sequence[Any]]:
     rows: list[Sequence[Any]] = []
     for stage in STAGES:
         done = workspace.ledger.completions(stage).values()
-        records = sum(int(completion.facts.get("rows", 0)) for completion in done)
+        records = sum(int(completion.stats.get("rows", 0)) for completion in done)
         seconds = sum(completion.seconds for completion in done)
         rows.append([stage, len(done), records, round(seconds, 2), round(records / seconds) if seconds else 0])
     return rows

@@ -152,10 +152,10 @@ def test_a_file_that_is_read_anew_before_its_old_content_is_admitted_waits_for_i
     pq.write_table(tables[2], paths[1])
     curate_up_to("raw_shards", paths[1], tmp_path / "ws")
     space = Workspace.open(tmp_path / "ws")
-    old = space.ledger.completions("kmeans_centroids")["s01"].basis
+    old = space.ledger.completions("kmeans_centroids")["s01"].input_version
     curate_up_to("cluster_partitions", paths[1], tmp_path / "ws", first="cluster_partitions")
     assert [(a.shard, a.fingerprint) for a in space.ledger.live_admissions()][1] == ("s01", old)
-    assert space.ledger.completions("raw_shards")["s01"].basis != old
+    assert space.ledger.completions("raw_shards")["s01"].input_version != old
     found = da.curate(workspace=tmp_path / "ws")
     ids = {*tables[0]["id"].to_pylist(), *tables[2]["id"].to_pylist()}
     assert kept_ids(found) | set(removals(found)) == ids

@@ -40,7 +40,7 @@ class JsonBlock:
 
 
 def json_blocks(source: SourceFile) -> Iterator[JsonBlock]:
-    """The rows of a file in blocks. Raises `ShardError` where it breaks off, and whatever reading it raises."""
+    """The rows of a file in blocks. Raises `ShardError` where it breaks off, and the errors of reading it."""
     with open_source(source) as stream:
         beginning = stream.read(_BEGINNING).removeprefix(b"\xef\xbb\xbf")
         whole = len(beginning) < _BEGINNING - 3 and not stream.read(1)
