@@ -16,7 +16,7 @@ from dedup_assets.assets.failures import concerns_all
 from dedup_assets.assets.kmeans_centroids import codebook_in_force
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.hashes import HashIndex, first_occurrences, hash_ids
-from dedup_assets.corpus.live_texts import Living, corpus_index
+from dedup_assets.corpus.live_texts import LiveTexts, corpus_index
 from dedup_assets.encoder.settled import settled_dimension
 from dedup_assets.errors import ShardError
 from dedup_assets.resources.dask_cluster import DaskCluster
@@ -36,17 +36,17 @@ from dedup_assets.storage.shards import REJECTED, RETRACTED_ID, AdmittedShard, R
 def cluster_partitions(context: dg.AssetExecutionContext, workspace: WorkspaceResource, dask: DaskCluster) -> None:
     """Admit shards in order: settle which texts are new, lay them out by cell, then record the admission."""
     with stage_run(context, workspace, dask) as run:
-        bases = {shard: done.basis for shard, done in run.upstream("kmeans_centroids").items()}
+        input_versions = {shard: done.input_version for shard, done in run.upstream("kmeans_centroids").items()}
         readings = run.ledger.versions("raw_shards")  # a file may have been read anew since, and not embedded yet
-        raw = {shard: readings[shard, basis] for shard, basis in bases.items()}
-        waiting = set(_unadmitted(run, bases))
+        raw = {shard: readings[shard, input_version] for shard, input_version in input_versions.items()}
+        waiting = set(_unadmitted(run, input_versions))
         run.ledger.recover(run.stage, set(run.shards) - waiting)
         if not waiting:
             return
-        run.progress.total(sum(raw[shard].facts["records"] for shard in waiting), "records")
+        run.progress.total(sum(raw[shard].stats["records"] for shard in waiting), "records")
         with run.workspace.lock(Lock.ADMISSION):
             # Another run may have admitted some of them, or refitted, or retracted, while this one waited.
-            pending = _unadmitted(run, bases)
+            pending = _unadmitted(run, input_versions)
             codebook = codebook_in_force(run, dask)
             try:
                 _admit(run, dask, codebook, {shard: raw[shard] for shard in pending})
@@ -62,7 +62,7 @@ def _unadmitted(run: StageRun, contents: Mapping[str, str]) -> list[str]:
     """Shards of this run that are not admitted with the content that was read, or with one that was read since, and
     are not retracted."""
     live = {a.shard: a.fingerprint for a in run.ledger.live_admissions()}
-    latest = {shard: done.basis for shard, done in run.ledger.completions("raw_shards").items()}
+    latest = {shard: done.input_version for shard, done in run.ledger.completions("raw_shards").items()}
     out = {shard.key for shard in run.ledger.shards() if shard.retracted is not None}
     return [
         shard
@@ -78,7 +78,7 @@ class _Candidate:
     admission: Admission
     settled: AdmittedShard
     rows: np.ndarray
-    facts: dict[str, object]
+    stats: dict[str, object]
 
 
 def _admit(run: StageRun, dask: DaskCluster, codebook: Codebook, shards: dict[str, Completion]) -> None:
@@ -103,15 +103,17 @@ def _admit(run: StageRun, dask: DaskCluster, codebook: Codebook, shards: dict[st
             )
         )
     admissions = [c.admission for c in candidates]
-    facts = [c.facts for c in candidates]
+    stats = [c.stats for c in candidates]
     for index, counts in lay_out_all(dask, layouts, assign_shard, rows_of_shard, workspace.root):
         new = max(1, counts["texts"])
-        facts[index]["ghosts"] = counts["ghosts"]
-        facts[index]["ghosts_per_text"] = round(counts["ghosts"] / new, 3)
-        run.progress.advance(int(facts[index]["rows"]))  # type: ignore[call-overload]
+        stats[index]["ghosts"] = counts["ghosts"]
+        stats[index]["ghosts_per_text"] = round(counts["ghosts"] / new, 3)
+        run.progress.advance(int(stats[index]["rows"]))  # type: ignore[call-overload]
     seconds = time.perf_counter() - started
     total = max(1, sum(a.records for a in admissions))
-    entries = [(a.shard, a.basis, fact, seconds * a.records / total) for a, fact in zip(admissions, facts, strict=True)]
+    entries = [
+        (a.shard, a.input_version, fact, seconds * a.records / total) for a, fact in zip(admissions, stats, strict=True)
+    ]
     run.ledger.admit(admissions, entries, run.stage, run.run_id)
     run.spent.rows += sum(a.records for a in admissions)
 
@@ -120,12 +122,12 @@ def _candidates(run: StageRun, codebook: Codebook, shards: dict[str, Completion]
     """Settle what each shard brings, in order. A shard that is refused is recorded as failed and left out."""
     workspace = run.workspace
     # Content that takes over from other content of its shard is compared with what is there without that.
-    living = Living(workspace, without=shards)
+    living = LiveTexts(workspace, without=shards)
     texts, ids, retracted = corpus_index(workspace, living)
     number = living.all[-1].number if living.all else 0
     candidates: list[_Candidate] = []
     for shard, raw in shards.items():
-        records = read_records(workspace.raw(shard, raw.basis))
+        records = read_records(workspace.raw(shard, raw.input_version))
         settled = _settle(records, number + 1, texts, ids, retracted)
         taken = int(np.count_nonzero(settled.record_texts == REJECTED))
         if taken and workspace.settings.duplicate_ids == "refuse":
@@ -144,10 +146,10 @@ def _candidates(run: StageRun, codebook: Codebook, shards: dict[str, Completion]
         number += 1
         gone = int(np.count_nonzero(settled.record_texts == RETRACTED_ID))
         accepted = len(records) - taken - gone
-        admission = Admission(number, shard, raw.basis, codebook.number, len(settled.new_records), accepted)
+        admission = Admission(number, shard, raw.input_version, codebook.number, len(settled.new_records), accepted)
         texts = texts.extended(settled.new_hashes, settled.new_keys)
         ids = ids.extended(settled.id_hashes, np.zeros(len(settled.id_hashes), np.int64))
-        facts: dict[str, object] = {
+        stats: dict[str, object] = {
             "rows": len(records),
             "admission": number,
             "new_texts": admission.texts,
@@ -157,7 +159,7 @@ def _candidates(run: StageRun, codebook: Codebook, shards: dict[str, Completion]
             "codebook": codebook.number,
             "cells": codebook.cells,
         }
-        candidates.append(_Candidate(admission, settled, records.rows[settled.new_records], facts))
+        candidates.append(_Candidate(admission, settled, records.rows[settled.new_records], stats))
     return candidates
 
 

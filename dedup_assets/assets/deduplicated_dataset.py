@@ -15,17 +15,17 @@ from dedup_assets.assets.duplicate_ids import STAGE as DECIDING
 from dedup_assets.assets.duplicate_ids import decide_shards
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.corpus.generation_changes import is_known, publish_changes
-from dedup_assets.corpus.generations import decision_basis
-from dedup_assets.corpus.live_texts import Living
+from dedup_assets.corpus.generations import decision_version
+from dedup_assets.corpus.live_texts import LiveTexts
 from dedup_assets.corpus.output import (
     EarlierOutput,
     PublishedShard,
     claim_output,
-    publication_basis,
+    publication_version,
     publish_manifest,
     publish_shard,
     published_generation,
-    remove_strangers,
+    remove_unlisted_files,
     switch_to,
 )
 from dedup_assets.resources.dask_cluster import DaskCluster
@@ -65,36 +65,39 @@ def publish_decided(run: StageRun, dask: DaskCluster) -> None:
         published = run.ledger.completions(STAGE)
         # Read last: whatever was decided is among it, or was retracted since. That may be a keeper, so all is decided
         # anew before anything is published without it. What is retracted from here on is for the next decision.
-        living = Living(workspace)
+        living = LiveTexts(workspace)
         if living.retractions == generation.retractions:
             break
     raw = run.ledger.versions("raw_shards")
     # Not only the shards of this run: whoever is removed names a keeper, in any shard that was decided before, and is
     # never published without it.
-    targets = [a for a in living.live if a.shard in decided and decided[a.shard].basis == decision_basis(a, generation)]
-    basis = {a.shard: publication_basis(workspace, decided[a.shard].basis) for a in targets}
-    pending = [a for a in targets if a.shard not in published or published[a.shard].basis != basis[a.shard]]
+    decisions = {shard: done.input_version for shard, done in decided.items()}
+    targets = [a for a in living.live if decisions.get(a.shard) == decision_version(a, generation)]
+    input_versions = {a.shard: publication_version(workspace, decisions[a.shard]) for a in targets}
+    pending = [
+        a for a in targets if a.shard not in published or published[a.shard].input_version != input_versions[a.shard]
+    ]
     claim_output(workspace)
     before = published_generation(workspace)
     if len(pending) == len(targets):  # the first time that this generation is published here
-        remove_strangers(workspace, generation, [a.shard for a in targets])
+        remove_unlisted_files(workspace, generation, [a.shard for a in targets])
     earlier = EarlierOutput(workspace, generation)
     run.progress.total(sum(a.records for a in pending), "records")
-    facts = {a.shard: published[a.shard].facts for a in targets if a not in pending}
+    stats = {a.shard: published[a.shard].stats for a in targets if a not in pending}
     entries: list[Entry] = []
     for a in pending:
         started = time.perf_counter()
-        read = raw[a.shard, a.fingerprint].facts
+        read = raw[a.shard, a.fingerprint].stats
         with run.blaming(a.shard):
             result = publish_shard(
                 workspace, a, generation, living, earlier, read["rows"], read["quarantined_by_reason"]
             )
-        facts[a.shard] = _facts(run, a, generation, result)
-        entries.append((a.shard, basis[a.shard], facts[a.shard], time.perf_counter() - started))
+        stats[a.shard] = _stats(run, a, generation, result)
+        entries.append((a.shard, input_versions[a.shard], stats[a.shard], time.perf_counter() - started))
         run.spent.rows += result.rows
         run.progress.advance(a.records)
-    sources = {a.shard: _source_name(raw[a.shard, a.fingerprint].facts) for a in targets}
-    publish_manifest(workspace, generation, [(a, sources[a.shard], facts[a.shard]) for a in targets])
+    sources = {a.shard: _source_name(raw[a.shard, a.fingerprint].stats) for a in targets}
+    publish_manifest(workspace, generation, [(a, sources[a.shard], stats[a.shard]) for a in targets])
     if before is not None and before != generation.number and is_known(workspace, before):
         publish_changes(workspace, before, generation, targets)
     switch_to(workspace, generation)
@@ -106,7 +109,7 @@ def _source_name(read: Mapping[str, Any]) -> str:
     return read.get("source_name") or PurePosixPath(read["source_file"]).name
 
 
-def _facts(run: StageRun, a: Admission, generation: Generation, result: PublishedShard) -> dict[str, Any]:
+def _stats(run: StageRun, a: Admission, generation: Generation, result: PublishedShard) -> dict[str, Any]:
     folder = run.workspace.output_generation(generation.number)
     files = {f"{part}_file": str(folder / part / f"{a.shard}.parquet") for part in result.files}
     return {

@@ -19,8 +19,8 @@ from dedup_assets.assets.pairwise_similarities import find_matches_of, match_sha
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.curation import BatchDecisions, TextDecisions, decide_batch
 from dedup_assets.corpus.curation_order import LoadedShard, curation_order, load_shard
-from dedup_assets.corpus.generations import Plan, decision_basis, plan_decisions
-from dedup_assets.corpus.live_texts import Living, reference_texts
+from dedup_assets.corpus.generations import Plan, decision_version, plan_decisions
+from dedup_assets.corpus.live_texts import LiveTexts, reference_texts
 from dedup_assets.corpus.retraction import forget_dead_pairs
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.workspace import WorkspaceResource
@@ -55,7 +55,7 @@ def decide_shards(run: StageRun, dask: DaskCluster) -> None:
 
 def _decide_shards(run: StageRun, dask: DaskCluster) -> None:
     decided = run.ledger.completions(STAGE)
-    living = Living(run.workspace)
+    living = LiveTexts(run.workspace)
     plan = plan_decisions(run.ledger, run.workspace.settings, decided, living.live, living.retractions, run.shards)
     if plan is None:
         return
@@ -73,11 +73,11 @@ def _decide_shards(run: StageRun, dask: DaskCluster) -> None:
     for batch in plan.batches:
         started = time.perf_counter()
         with run.blaming(batch[0].shard) if len(batch) == 1 else nullcontext():
-            facts = decider.decide(batch)
+            stats = decider.decide(batch)
         seconds = time.perf_counter() - started
         total = max(1, sum(a.records for a in batch))
         entries += [
-            (a.shard, decision_basis(a, plan.generation), facts[a.number], seconds * a.records / total) for a in batch
+            (a.shard, decision_version(a, plan.generation), stats[a.number], seconds * a.records / total) for a in batch
         ]
         run.spent.rows += sum(a.records for a in batch)
         run.progress.advance(sum(a.records for a in batch))
@@ -88,7 +88,7 @@ def _decide_shards(run: StageRun, dask: DaskCluster) -> None:
         run.ledger.add_generation(plan.generation, entries, STAGE, run.run_id, plan.answers)
 
 
-def _gone_owners(plan: Plan, living: Living) -> list[Admission]:
+def _gone_owners(plan: Plan, living: LiveTexts) -> list[Admission]:
     """Retracted admissions whose matches count: some of their texts live on in the shards of a new generation."""
     return [a for a in living.visible if a.retracted is not None] if plan.is_new else []
 
@@ -109,7 +109,7 @@ def _ensure_matches(run: StageRun, dask: DaskCluster, admissions: Iterable[Admis
 class _Decider:
     """Decides the batches of a plan one after the other."""
 
-    def __init__(self, run: StageRun, plan: Plan, living: Living) -> None:
+    def __init__(self, run: StageRun, plan: Plan, living: LiveTexts) -> None:
         self.run = run
         self.workspace = run.workspace
         self.plan = plan
@@ -125,7 +125,7 @@ class _Decider:
         return reference_texts(self.workspace, self.living)
 
     def decide(self, batch: Sequence[Admission]) -> dict[int, dict[str, Any]]:
-        """Decide the records of a batch and publish the decisions of its shards; facts by admission number."""
+        """Decide the records of a batch and publish the decisions of its shards; stats by admission number."""
         settings = self.workspace.settings
         shards = []
         for a in batch:
@@ -162,7 +162,7 @@ class _Decider:
         return self._publish(shards, decisions)
 
     def _publish(self, shards: Sequence[LoadedShard], decisions: BatchDecisions) -> dict[int, dict[str, Any]]:
-        """Write the decisions of each shard of a batch; returns facts of each."""
+        """Write the decisions of each shard of a batch; returns the stats of each."""
         at = decisions.representative
         numbers = np.concatenate([np.full(len(shard), shard.admission.number) for shard in shards])
         rows = np.concatenate([shard.rows for shard in shards])
@@ -170,7 +170,7 @@ class _Decider:
         stand_ins = StandIns(numbers[at], rows[at], pa.array([ids[i] for i in at], pa.string()))
         # Keepers may stand in any shard of the batch: all representatives are known before a shard is written.
         self.store.write_texts(self.store.remember(decisions.texts, stand_ins))
-        facts: dict[int, dict[str, Any]] = {}
+        stats: dict[int, dict[str, Any]] = {}
         start = 0
         for shard in shards:
             stop = start + len(shard)
@@ -186,11 +186,11 @@ class _Decider:
             )
             with self.run.blaming(shard.admission.shard):
                 elsewhere = self.store.write_records(decided)
-            facts[shard.admission.number] = self._facts(shard, ~decisions.kept[part], decisions.exact[part], elsewhere)
+            stats[shard.admission.number] = self._stats(shard, ~decisions.kept[part], decisions.exact[part], elsewhere)
             start = stop
-        return facts
+        return stats
 
-    def _facts(self, shard: LoadedShard, removed: np.ndarray, exact: np.ndarray, elsewhere: int) -> dict[str, Any]:
+    def _stats(self, shard: LoadedShard, removed: np.ndarray, exact: np.ndarray, elsewhere: int) -> dict[str, Any]:
         reference = len(shard) if shard.admission.role == REFERENCE else 0
         return {
             "rows": len(shard),

@@ -35,33 +35,33 @@ from dedup_assets.storage.workspace import Workspace
 def embeddings(context: dg.AssetExecutionContext, workspace: WorkspaceResource, dask: DaskCluster) -> None:
     """Embed the texts that have no vector yet, in groups of shards; each group is one transaction."""
     with stage_run(context, workspace, dask) as run:
-        bases = {shard: done.basis for shard, done in run.upstream("raw_shards").items()}
-        pending = run.unfinished(bases)
+        input_versions = {shard: done.input_version for shard, done in run.upstream("raw_shards").items()}
+        pending = run.unfinished(input_versions)
         if not pending:
             return
         encoder = None if run.workspace.settings.embedding_column else settle_encoder(run.workspace)
         if settled_dimension(run.workspace) is None:
             # Vectors come with the data, and no valid record has come yet: there is nothing to store.
             for shard in pending:
-                run.complete(shard, bases[shard], {"rows": 0, "embedded": 0, "reused": 0}, 0.0)
+                run.complete(shard, input_versions[shard], {"rows": 0, "embedded": 0, "reused": 0}, 0.0)
             return
         table = open_table(run.workspace)
         known = table.known()
         shards = {}
         for key in pending:
             with run.isolating(key):
-                shards[key] = read_records(run.workspace.raw(key, bases[key]))
+                shards[key] = read_records(run.workspace.raw(key, input_versions[key]))
         run.progress.total(sum(len(records) for records in shards.values()), "records")
         plan = _plan(run, dask) if shards and encoder else text_plan(run.workspace.settings)
         for group in _groups(shards, plan.group):
             try:
-                known = _embed_group(run, dask, plan, table, known, group, bases, encoder)
+                known = _embed_group(run, dask, plan, table, known, group, input_versions, encoder)
             except Exception as problem:
                 if concerns_all(problem):
                     raise
                 for key, records in group.items():  # one of them: each alone
                     with run.isolating(key):
-                        known = _embed_group(run, dask, plan, table, known, {key: records}, bases, encoder)
+                        known = _embed_group(run, dask, plan, table, known, {key: records}, input_versions, encoder)
 
 
 def _plan(run: StageRun, dask: DaskCluster) -> TextPlan:
@@ -102,7 +102,7 @@ def _embed_group(
     table: EmbeddingTable,
     known: HashIndex,
     group: dict[str, Records],
-    bases: dict[str, str],
+    input_versions: dict[str, str],
     encoder: ModelLocation | None,
 ) -> HashIndex:
     started = time.perf_counter()
@@ -110,17 +110,17 @@ def _embed_group(
     hashes = np.concatenate([s.records.hashes[s.new] for s in shards])
     encoded, truncated, unreadable = None, np.zeros(len(hashes), bool), np.zeros(len(hashes), bool)
     if encoder is not None:
-        encoded, truncated, unreadable = _encode(run, dask, plan, shards, bases, encoder, table.dimension)
+        encoded, truncated, unreadable = _encode(run, dask, plan, shards, input_versions, encoder, table.dimension)
     # Nothing is taken away: texts of these shards may have their vectors from a run that was killed before
     # it could record them, or from one that runs beside this.
     with run.workspace.lock(Lock.EMBEDDINGS):
-        table.add(_rows(run.workspace, table, shards, bases, encoded), unknown=True)
+        table.add(_rows(run.workspace, table, shards, input_versions, encoded), unknown=True)
     seconds = time.perf_counter() - started
     start, total = 0, max(1, sum(len(s.records) for s in shards))
     entries = []
     for s in shards:
         stop = start + len(s.new)
-        facts = {
+        stats = {
             "rows": len(s.records),
             "embedded": len(s.new),
             "reused": len(s.records) - len(s.new),
@@ -133,7 +133,7 @@ def _embed_group(
             "table_folder": str(run.workspace.lancedb),
         }
         # Shards of a group are embedded together: each is given its share of the time.
-        entries.append((s.key, bases[s.key], facts, seconds * len(s.records) / total))
+        entries.append((s.key, input_versions[s.key], stats, seconds * len(s.records) / total))
         start = stop
         run.spent.rows += len(s.records)
         run.progress.advance(len(s.records) - (len(s.new) if encoder else 0))
@@ -158,7 +158,7 @@ def _encode(
     dask: DaskCluster,
     plan: TextPlan,
     shards: list[_ShardTexts],
-    bases: dict[str, str],
+    input_versions: dict[str, str],
     encoder: ModelLocation,
     dimension: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -180,7 +180,7 @@ def _encode(
         for part in _at_once(shards, plan.group):
             texts: list[str] = []
             for s in part:
-                texts += read_texts(run.workspace.raw(s.key, bases[s.key]), spec, s.records.positions[s.new])
+                texts += read_texts(run.workspace.raw(s.key, input_versions[s.key]), spec, s.records.positions[s.new])
             characters = np.concatenate([s.records.characters[s.new] for s in part])
             # Longest first: batches hold texts of like length, and no long batch is left for the end.
             order = np.argsort(-characters, kind="stable")
@@ -222,7 +222,7 @@ def _rows(
     workspace: Workspace,
     table: EmbeddingTable,
     shards: list[_ShardTexts],
-    bases: dict[str, str],
+    input_versions: dict[str, str],
     encoded: np.ndarray | None,
 ) -> Iterator[pa.Table]:
     """The new texts with their vectors, in parts. Those that came with the data, already checked and of unit norm,
@@ -232,7 +232,7 @@ def _rows(
         if not len(s.new):
             continue
         if encoded is None:
-            vectors = np.load(workspace.raw(s.key, bases[s.key]).vectors, mmap_mode="r")
+            vectors = np.load(workspace.raw(s.key, input_versions[s.key]).vectors, mmap_mode="r")
             places = s.new
         else:
             vectors, places = encoded, np.arange(start, start + len(s.new))

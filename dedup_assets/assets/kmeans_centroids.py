@@ -11,7 +11,7 @@ import numpy as np
 
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.kmeans import choose_cells, fit_centroids, sample_size
-from dedup_assets.corpus.live_texts import Living
+from dedup_assets.corpus.live_texts import LiveTexts
 from dedup_assets.encoder.settled import open_table, settled_dimension
 from dedup_assets.resources.centroids import fit_on_gpus
 from dedup_assets.resources.dask_cluster import DaskCluster
@@ -45,8 +45,8 @@ def kmeans_centroids(context: dg.AssetExecutionContext, workspace: WorkspaceReso
     """Fit a codebook if there is none or the corpus outgrew it, and report how well it fits each shard."""
     with stage_run(context, workspace, dask) as run:
         embedded = run.upstream("embeddings")
-        bases = {shard: done.basis for shard, done in embedded.items()}
-        pending = run.unfinished(bases)
+        input_versions = {shard: done.input_version for shard, done in embedded.items()}
+        pending = run.unfinished(input_versions)
         if not pending and not _refit_requested(run):
             return
         with run.workspace.lock(Lock.ADMISSION):
@@ -56,16 +56,16 @@ def kmeans_centroids(context: dg.AssetExecutionContext, workspace: WorkspaceReso
         for shard in pending:
             with run.isolating(shard):
                 started = time.perf_counter()
-                rows = embedded[shard].facts["rows"]
-                facts = {
+                rows = embedded[shard].stats["rows"]
+                stats = {
                     "rows": rows,
                     "codebook": codebook.number,
                     "cells": codebook.cells,
                     "fitted_for_texts": codebook.corpus_texts,
                     "mean_similarity_to_centroid": _fit(run.workspace, shard, centroids),
-                    **{f"codebook_{name}": value for name, value in codebook.facts.items()},
+                    **{f"codebook_{name}": value for name, value in codebook.stats.items()},
                 }
-                run.complete(shard, bases[shard], facts, time.perf_counter() - started)
+                run.complete(shard, input_versions[shard], stats, time.perf_counter() - started)
                 run.spent.rows += rows
             run.progress.advance(1)
 
@@ -84,11 +84,11 @@ def codebook_in_force(run: StageRun, dask: DaskCluster) -> Codebook:
         if not outgrown and not asked_for and not _refit_requested(run):
             return current
     started = time.perf_counter()
-    centroids, facts = _fitted(workspace, dask, texts, wanted)
-    facts["fit_seconds"] = round(time.perf_counter() - started, 3)
+    centroids, stats = _fitted(workspace, dask, texts, wanted)
+    stats["fit_seconds"] = round(time.perf_counter() - started, 3)
     digest = hashlib.blake2b(centroids.tobytes(), digest_size=4).hexdigest()
     number = 1 if current is None else current.number + 1
-    codebook = Codebook(number, digest, len(centroids), texts, facts)
+    codebook = Codebook(number, digest, len(centroids), texts, stats)
     write_centroids(workspace.codebook(codebook), centroids)
     if current is not None:
         _reassign_admitted(run, dask, current, codebook)
@@ -127,7 +127,7 @@ def _reassign_admitted(run: StageRun, dask: DaskCluster, old: Codebook, new: Cod
         Layout(
             a.texts, (str(workspace.cells(old, a)),), centroids, workspace.settings.floor, str(workspace.cells(new, a))
         )
-        for a in Living(workspace).visible
+        for a in LiveTexts(workspace).visible
     ]
     for _ in lay_out_all(dask, layouts, reassign_shard, rows_of_cells, workspace.root):
         pass

@@ -76,13 +76,13 @@ class Lineage:
 
     def finished(self, stage: str, shard: str, metadata: Mapping[str, Any]) -> dg.AssetMaterialization:
         """The materialisation of a shard that the ledger has as finished. What it rests on is to be reported first."""
-        basis = self.done(stage)[shard].basis
+        input_version = self.done(stage)[shard].input_version
         tags = {
-            DATA_VERSION_TAG: data_version(stage, basis),
+            DATA_VERSION_TAG: data_version(stage, input_version),
             DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
             CODE_VERSION_TAG: CODE_VERSION,
         }
-        for parent, version, pointer in self._parents(stage, shard, basis):
+        for parent, version, pointer in self._parents(stage, shard, input_version):
             key = dg.AssetKey(parent)
             tags[get_input_data_version_tag(key)] = version
             tags[get_input_event_pointer_tag(key)] = pointer
@@ -102,19 +102,19 @@ class Lineage:
         }
         return dg.AssetMaterialization(stage, partition=shard, metadata={"withdrawn": True}, tags=tags)
 
-    def _parents(self, stage: str, shard: str, basis: str) -> Iterator[tuple[str, str, str]]:
+    def _parents(self, stage: str, shard: str, input_version: str) -> Iterator[tuple[str, str, str]]:
         """Name, version and pointer of each of what a result rests on."""
-        before = rested_on(stage, basis)
+        before = rested_on(stage, input_version)
         parent, now = SOURCE_FILES, self._files.get(shard, before)
         if stage != STAGES[0]:
             parent = STAGES[STAGES.index(stage) - 1]
             done = self.done(parent).get(shard)
-            now = "" if done is None else data_version(parent, done.basis)
+            now = "" if done is None else data_version(parent, done.input_version)
         yield parent, before, self._pointer(parent, shard) if now == before else _BEFORE_ALL
         if stage == "duplicate_ids":
-            yield DECISION_RULES, decided_by(basis), NULL_EVENT_POINTER
+            yield DECISION_RULES, decided_by(input_version), NULL_EVENT_POINTER
         if stage == "deduplicated_dataset":
-            yield OUTPUT_FOLDER, published_to(basis), NULL_EVENT_POINTER
+            yield OUTPUT_FOLDER, published_to(input_version), NULL_EVENT_POINTER
 
     @cached_property
     def _files(self) -> dict[str, str]:
@@ -170,7 +170,7 @@ def observations(
     """
     known = observed_files(instance)
     done = workspace.ledger.completions(STAGES[0])
-    found = {shard: read.basis for shard, read in done.items() if shard not in known} | dict(files)
+    found = {shard: read.input_version for shard, read in done.items() if shard not in known} | dict(files)
     for shard, version in found.items():
         if known.get(shard) != version:
             yield dg.AssetObservation(SOURCE_FILES, partition=shard, tags={DATA_VERSION_TAG: version})

@@ -28,7 +28,7 @@ from dedup_assets.storage.tables import PAIRS, RECORD_DECISIONS
 from dedup_assets.storage.workspace import Workspace
 
 LATEST = 5
-"""Admissions of a basis that are listed; the digest stands for all of them, the manifest lists them."""
+"""Admissions of an input version that are listed; the digest stands for all of them, the manifest lists them."""
 
 GROUPS = 5
 """Groups of a shard shown in the UI, each with the removed record least like the keeper."""
@@ -85,18 +85,18 @@ class RunMetadata:
         metadata: dict[str, Any] = {
             "seconds": round(done.seconds, 4),
             "settings_fingerprint": settings.fingerprint(),
-            "basis": done.basis,
+            "basis": done.input_version,
             "computed_in_run": dg.MetadataValue.dagster_run(done.run_id) if done.run_id else "outside a run",
         }
-        for name, value in done.facts.items():
+        for name, value in done.stats.items():
             if name not in INTERNAL:
                 metadata[name] = _value(name, value)
-        rows = done.facts.get("rows")
+        rows = done.stats.get("rows")
         if isinstance(rows, int):
             metadata["dagster/partition_row_count"] = rows
             if done.seconds > 0:
                 metadata["rows_per_second"] = round(rows / done.seconds, 1)
-        metadata |= _reasons(done.facts.get("quarantined_by_reason", {}))
+        metadata |= _reasons(done.stats.get("quarantined_by_reason", {}))
         metadata |= self._columns(done)
         describe = {
             "cluster_partitions": self._cells,
@@ -116,7 +116,7 @@ class RunMetadata:
                 metadata["not_described"] = f"what it rests on is no longer there: {type(problem).__name__}: {problem}"
         return metadata
 
-    # -- basis ----------------------------------------------------------------------------------------
+    # -- input ----------------------------------------------------------------------------------------
 
     @cached_property
     def _generation(self) -> Generation | None:
@@ -172,10 +172,10 @@ class RunMetadata:
             "duplicate_ids": RECORD_DECISIONS,
             "deduplicated_dataset": raw,
         }.get(self._stage)
-        if self._stage == "embeddings" and "dimension" in done.facts:
-            item = pa.from_numpy_dtype(done.facts["dtype"])
+        if self._stage == "embeddings" and "dimension" in done.stats:
+            item = pa.from_numpy_dtype(done.stats["dtype"])
             text = pa.string()
-            vector = pa.list_(item, done.facts["dimension"])
+            vector = pa.list_(item, done.stats["dimension"])
             schema = pa.schema([("id", text), ("shard", text), ("text_hash", text), ("vector", vector)])
         if schema is None or raw is None:
             return {}
@@ -186,7 +186,7 @@ class RunMetadata:
     def _raw_schema(self, shard: str) -> pa.Schema | None:
         """The input's own columns; None where the shard was read by a run that came to nothing."""
         done = self._read.get(shard)
-        path = self._workspace.raw(shard, done.basis).table if done else None
+        path = self._workspace.raw(shard, done.input_version).table if done else None
         return pq.read_schema(path) if path and path.is_file() else None
 
     @cached_property
@@ -209,7 +209,7 @@ class RunMetadata:
 
     def _decisions(self, a: Admission) -> dict[str, Any]:
         generation = self._generation
-        if generation is None or not self._done[a.shard].facts.get("rows"):
+        if generation is None or not self._done[a.shard].stats.get("rows"):
             return self._model()
         found = measures.best_matches(self._workspace, generation, a)
         metadata = {
@@ -229,7 +229,7 @@ class RunMetadata:
         admissions = measures.decided_admissions(self._workspace)
         matched = self._workspace.ledger.completions("pairwise_similarities")
         work = sum(a.records for a in admissions) + sum(
-            done.facts.get("matches", 0) + DENSE_TEXT * done.facts.get("texts_in_dense_cells", 0)
+            done.stats.get("matches", 0) + DENSE_TEXT * done.stats.get("texts_in_dense_cells", 0)
             for done in matched.values()
         )
         generation = self._generation
@@ -259,9 +259,9 @@ class RunMetadata:
         return Corpus(self._workspace)
 
     def _published(self, a: Admission) -> dict[str, Any]:
-        files = [value for name, value in self._done[a.shard].facts.items() if name.endswith("_file")]
+        files = [value for name, value in self._done[a.shard].stats.items() if name.endswith("_file")]
         metadata = {**self._model(), "bytes_written": sum(_bytes(Path(file)) for file in files)}
-        is_here = published_to(self._done[a.shard].basis) == place_version(self._workspace)
+        is_here = published_to(self._done[a.shard].input_version) == place_version(self._workspace)
         if a.shard == self._last and is_here:  # elsewhere: another place was asked for since
             totals = read_manifest(self._workspace)["totals"]
             removed = totals["removed_exact"] + totals["removed_semantic"]

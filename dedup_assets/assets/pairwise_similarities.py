@@ -15,7 +15,7 @@ from dedup_assets.assets.failures import concerns_all
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.cell_groups import CellGroup, plan_groups
 from dedup_assets.compute.join import Matches
-from dedup_assets.corpus.live_texts import Living
+from dedup_assets.corpus.live_texts import LiveTexts
 from dedup_assets.corpus.retraction import forget_dead_pairs_of
 from dedup_assets.progress import Progress
 from dedup_assets.resources.dask_cluster import DaskCluster
@@ -55,8 +55,8 @@ million rows is modelled on one H200."""
 def pairwise_similarities(context: dg.AssetExecutionContext, workspace: WorkspaceResource, dask: DaskCluster) -> None:
     """Join the shards of this run with themselves and with what was admitted before them."""
     with stage_run(context, workspace, dask) as run:
-        bases = {shard: done.basis for shard, done in run.upstream("cluster_partitions").items()}
-        pending = run.unfinished(bases)
+        input_versions = {shard: done.input_version for shard, done in run.upstream("cluster_partitions").items()}
+        pending = run.unfinished(input_versions)
         if pending:
             run.without_failing(lambda: find_matches_of(run, dask, pending))
 
@@ -76,7 +76,7 @@ def find_matches_of(run: StageRun, dask: DaskCluster, shards: Sequence[str]) -> 
 
 def match_shards(run: StageRun, dask: DaskCluster, wanted: Sequence[Admission]) -> None:
     """Find, publish and record the matches of admissions; one join per codebook they stand under."""
-    living = Living(run.workspace)
+    living = LiveTexts(run.workspace)
     codebooks = run.ledger.codebooks()
     plans = []
     for number in sorted({a.codebook for a in wanted}):
@@ -88,7 +88,7 @@ def match_shards(run: StageRun, dask: DaskCluster, wanted: Sequence[Admission]) 
         _match_under(run, dask, codebook, new, visible, living)
     # Who decided after a retraction that came meanwhile may have been here already, and is not coming again.
     while run.ledger.last_retraction() != living.retractions:
-        living = Living(run.workspace)
+        living = LiveTexts(run.workspace)
         forget_dead_pairs_of(run.workspace, living, wanted)
 
 
@@ -98,7 +98,7 @@ def _match_under(
     codebook: Codebook,
     new: list[Admission],
     visible: list[Admission],
-    living: Living,
+    living: LiveTexts,
 ) -> None:
     """Join `new` shards with `visible` ones under one codebook."""
     started = time.perf_counter()
@@ -126,10 +126,12 @@ def _match_under(
             dense += found.dense_cells
             done.reach(index)
         runs = gathered.runs()
-        facts = [_write(workspace, codebook, a, living, gathered.of_owner(runs, a.number), dense) for a in new]
+        stats = [_write(workspace, codebook, a, living, gathered.of_owner(runs, a.number), dense) for a in new]
     seconds = time.perf_counter() - started
     total = max(1, sum(a.records for a in new))
-    entries = [(a.shard, a.basis, fact, seconds * a.records / total) for a, fact in zip(new, facts, strict=True)]
+    entries = [
+        (a.shard, a.input_version, fact, seconds * a.records / total) for a, fact in zip(new, stats, strict=True)
+    ]
     run.ledger.complete(STAGE, entries, run.run_id)
     run.spent.rows += sum(a.records for a in new)
 
@@ -162,11 +164,11 @@ def _write(
     workspace: Workspace,
     codebook: Codebook,
     a: Admission,
-    living: Living,
+    living: LiveTexts,
     parts: Iterable[Matches],
     dense_cells: Sequence[int],
 ) -> dict[str, Any]:
-    """Publish the matches that a shard owns; returns facts. Of the dense cells it names those it is listed in."""
+    """Publish the matches that a shard owns; returns the stats. Of the dense cells it names those it is listed in."""
     counts = dict.fromkeys(("matches", "matches_at_threshold", "with_earlier_shards"), 0)
 
     def tables() -> Iterator[pa.Table]:

@@ -77,7 +77,7 @@ def _ingest(run: StageRun, key: str, shard: Shard | None, done: Completion | Non
     run.workspace.settle()
     if report.dimension is not None:
         run.ledger.settle_meta("dimension", str(report.dimension))
-    facts = {
+    stats = {
         "rows": report.rows,
         "records": report.records,
         "quarantined": sum(report.quarantined.values()),
@@ -89,5 +89,5 @@ def _ingest(run: StageRun, key: str, shard: Shard | None, done: Completion | Non
         "content_fingerprint": fingerprint,
         "source_state": state,
     }
-    run.complete(key, fingerprint, facts, time.perf_counter() - started)
+    run.complete(key, fingerprint, stats, time.perf_counter() - started)
     return report.rows

@@ -170,14 +170,14 @@ class StageRun:
             self.workspace = self._resource.open()
             yield
 
-    def unfinished(self, bases: Mapping[str, str]) -> list[str]:
-        """Shards of this run whose completion is not on record for the given basis."""
+    def unfinished(self, input_versions: Mapping[str, str]) -> list[str]:
+        """Shards of this run whose completion is not on record for the given versions of its input."""
         done = self.ledger.completions(self.stage)
-        return [s for s in self.shards if s not in done or done[s].basis != bases[s]]
+        return [s for s in self.shards if s not in done or done[s].input_version != input_versions[s]]
 
-    def complete(self, shard: str, basis: str, facts: Mapping[str, Any], seconds: float) -> None:
+    def complete(self, shard: str, input_version: str, stats: Mapping[str, Any], seconds: float) -> None:
         """Record that a shard is finished; its files are on disk."""
-        self.ledger.complete(self.stage, [(shard, basis, facts, seconds)], self.run_id)
+        self.ledger.complete(self.stage, [(shard, input_version, stats, seconds)], self.run_id)
 
     def moved(self) -> list[str]:
         """Shards outside this run that it finished anew: a new generation decides and publishes all of them."""
@@ -266,7 +266,7 @@ class StageRun:
 def stage_run(
     context: dg.AssetExecutionContext, resource: WorkspaceResource, dask: DaskCluster | None = None
 ) -> Iterator[StageRun]:
-    """Open a run of the asset being materialised; at its end, attach each shard's facts as metadata."""
+    """Open a run of the asset being materialised; at its end, attach each shard's stats as metadata."""
     stage = context.asset_key.path[-1]
     if not (context.has_partition_key or context.has_partition_key_range):
         raise WorkspaceError(
@@ -311,7 +311,7 @@ def _report(context: dg.AssetExecutionContext, run: StageRun) -> None:
     lineage = Lineage(run.workspace, context.instance, {*own, *moved, *itertools.chain(*run.helped.values())})
     if run.stage in INPUTS_OF:
         read = lineage.done(STAGES[0]) if run.stage == STAGES[0] else {}
-        files = {shard: read[shard].basis for shard in own if shard in read}
+        files = {shard: read[shard].input_version for shard in own if shard in read}
         for observation in observations(run.workspace, context.instance, files):
             context.log_event(observation)
     # Outside the range of this run, or of its asset, yet what Dagster knew of them is no longer so.

@@ -18,7 +18,7 @@ def define_maintain_store(names: Names) -> dg.JobDefinition:
         required_resource_keys={names.workspace},
         description="Removes what nothing that is current refers to, and compacts the table of embeddings.",
     )
-    def tend_store(context) -> None:  # Dagster reads annotations, and not as strings
+    def run_maintenance(context) -> None:  # Dagster reads annotations, and not as strings
         freed = maintain(getattr(context.resources, names.workspace).open())
         metadata: dict[str, Any] = {"bytes_freed": freed.total}
         metadata |= {f"{kind} (entries)": count for kind, count in freed.counts.items()}
@@ -35,6 +35,6 @@ def define_maintain_store(names: Names) -> dg.JobDefinition:
         "Changes no result.",
     )
     def maintain_store() -> None:
-        tend_store()
+        run_maintenance()
 
     return maintain_store

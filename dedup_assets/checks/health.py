@@ -113,9 +113,9 @@ def _home_counts(scope: Scope, codebook: Codebook, admissions: Sequence[Admissio
 
 def texts_fit_the_window(scope: Scope) -> Finding:
     """How many texts are longer than what the model reads of a text."""
-    done = [entry.facts for shard, entry in scope.workspace.ledger.completions("embeddings").items() if shard in scope]
-    embedded = sum(int(facts["embedded"]) for facts in done)
-    cut = sum(int(facts.get("texts_over_window", 0)) for facts in done)
+    done = [entry.stats for shard, entry in scope.workspace.ledger.completions("embeddings").items() if shard in scope]
+    embedded = sum(int(stats["embedded"]) for stats in done)
+    cut = sum(int(stats.get("texts_over_window", 0)) for stats in done)
     share = cut / embedded if embedded else 0.0
     return judged(
         f"{cut} of {embedded} embedded texts are longer than the model's window ({share:.1%}).",
@@ -128,9 +128,9 @@ def texts_fit_the_window(scope: Scope) -> Finding:
 
 def texts_are_understood(scope: Scope) -> Finding:
     """How many texts have too few tokens that the model knows, and match their copies alone."""
-    done = [entry.facts for shard, entry in scope.workspace.ledger.completions("embeddings").items() if shard in scope]
-    embedded = sum(int(facts["embedded"]) for facts in done)
-    odd = sum(int(facts.get("texts_not_understood", 0)) for facts in done)
+    done = [entry.stats for shard, entry in scope.workspace.ledger.completions("embeddings").items() if shard in scope]
+    embedded = sum(int(stats["embedded"]) for stats in done)
+    odd = sum(int(stats.get("texts_not_understood", 0)) for stats in done)
     share = odd / embedded if embedded else 0.0
     return judged(
         f"{odd} of {embedded} embedded texts have hardly a token that the model knows ({share:.1%}).",

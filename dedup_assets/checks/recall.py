@@ -20,7 +20,7 @@ from dedup_assets.checks.rows import NOTHING
 from dedup_assets.checks.scope import RUN_SHARDS, RUN_TEXTS, Scope
 from dedup_assets.compute.audit import Probes
 from dedup_assets.compute.hashes import HashIndex, empty_hashes
-from dedup_assets.corpus.live_texts import Living, reference_texts
+from dedup_assets.corpus.live_texts import LiveTexts, reference_texts
 from dedup_assets.encoder.settled import open_table, settled_dimension
 from dedup_assets.storage.decisions import DecisionStore
 from dedup_assets.storage.dense_texts import dense_cells
@@ -117,7 +117,7 @@ def kept_do_not_match(scope: Scope, brute_force: BruteForce) -> Finding:
     matches = found.sampled_kept
     if published.manifest.get("against") == "references":
         # The corpus keeps its own duplicates: only what matches a reference must be gone.
-        matches &= np.isin(found.other, reference_texts(scope.workspace, Living(scope.workspace)))
+        matches &= np.isin(found.other, reference_texts(scope.workspace, LiveTexts(scope.workspace)))
     both = np.flatnonzero(matches)
     return judged(
         f"{len(both)} matches between two kept records; {found.records} records against {found.compared} texts.",
@@ -132,7 +132,7 @@ def _pairs(scope: Scope, found: Found, at: np.ndarray) -> list[str]:
     """Some of the matches in words; beyond what is shown only their number counts."""
     if not len(at):
         return []
-    living = Living(scope.workspace)
+    living = LiveTexts(scope.workspace)
     shown = at[:NAMED]
     one, other = (living.names(keys[shown]).to_pylist() for keys in (found.sampled, found.other))
     words = [
@@ -255,7 +255,7 @@ class _KeptTexts:
 
     def __init__(self, workspace: Workspace, generation: int) -> None:
         self._workspace = workspace
-        self._admissions = Living(workspace).visible
+        self._admissions = LiveTexts(workspace).visible
         self._store = DecisionStore(workspace, generation)  # last: it has to know all of these
         self._indexes: dict[int, HashIndex] = {}
 
@@ -306,7 +306,7 @@ def _on_record(workspace: Workspace, one: np.ndarray, other: np.ndarray) -> np.n
         listed[mine] = _listed(workspace, admissions[number], low[mine], high[mine])
     if not listed.all():
         # A retraction may have come after what is published: matches of its texts are forgotten first.
-        living = Living(workspace)
+        living = LiveTexts(workspace)
         listed |= ~(living.texts(one) & living.texts(other))
     return listed
 
@@ -329,7 +329,7 @@ def _listed(workspace: Workspace, owner: Admission, low: np.ndarray, high: np.nd
             stored.update(zip(table["key_a"].to_pylist(), table["key_b"].to_pylist(), strict=True))
     listed = np.array([pair in stored for pair in zip(low.tolist(), high.tolist(), strict=True)], bool)
     if dense and not listed.all():
-        for cell in dense_cells(workspace, {owner: dense}, Living(workspace).visible):
+        for cell in dense_cells(workspace, {owner: dense}, LiveTexts(workspace).visible):
             at = [np.minimum(np.searchsorted(cell.members, keys), len(cell.members) - 1) for keys in (low, high)]
             inside = (cell.members[at[0]] == low) & (cell.members[at[1]] == high)
             listed |= inside & (cell.home[at[0]] | cell.home[at[1]])

@@ -24,14 +24,14 @@ def rows_read(scope: Scope) -> Finding:
     for shard, done in scope.workspace.ledger.completions("raw_shards").items():
         if shard not in scope:
             continue
-        raw = scope.workspace.raw(shard, done.basis)
+        raw = scope.workspace.raw(shard, done.input_version)
         records = pq.read_table(raw.records, columns=["row"]).column(0).to_numpy()
         quarantined = pq.read_table(raw.quarantine, columns=["row"]).column(0).to_numpy()
         numbers["shards"] += 1
-        numbers["rows"] += int(done.facts["rows"])
+        numbers["rows"] += int(done.stats["rows"])
         numbers["records"] += len(records)
         numbers["quarantined"] += len(quarantined)
-        wrong += _unaccounted(shard, int(done.facts["rows"]), {"a record": records, "in quarantine": quarantined})
+        wrong += _unaccounted(shard, int(done.stats["rows"]), {"a record": records, "in quarantine": quarantined})
     return judged(
         f"{numbers['rows']} rows read = {numbers['records']} records + {numbers['quarantined']} quarantined.",
         numbers,

@@ -1,4 +1,4 @@
-"""What arrived: the watched sources held against the ledger, and what follows from the difference.
+"""Compares the watched sources with the ledger, and says what follows from the difference.
 
 Files are compared by what their file system tells of them, and read only where that differs from what is on
 record. Knows no Dagster, and changes nothing: the sensor does what a survey says.
@@ -179,7 +179,7 @@ class _Look:
         roots: list[str] = []
         files: list[tuple[SourceFile, Listed, str]] = []
         roles: dict[str, str] = {}
-        # References first: what comes before the shards it is held against needs no decision anew.
+        # References first: what comes before the shards it is held against needs no second decision.
         for role, sources in ((REFERENCE, self.settings.reference_sources), (CORPUS, self.settings.sources)):
             for listing in self._listings(sources):
                 if listing.files and listing.root:
@@ -253,7 +253,7 @@ class _Look:
         """The state of a file: as listed where that is known, or else as asked for."""
         state = file_state(file.uri, entry.info)
         done = self.read.get(file.key)
-        known = {done.facts.get("source_state") if done else None, seen.marks if seen else None}
+        known = {done.stats.get("source_state") if done else None, seen.marks if seen else None}
         # A listing may tell less than the question for one file does, which is what the ledger has.
         return state if entry.info is None or state.marks in known else file_state(file.uri)
 
@@ -262,7 +262,7 @@ class _Look:
     ) -> None:
         done = self.read.get(file.key)
         out = shard is None or shard.retracted is not None
-        as_read = done is not None and done.facts.get("source_state") == state.marks
+        as_read = done is not None and done.stats.get("source_state") == state.marks
         finished = not out and file.key not in self.unfinished
         if as_read and finished:
             return
@@ -278,7 +278,7 @@ class _Look:
             return
         sighting = replace(sighting, content=sighting.content or self._content(file, state, done if as_read else None))
         self._remember(file.uri, sighting)
-        if finished and done is not None and done.basis == sighting.content:
+        if finished and done is not None and done.input_version == sighting.content:
             return  # touched, and not changed
         if finished and shard is not None and self.settings.changed_shards == "refuse":
             self.result.problems.append(str(changed_content_error(shard)))
@@ -296,7 +296,7 @@ class _Look:
 
     def _content(self, file: SourceFile, state: FileState, done: Completion | None) -> str:
         if done is not None:
-            return done.basis
+            return done.input_version
         if state.size is not None and state.size > LARGE_BYTES:
             return f"state {state.marks}"
         return content_fingerprint(file)
@@ -312,7 +312,7 @@ class _Look:
             )
             return
         attempt = sighting.attempts + 1
-        # The same content may come again after other content, or after its file was gone: then it is admitted anew.
+        # The same content may come again after other content, or after its file was gone: then it is admitted again.
         token = f"{file.key}@{sighting.content}#{self.admitted.get(file.key, 0)}.{attempt}"
         self.result.due.append(Due(file, role, token))
         self._remember(file.uri, replace(sighting, attempts=attempt))
@@ -356,8 +356,8 @@ class _Look:
 
 
 def ask_for_decisions(workspace: Workspace, memory: Memory, found: Survey) -> None:
-    """Enter decisions anew in a survey if something was retracted that no generation takes into account yet, and
-    no shard is due, whose run would decide anew anyway."""
+    """Ask for new decisions in a survey if something was retracted that no generation takes into account yet, and
+    no shard is due: its run would decide again anyway."""
     ledger = workspace.ledger
     generation, last = ledger.generation(), ledger.last_retraction()
     if found.due or generation is None or generation.retractions >= last:

@@ -31,9 +31,9 @@ def source_state(shard: Shard) -> str:
 
 def has_changed(shard: Shard, done: Completion) -> bool:
     """Whether the file's content is not what `done` was read from."""
-    if source_state(shard) == done.facts.get("source_state"):
+    if source_state(shard) == done.stats.get("source_state"):
         return False
-    return content_fingerprint(source_file(shard)) != done.basis
+    return content_fingerprint(source_file(shard)) != done.input_version
 
 
 def changed_content_error(shard: Shard) -> ShardError:
@@ -55,5 +55,5 @@ def unfinished_shards(workspace: Workspace) -> list[str]:
         shard.key
         for shard in ledger.shards()
         if shard.retracted is None
-        and not (shard.key in published and shard.key in read and live.get(shard.key) == read[shard.key].basis)
+        and not (shard.key in published and shard.key in read and live.get(shard.key) == read[shard.key].input_version)
     ]

@@ -1,8 +1,8 @@
 """The order in which the records of shards are judged, read from what is stored of them.
 
 References come first. Then, where the corpus was rebuilt, all records it held then in one order; then shard
-after shard as they were admitted, inside a shard by the keeper rule. Used by whoever decides, and by whoever
-asks what another threshold would decide. Decides nothing itself.
+after shard as they were admitted, inside a shard by the keeper rule. Used to decide, and to
+tell what another threshold would decide. Decides nothing itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dedup_assets.compute.order import order_by_value, prototype_cosine, random_keys, rebuild_order
-from dedup_assets.corpus.live_texts import Living
+from dedup_assets.corpus.live_texts import LiveTexts
 from dedup_assets.keep_rule import KeepRule
 from dedup_assets.storage.ledger import REFERENCE, Admission
 from dedup_assets.storage.shards import AdmittedShard, Records, read_column, read_records
@@ -42,9 +42,9 @@ class LoadedShard:
         return self.admission.role == REFERENCE
 
 
-def load_shard(workspace: Workspace, a: Admission, living: Living | None = None) -> LoadedShard:
+def load_shard(workspace: Workspace, a: Admission, living: LiveTexts | None = None) -> LoadedShard:
     """Read the records of a live admission that count; `living` spares asking the ledger again."""
-    living = living or Living(workspace)
+    living = living or LiveTexts(workspace)
     admitted = AdmittedShard.read(workspace.admitted(a))
     raw = read_records(workspace.raw(a.shard, a.fingerprint))
     return LoadedShard(a, raw, admitted.record_texts, living.accepted(a, admitted))

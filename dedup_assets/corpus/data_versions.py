@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 
 from dedup_assets.corpus.changes import has_changed, source_file, unfinished_shards
 from dedup_assets.corpus.generations import DECIDING, PUBLISHING, plan_decisions
-from dedup_assets.corpus.live_texts import Living
+from dedup_assets.corpus.live_texts import LiveTexts
 from dedup_assets.errors import SourceError
 from dedup_assets.ingest.source_files import content_fingerprint
 from dedup_assets.storage.ledger import REFERENCE, STAGES, Ledger
@@ -26,11 +26,11 @@ WITHDRAWN = "withdrawn"
 _READING, _ADMITTING = STAGES[0], STAGES[3]
 
 
-def data_version(stage: str, basis: str) -> str:
+def data_version(stage: str, input_version: str) -> str:
     """The version of a finished stage of a shard."""
     if stage != PUBLISHING:
-        return basis
-    decided, _, place = basis.partition(" in ")
+        return input_version
+    decided, _, place = input_version.partition(" in ")
     return f"{decided}@{_digest(place)}"
 
 
@@ -41,29 +41,29 @@ def finished_versions(ledger: Ledger) -> dict[str, dict[str, str]]:
     versions: dict[str, dict[str, str]] = {}
     for stage in STAGES:
         done = ledger.completions(stage)
-        versions[stage] = out | {key: data_version(stage, d.basis) for key, d in done.items() if key not in out}
+        versions[stage] = out | {key: data_version(stage, d.input_version) for key, d in done.items() if key not in out}
     return versions
 
 
-def rested_on(stage: str, basis: str) -> str:
+def rested_on(stage: str, input_version: str) -> str:
     """The version of the stage before, or for the first one of the file, that a result was computed from."""
     if stage == _ADMITTING:
-        return basis.rpartition("#")[0]
+        return input_version.rpartition("#")[0]
     if stage == DECIDING:
-        return basis.rpartition("/")[0]
+        return input_version.rpartition("/")[0]
     if stage == PUBLISHING:
-        return basis.partition(" in ")[0]
-    return basis
+        return input_version.partition(" in ")[0]
+    return input_version
 
 
-def decided_by(basis: str) -> str:
+def decided_by(input_version: str) -> str:
     """The version of the rules of decision that a shard was decided by (see `rules_version`)."""
-    return basis.rpartition("/")[2]
+    return input_version.rpartition("/")[2]
 
 
-def published_to(basis: str) -> str:
+def published_to(input_version: str) -> str:
     """The version of the place that a shard was published to (see `place_version`)."""
-    return _digest(basis.partition(" in ")[2])
+    return _digest(input_version.partition(" in ")[2])
 
 
 def place_version(workspace: Workspace) -> str:
@@ -83,10 +83,10 @@ def rules_version(workspace: Workspace, changed: Collection[str] = ()) -> str:
     if generation is None:
         return f"1-{asked}"
     decided = ledger.completions(DECIDING)
-    living = Living(workspace)
+    living = LiveTexts(workspace)
     plan = plan_decisions(ledger, settings, decided, living.live, living.retractions, ())
     read = ledger.completions(_READING)
-    other = {a.shard for a in living.live if a.shard in read and a.fingerprint != read[a.shard].basis}
+    other = {a.shard for a in living.live if a.shard in read and a.fingerprint != read[a.shard].input_version}
     if settings.changed_shards == "replace":
         other |= {a.shard for a in living.live}.intersection(changed)
     waiting = set(unfinished_shards(workspace))
@@ -109,7 +109,9 @@ def file_versions(workspace: Workspace) -> dict[str, str]:
         if shard.retracted is None and shard.key in done:
             try:
                 changed = has_changed(shard, done[shard.key])
-                versions[shard.key] = content_fingerprint(source_file(shard)) if changed else done[shard.key].basis
+                versions[shard.key] = (
+                    content_fingerprint(source_file(shard)) if changed else done[shard.key].input_version
+                )
             except (SourceError, OSError):
                 continue
     return versions
@@ -123,7 +125,7 @@ def changed_files(ledger: Ledger, versions: Mapping[str, str]) -> list[str]:
         for shard in ledger.shards()
         if shard.retracted is None
         and shard.key in done
-        and versions.get(shard.key, done[shard.key].basis) != done[shard.key].basis
+        and versions.get(shard.key, done[shard.key].input_version) != done[shard.key].input_version
     ]
 
 

@@ -1,7 +1,7 @@
-"""Records that were quarantined because another held their id, and whose id is free since.
+"""Records that were quarantined because another record had their id, and whose id is free now.
 
-Whoever gives an id up (its shard vanished, or has other content) does not know who waits for it. The shard that holds
-such a record is admitted anew, behind all others, as a shard with other content is.
+An id becomes free when its shard vanishes or changes. The shard that holds a record quarantined for that id is then
+admitted again, after all others, as a shard with changed content is.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ import numpy as np
 import pyarrow as pa
 
 from dedup_assets.compute.hashes import hash_ids
-from dedup_assets.corpus.live_texts import Living, corpus_index
+from dedup_assets.corpus.live_texts import LiveTexts, corpus_index
 from dedup_assets.storage.locks import Lock
 from dedup_assets.storage.shards import REJECTED, AdmittedShard, read_ids
 from dedup_assets.storage.workspace import Workspace
 
 
 def readmit_freed(workspace: Workspace, run_id: str = "") -> list[str]:
-    """End the admission of each live shard with a quarantined record whose id nobody has any more; returns their keys.
+    """End the admission of each live shard with a quarantined record whose id is free now; returns their keys.
 
     They are unfinished then: the next run admits them. Ids that were taken down are never free.
     """
     done = workspace.ledger.completions("cluster_partitions")
-    if not any(entry.facts.get("ids_taken") for entry in done.values()):
+    if not any(entry.stats.get("ids_taken") for entry in done.values()):
         return []
     freed = []
     with workspace.lock(Lock.ADMISSION):
-        living = Living(workspace)
+        living = LiveTexts(workspace)
         _, taken, buried = corpus_index(workspace, living)
         for a in living.live:
             rejected = np.flatnonzero(AdmittedShard.read(workspace.admitted(a)).record_texts == REJECTED)

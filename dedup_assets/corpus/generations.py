@@ -1,7 +1,7 @@
 """Which decisions are due, in which generation, and in which order: read from the ledger and the settings.
 
-What is published of a generation changes by appending only. Whatever is not an append begins a new one: other
-settings, something retracted, a reference that came after shards it has to be held against, a rebuild.
+A published generation changes by appending only. Every other change begins a new one: other settings, a retraction, a
+reference that came after shards it is compared with, a rebuild.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from dedup_assets.corpus.curation_order import in_curation_order
-from dedup_assets.corpus.live_texts import Living
-from dedup_assets.corpus.output import publication_basis
+from dedup_assets.corpus.live_texts import LiveTexts
+from dedup_assets.corpus.output import publication_version
 from dedup_assets.settings import Settings
 from dedup_assets.storage.ledger import REFERENCE, Admission, Completion, Generation, Ledger, Rebuild
 from dedup_assets.storage.workspace import Workspace
@@ -42,9 +42,9 @@ class Plan:
         return [a for batch in self.batches for a in batch]
 
 
-def decision_basis(admission: Admission, generation: Generation) -> str:
+def decision_version(admission: Admission, generation: Generation) -> str:
     """What a shard's decisions rest on: its content as admitted, and the generation."""
-    return f"{admission.basis}/{generation.number}-{generation.fingerprint[:16]}"
+    return f"{admission.input_version}/{generation.number}-{generation.fingerprint[:16]}"
 
 
 def plan_decisions(
@@ -113,7 +113,7 @@ def plan_decisions(
 
 
 def _is_decided(a: Admission, generation: Generation, decided: dict[str, Completion]) -> bool:
-    return a.shard in decided and decided[a.shard].basis == decision_basis(a, generation)
+    return a.shard in decided and decided[a.shard].input_version == decision_version(a, generation)
 
 
 def _late_reference(targets: Sequence[Admission], generation: Generation, decided: dict[str, Completion]) -> bool:
@@ -156,7 +156,7 @@ def decisions_due(workspace: Workspace) -> set[str]:
     if ledger.generation() is None:
         return set()
     decided = ledger.completions(DECIDING)
-    living = Living(workspace)
+    living = LiveTexts(workspace)
     plan = plan_decisions(ledger, workspace.settings, decided, living.live, living.retractions, ())
     if plan is not None and plan.is_new:
         return set(decided)
@@ -164,5 +164,5 @@ def decisions_due(workspace: Workspace) -> set[str]:
     return {
         shard
         for shard, done in decided.items()
-        if shard in published and published[shard].basis != publication_basis(workspace, done.basis)
+        if shard in published and published[shard].input_version != publication_version(workspace, done.input_version)
     }

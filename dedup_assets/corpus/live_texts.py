@@ -1,7 +1,7 @@
 """Which texts of the corpus live: a text lives while a record that was not retracted has it.
 
-A dead text never comes back to life: should the same text arrive again, it is a new text with a new key. So
-what is joined may still hold dead texts, which costs time, and whatever decides or shows passes them over.
+A dead text never returns: if the same text arrives again, it is a new text with a new key. So stored matches may still
+name dead texts, which costs time; decisions and look-ups skip them.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from dedup_assets.storage.shards import AdmittedShard, admission_of, read_ids, r
 from dedup_assets.storage.workspace import Workspace
 
 
-class Living:
-    """What lives in a workspace as the ledger stands.
+class LiveTexts:
+    """The texts, records and admissions of a workspace that live, according to the ledger.
 
     Parameters
     ----------
     workspace : Workspace
     without : collection of str, optional
-        Shards that are taken as retracted: their new content is about to take over.
+        Shards to treat as retracted, because new content of theirs is about to replace the old.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class Living:
 
     @cached_property
     def buried(self) -> pa.Array:
-        """The ids that never return."""
+        """The ids that were taken down and must not return."""
         return pa.array(self._workspace.ledger.tombstones(), pa.string())
 
     @cached_property
@@ -164,7 +164,7 @@ def record_ids(
     return pa.concat_arrays(parts).take(pa.array(back))
 
 
-def corpus_index(workspace: Workspace, living: Living) -> tuple[HashIndex, HashIndex, HashIndex]:
+def corpus_index(workspace: Workspace, living: LiveTexts) -> tuple[HashIndex, HashIndex, HashIndex]:
     """Indexes over what lives: text hash to text key, hash of each taken id to 0, hash of each id that was
     taken down for ever to 0."""
     hashes, keys, ids = [empty_hashes()], [np.empty(0, np.int64)], [empty_hashes()]
@@ -185,7 +185,7 @@ def corpus_index(workspace: Workspace, living: Living) -> tuple[HashIndex, HashI
     )
 
 
-def reference_texts(workspace: Workspace, living: Living) -> np.ndarray:
+def reference_texts(workspace: Workspace, living: LiveTexts) -> np.ndarray:
     """Keys (m,) of the texts that records of living references have, sorted."""
     keys = [np.empty(0, np.int64)]
     for a in living.live:

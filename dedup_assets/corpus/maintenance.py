@@ -1,8 +1,8 @@
-"""Giving room back: what nothing that is current refers to any more, compaction, and generations of the past.
+"""Maintenance: removes files that nothing current refers to, compacts the table of embeddings, prunes old generations.
 
-Runs share a lock that maintenance takes for itself, so nothing is half-way while it looks. What goes is first renamed
-to a temporary name: a folder is there whole or not at all, and what a killed maintenance left is swept by the next.
-Doing it again frees nothing more.
+Runs share a lock that maintenance takes exclusively, so it never sees a half-finished stage. A file or folder is first
+renamed to a temporary name: readers see all of it or nothing, and the next maintenance removes what a killed one left.
+A second maintenance frees nothing more.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from dedup_assets.compute.hashes import HashIndex
-from dedup_assets.corpus.live_texts import Living
+from dedup_assets.corpus.live_texts import LiveTexts
 from dedup_assets.corpus.output import published_generation
 from dedup_assets.encoder.settled import open_table, settled_dimension
 from dedup_assets.storage.embeddings import KEPT_VERSIONS
@@ -32,14 +32,14 @@ from dedup_assets.storage.workspace import Workspace
 
 @dataclass
 class Freed:
-    """What a maintenance took away: by kind the number of entries and their bytes on disk."""
+    """What maintenance removed: by kind, the number of entries and their bytes on disk."""
 
     counts: dict[str, int] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
     waits: str = ""
 
     def add(self, kind: str, count: int, size: int) -> None:
-        """Count something that went."""
+        """Count something that was removed."""
         self.counts[kind] = self.counts.get(kind, 0) + count
         self.bytes[kind] = self.bytes.get(kind, 0) + size
 
@@ -50,7 +50,7 @@ class Freed:
 
 
 @contextmanager
-def alone(workspace: Workspace) -> Iterator[None]:
+def exclusive_access(workspace: Workspace) -> Iterator[None]:
     """Hold off every stage, admission, retraction and decision; waits for those that are under way."""
     with workspace.lock(Lock.MAINTENANCE), workspace.lock(Lock.ADMISSION), workspace.lock(Lock.DECISIONS):
         yield
@@ -71,7 +71,7 @@ def maintain(workspace: Workspace, keep_versions: timedelta = KEPT_VERSIONS) -> 
         While something retracted is still part of what is published, nothing of any admission goes; `waits` says so.
     """
     freed = Freed()
-    with alone(workspace), storage_errors(workspace.root):
+    with exclusive_access(workspace), storage_errors(workspace.root):
         swept = workspace.sweep()
         if swept:
             freed.add("temporary leftovers", swept, 0)
@@ -90,7 +90,7 @@ def maintain(workspace: Workspace, keep_versions: timedelta = KEPT_VERSIONS) -> 
             if not any(folder.iterdir()):
                 folder.rmdir()
         _remove(freed, "decisions", _children(workspace, "decisions"), needed.decisions)
-        _tend_table(workspace, needed, freed, keep_versions)
+        _clean_table(workspace, needed, freed, keep_versions)
     return freed
 
 
@@ -105,7 +105,7 @@ def prune(workspace: Workspace, keep: int = 0) -> Freed:
     """
     refuse_unasked(workspace.root, workspace.settings)
     freed = Freed()
-    with alone(workspace), storage_errors(workspace.output):
+    with exclusive_access(workspace), storage_errors(workspace.output):
         swept = workspace.sweep()
         if swept:
             freed.add("temporary leftovers", swept, 0)
@@ -122,12 +122,12 @@ def prune(workspace: Workspace, keep: int = 0) -> Freed:
 
 
 class _Needed:
-    """What is still read, by path, as the ledger stands. The caller is alone."""
+    """The paths that are still read, according to the ledger. The caller holds `exclusive_access`."""
 
     def __init__(self, workspace: Workspace) -> None:
         ledger = workspace.ledger
         self.workspace = workspace
-        self.living = Living(workspace)
+        self.living = LiveTexts(workspace)
         self.last = ledger.generation()
         self.published = published_generation(workspace)
         # Until a generation without it is published, what was retracted is part of what people see.
@@ -140,13 +140,13 @@ class _Needed:
         latest = {a.shard: a for a in everything if a.shard not in down}  # what a vanished shard held last
         read = ledger.completions("raw_shards")
         self.pending = [
-            (shard, done.basis)
+            (shard, done.input_version)
             for shard, done in read.items()
-            if (shard, done.basis) not in {(a.shard, a.fingerprint) for a in self.living.live}
+            if (shard, done.input_version) not in {(a.shard, a.fingerprint) for a in self.living.live}
         ]
         with_content = {a for a in self.visible if a.shard not in down} | set(latest.values())
         self.raw = {workspace.raw(a.shard, a.fingerprint).folder for a in with_content}
-        self.raw |= {workspace.raw(shard, done.basis).folder for shard, done in read.items()}
+        self.raw |= {workspace.raw(shard, done.input_version).folder for shard, done in read.items()}
         self.admitted = {workspace.admitted(a) for a in {*self.visible, *latest.values()}}
         self.pairs = {workspace.pairs(a) for a in self.visible}
         books = ledger.codebooks()
@@ -155,7 +155,7 @@ class _Needed:
         self.decisions = {workspace.generation(generation.number) for generation in ledger.generations()}
 
     def _cells_under(self, number: int) -> Iterator[Path]:
-        """Cells laid out under a codebook that are still read.
+        """Cells under a codebook that are still read.
 
         Under the one in force, those of all that is compared with what comes. Under an earlier one, the cells of what
         was admitted under it, for its vectors; and where one of those has matches that are yet to be found, or are
@@ -174,7 +174,7 @@ class _Needed:
         return not path.is_file() or bool(dense_cells_of(path))
 
     def text_hashes(self) -> Iterator[np.ndarray]:
-        """Hashes of the texts of records that count, or are on their way in."""
+        """Hashes of the texts of records that count or are not admitted yet."""
         for a in self.living.live:
             records = read_records(self.workspace.raw(a.shard, a.fingerprint))
             admitted = AdmittedShard.read(self.workspace.admitted(a))
@@ -183,7 +183,7 @@ class _Needed:
             yield read_records(self.workspace.raw(shard, fingerprint)).hashes
 
 
-def _tend_table(workspace: Workspace, needed: _Needed, freed: Freed, keep_versions: timedelta) -> None:
+def _clean_table(workspace: Workspace, needed: _Needed, freed: Freed, keep_versions: timedelta) -> None:
     """Remove the vectors of texts that no record has any more, and compact."""
     if settled_dimension(workspace) is None:
         return

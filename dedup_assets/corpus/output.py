@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dedup_assets.corpus.live_texts import Living
+from dedup_assets.corpus.live_texts import LiveTexts
 from dedup_assets.errors import WorkspaceError
 from dedup_assets.ingest.formats.batches import render_row, rendered_value
 from dedup_assets.storage.decisions import read_record_decisions
@@ -74,9 +74,9 @@ class PublishedShard:
         return self.removed_exact + self.removed_semantic
 
 
-def publication_basis(workspace: Workspace, decision_basis: str) -> str:
+def publication_version(workspace: Workspace, decision_version: str) -> str:
     """What a shard's published files rest on: its decisions, and where they are published."""
-    return f"{decision_basis} in {workspace.output}"
+    return f"{decision_version} in {workspace.output}"
 
 
 def published_generation(workspace: Workspace) -> int | None:
@@ -89,14 +89,14 @@ def published_generation(workspace: Workspace) -> int | None:
 
 @dataclass(frozen=True)
 class _Before:
-    """What is published of the same content in the generation in force."""
+    """The files of the same content in the published generation."""
 
     folder: Path
     decisions: pa.Table
 
 
 class EarlierOutput:
-    """The generation in force, as far as files of a new one can be shared with it."""
+    """The published generation, whose files a new one shares where they are equal."""
 
     def __init__(self, workspace: Workspace, generation: Generation) -> None:
         number = published_generation(workspace)
@@ -126,7 +126,7 @@ def publish_shard(
     workspace: Workspace,
     admission: Admission,
     generation: Generation,
-    living: Living,
+    living: LiveTexts,
     earlier: EarlierOutput,
     rows: int,
     reasons: Mapping[str, int],
@@ -239,7 +239,7 @@ def _publish_table(target: Path, part: str, shard: str, table: pa.Table, before:
     return checksum(path)
 
 
-def _duplicates(workspace: Workspace, admission: Admission, living: Living, removed: pa.Table) -> pa.Table:
+def _duplicates(workspace: Workspace, admission: Admission, living: LiveTexts, removed: pa.Table) -> pa.Table:
     """The removed records of a shard. Ids that are whole numbers in the input are so here, to be joined with it."""
     shard = pa.array([admission.shard] * removed.num_rows, pa.string())
     columns = [removed.column("id"), shard, *(removed.column(name) for name in DUPLICATES.names[2:])]
@@ -269,7 +269,7 @@ def _schema_of(table: Path) -> pa.Schema:
     return pq.read_schema(table)
 
 
-def _quarantine(workspace: Workspace, admission: Admission, living: Living) -> tuple[pa.Table, dict[str, int]]:
+def _quarantine(workspace: Workspace, admission: Admission, living: LiveTexts) -> tuple[pa.Table, dict[str, int]]:
     """All quarantined rows of a shard, and the counts, by reason, of those that its admission added.
 
     A record that was taken down is listed by its row alone, and so is every other row that carries its id: the
@@ -315,7 +315,7 @@ def claim_output(workspace: Workspace) -> None:
         publish_text(marker, MARKER_TEXT)
 
 
-def remove_strangers(workspace: Workspace, generation: Generation, shards: Collection[str]) -> None:
+def remove_unlisted_files(workspace: Workspace, generation: Generation, shards: Collection[str]) -> None:
     """Take files of other shards out of a generation's folder before it is published for the first time.
 
     They are of another workspace that published here, or of a killed run whose shards were retracted since.
@@ -331,7 +331,7 @@ def remove_strangers(workspace: Workspace, generation: Generation, shards: Colle
 def publish_manifest(
     workspace: Workspace, generation: Generation, shards: list[tuple[Admission, str, Mapping[str, Any]]]
 ) -> dict[str, Any]:
-    """Write the manifest of a generation: (admission, source file name, published facts) of each shard.
+    """Write the manifest of a generation: (admission, source file name, published stats) of each shard.
 
     Nothing in it depends on when or in which run a shard was published.
     """
@@ -345,13 +345,13 @@ def publish_manifest(
                 "admission": admission.number,
                 "source": source,
                 "fingerprint": admission.fingerprint,
-                "rows_in": facts["rows"],
-                **{name: facts[name] for name in (*_COUNTS, "quarantined_by_reason", "checksums")},
+                "rows_in": stats["rows"],
+                **{name: stats[name] for name in (*_COUNTS, "quarantined_by_reason", "checksums")},
             }
-            for admission, source, facts in shards
+            for admission, source, stats in shards
         ],
         "totals": {
-            name: sum(int(facts["rows" if name == "rows_in" else name]) for _, _, facts in shards)
+            name: sum(int(stats["rows" if name == "rows_in" else name]) for _, _, stats in shards)
             for name in ("rows_in", *_COUNTS)
         },
         "generation": generation.number,

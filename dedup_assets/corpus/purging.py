@@ -1,9 +1,9 @@
-"""Taking the content of what was taken down out of every file of a workspace, for good.
+"""Removes the content of records that were taken down from every file of a workspace.
 
-A retraction ends what is published of a record; its text and vector stay in files that are shared with records that
-live. Here they are written over: rows of what was read lose all but their id, vectors become zero, the table of
-embeddings is written anew. What remains of a record that was taken down is its id, which must never return, and the
-hash of its text. Doing it again changes nothing.
+After a retraction nothing of a record is published, but its text and vector stay in files that live records share.
+Purging overwrites them: rows that were read keep their id alone, vectors become zero, the table of embeddings is
+rewritten. Of a record that was taken down, its id stays, which must never return, and the hash of its text. A second
+purge changes nothing.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dedup_assets.corpus.live_texts import Living
-from dedup_assets.corpus.maintenance import Freed, alone, maintain, prune
+from dedup_assets.corpus.live_texts import LiveTexts
+from dedup_assets.corpus.maintenance import Freed, exclusive_access, maintain, prune
 from dedup_assets.corpus.output import withheld
 from dedup_assets.encoder.settled import open_table, settled_dimension
 from dedup_assets.errors import WorkspaceError
@@ -41,7 +41,7 @@ REMAINS = (
 
 
 def purge(workspace: Workspace) -> Freed:
-    """Take the content of what was taken down out of the workspace's files, Dagster's history excepted (`scrubbing`).
+    """Remove the content of records that were taken down from the workspace's files (Dagster's history: `scrubbing`).
 
     Maintains the workspace, removes all generations of the past, and writes over what the files that stay hold of it.
     Raises WorkspaceError while a retraction is not published yet.
@@ -52,8 +52,8 @@ def purge(workspace: Workspace) -> Freed:
     past = prune(workspace)
     for kind, count in past.counts.items():
         freed.add(kind, count, past.bytes[kind])
-    with alone(workspace), storage_errors(workspace.root):
-        living = Living(workspace)
+    with exclusive_access(workspace), storage_errors(workspace.root):
+        living = LiveTexts(workspace)
         for a in living.live:
             rows = _purge_readings(workspace, living, a)
             if rows:
@@ -71,7 +71,7 @@ def purge(workspace: Workspace) -> Freed:
     return freed
 
 
-def _purge_readings(workspace: Workspace, living: Living, a: Admission) -> int:
+def _purge_readings(workspace: Workspace, living: LiveTexts, a: Admission) -> int:
     """Write over the rows of a shard that were taken down, and those with an id that was; returns how many."""
     taken_down = living.taken_down(a)
     if not len(living.buried) and not len(taken_down):
@@ -176,7 +176,7 @@ def _blank_vectors(path: Path, rows: np.ndarray) -> None:
     publish_file(path, write)
 
 
-def _purge_cells(workspace: Workspace, living: Living, a: Admission) -> Iterator[int]:
+def _purge_cells(workspace: Workspace, living: LiveTexts, a: Admission) -> Iterator[int]:
     """Set the vectors of texts that no record has any more to zero, under every codebook; yields how many each."""
     for book in workspace.ledger.codebooks().values():
         folder = workspace.cells(book, a)

@@ -40,7 +40,7 @@ def continues(ledger: Ledger, shard: Shard, file: SourceFile) -> bool:
     """Whether a file at another address is the registered shard."""
     if shard.retracted == TAKEDOWN or any(other.uri == file.uri for other in ledger.shards()):
         return False
-    read = [done.basis for done in ledger.history(shard.key) if done.stage == STAGES[0]]
+    read = [done.input_version for done in ledger.history(shard.key) if done.stage == STAGES[0]]
     if not read:
         return True
     try:

@@ -1,4 +1,4 @@
-"""Taking shards and records back: what it does to the ledger, and to the stored matches.
+"""Retracts shards and records: what changes in the ledger and in the stored matches.
 
 A retraction is an entry in the ledger and nothing else; the next decision makes a new generation without what
 was retracted (`dedup_assets.api.retract` does both). Doing it again changes nothing.
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dedup_assets.corpus.live_texts import Living
+from dedup_assets.corpus.live_texts import LiveTexts
 from dedup_assets.errors import SettingsError, WorkspaceError
 from dedup_assets.storage.ledger import TAKEDOWN, VANISHED, Admission
 from dedup_assets.storage.locks import Lock
@@ -41,7 +41,7 @@ def retract_shards(workspace: Workspace, keys: Sequence[str], reason: str, run_i
     keys : sequence of str
         Registered shards. One that was not admitted yet is never going to be.
     reason : {"vanished", "takedown"}
-        A vanished shard may return: it is admitted anew. One that was taken down stays out, and so do the ids
+        A vanished shard may return: it is admitted again. One that was taken down stays out, and so do the ids
         of its records, in whatever shard they come.
     run_id : str
         Dagster's run, for the audit.
@@ -81,7 +81,7 @@ def retract_ids(workspace: Workspace, names: Sequence[str], run_id: str = "") ->
     is no mistake.
     """
     with workspace.lock(Lock.ADMISSION):
-        living = Living(workspace)
+        living = LiveTexts(workspace)
         buried = {*workspace.ledger.tombstones(), *workspace.ledger.tombstone_places()}
         wanted = [name for name in names if name not in buried]
         found = find_records(workspace, living, wanted)
@@ -110,7 +110,7 @@ def retract_ids(workspace: Workspace, names: Sequence[str], run_id: str = "") ->
         return records
 
 
-def _vanished(workspace: Workspace, living: Living) -> list[Admission]:
+def _vanished(workspace: Workspace, living: LiveTexts) -> list[Admission]:
     """The last admission of each shard that vanished and may return, as far as it is still stored."""
     away = {shard.key for shard in workspace.ledger.shards() if shard.retracted == VANISHED}
     last = {a.shard: a for a in living.all if a.shard in away}
@@ -122,7 +122,7 @@ def _vanished(workspace: Workspace, living: Living) -> list[Admission]:
 
 
 def find_records(
-    workspace: Workspace, living: Living, names: Sequence[str], among: Sequence[Admission] | None = None
+    workspace: Workspace, living: LiveTexts, names: Sequence[str], among: Sequence[Admission] | None = None
 ) -> dict[str, Record]:
     """Of some names, each an id or SHARD:ROW, those of records that count in some admissions, by default live ones."""
     found: dict[str, Record] = {}
@@ -157,7 +157,7 @@ def _records_of(workspace: Workspace, key: str) -> Iterator[tuple[int, str]]:
     names = ids.take(pa.array(accepted)).to_pylist()
     elsewhere: set[str] = set()
     if last.retracted is not None:
-        elsewhere.update(find_records(workspace, Living(workspace), names))
+        elsewhere.update(find_records(workspace, LiveTexts(workspace), names))
     for row, record_id in zip(rows[accepted].tolist(), names, strict=True):
         if record_id not in elsewhere:
             yield row, record_id
@@ -166,9 +166,9 @@ def _records_of(workspace: Workspace, key: str) -> Iterator[tuple[int, str]]:
 # -- matches -----------------------------------------------------------------------------------------
 
 
-def forget_dead_pairs(workspace: Workspace, living: Living) -> None:
+def forget_dead_pairs(workspace: Workspace, living: LiveTexts) -> None:
     """Take dead texts out of all stored matches, and name the others by records that live. The caller holds the
-    decision lock: to whoever decides, no file of matches vanishes.
+    decision lock: while it decides, no file of matches vanishes.
 
     A dead text never lives again, so nothing is lost.
     """
@@ -179,7 +179,7 @@ def forget_dead_pairs(workspace: Workspace, living: Living) -> None:
     forget_dead_pairs_of(workspace, living, [a for a in living.all if a.number in visible])
 
 
-def forget_dead_pairs_of(workspace: Workspace, living: Living, admissions: Sequence[Admission]) -> None:
+def forget_dead_pairs_of(workspace: Workspace, living: LiveTexts, admissions: Sequence[Admission]) -> None:
     """The same for the matches of some admissions, without a lock: of an admission that is gone an empty file stays
     until somebody decides. The files are rewritten one by one, each in one step."""
     for a in admissions:
@@ -195,7 +195,7 @@ def forget_dead_pairs_of(workspace: Workspace, living: Living, admissions: Seque
                 write_pairs(path, _living_pairs(stored, living), dense_cells_in(stored.schema_arrow))
 
 
-def _touches(stored: pq.ParquetFile, living: Living) -> bool:
+def _touches(stored: pq.ParquetFile, living: LiveTexts) -> bool:
     """Whether a file has a match of a text that is dead, or is named by a record that is gone."""
     for group in range(stored.num_row_groups):
         table = stored.read_row_group(group, columns=["key_a", "key_b", "id_a", "id_b"])
@@ -212,7 +212,7 @@ def _touches(stored: pq.ParquetFile, living: Living) -> bool:
     return False
 
 
-def _living_pairs(stored: pq.ParquetFile, living: Living) -> Iterator[pa.Table]:
+def _living_pairs(stored: pq.ParquetFile, living: LiveTexts) -> Iterator[pa.Table]:
     for group in range(stored.num_row_groups):
         table = stored.read_row_group(group)
         a, b = table["key_a"].to_numpy(), table["key_b"].to_numpy()
@@ -230,7 +230,7 @@ def shards_and_ids(space: Workspace, names: Sequence[str]) -> tuple[list[str], l
     unclear = [name for name in names if name in known] + [
         each for name, (_, rest) in prefixed.items() for each in (name, rest) if each
     ]
-    records = find_records(space, Living(space), unclear) if unclear else {}
+    records = find_records(space, LiveTexts(space), unclear) if unclear else {}
     shards, ids = [], []
     for name in names:
         kind, rest = prefixed.get(name, ("", ""))
@@ -241,7 +241,7 @@ def shards_and_ids(space: Workspace, names: Sequence[str]) -> tuple[list[str], l
             )
         meant = rest in known if kind == "shard" else rest in records or rest in space.ledger.tombstones()
         if kind and meant and name in records:
-            # What is taken down never returns, so nobody guesses.
+            # What is taken down never returns, so a name is never guessed.
             raise SettingsError(
                 f"{name!r} is itself the id of a record in {records[name].admission.shard}: write id:{name} for "
                 f"that one. The other is named {'' if kind == 'shard' else 'as SHARD:ROW or '}without {kind}:."

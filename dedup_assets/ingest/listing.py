@@ -334,7 +334,7 @@ def _protocols(filesystem: Any) -> tuple[str, ...]:
 
 @contextmanager
 def _listing(source: str) -> Iterator[None]:
-    """Turn whatever a remote file system raises into a SourceError that names the source."""
+    """Turn every error of a remote file system into a SourceError that names the source."""
     try:
         yield
     except SourceError:
@@ -352,7 +352,7 @@ def _listing(source: str) -> Iterator[None]:
 
 
 def _without_own(found: Listing) -> Listing:
-    """Without what dedup-assets itself wrote: whoever reads that feeds a workspace with what it publishes."""
+    """Without what dedup-assets itself wrote: a workspace would read what it publishes."""
     own = OwnFolders()
     files = [file for file in found.files if not (os.path.isabs(file.uri) and own.hold(file.uri))]  # noqa: PTH117
     left = {file.uri for file in files}

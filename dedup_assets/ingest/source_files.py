@@ -87,7 +87,7 @@ def file_state(uri: str, info: Mapping[str, Any] | None = None) -> FileState:
 
 @contextmanager
 def reading(source: SourceFile) -> Iterator[None]:
-    """Turn whatever reading a file raises into a `ShardError` that names the file and the reason."""
+    """Turn every error of reading a file into a `ShardError` that names the file and the reason."""
     try:
         yield
     except (ShardError, SourceError):

@@ -1,6 +1,6 @@
-"""Folders whose files do not speak for themselves: tables with a log of their own, and datasets saved by `datasets`.
+"""Folders in which not every file is data: tables with a log (Delta, Iceberg, Hudi), and datasets saved by `datasets`.
 
-Knows names, and reads through a function that it is given.
+Knows names only; the caller gives the function that reads a file.
 """
 
 from __future__ import annotations

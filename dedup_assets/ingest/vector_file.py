@@ -55,7 +55,7 @@ class VectorFile:
             file.write(self._header())
 
     def _header(self) -> bytes:
-        """Of one length whatever the number of rows: numpy leaves room for it to grow."""
+        """Of the same length for any number of rows: numpy leaves room for it to grow."""
         header = io.BytesIO()
         descr = np.lib.format.dtype_to_descr(np.dtype(self.dtype))
         np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": self.shape})

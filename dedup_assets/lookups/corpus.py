@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dedup_assets.corpus.live_texts import Living
+from dedup_assets.corpus.live_texts import LiveTexts
 from dedup_assets.encoder.settled import open_table
 from dedup_assets.errors import WorkspaceError
 from dedup_assets.ingest.record_spec import ingest_spec
@@ -47,9 +47,9 @@ class Corpus:
         return {a.shard: a for a in self.workspace.ledger.live_admissions()}
 
     @cached_property
-    def living(self) -> Living:
+    def living(self) -> LiveTexts:
         """Which texts live: of the others nothing is shown."""
-        return Living(self.workspace)
+        return LiveTexts(self.workspace)
 
     def _read_records(self, shard: str) -> Records:
         """The valid records of a live admission; asked for as `records`, which keeps the last ones."""

@@ -36,7 +36,7 @@ def explain(workspace: Workspace, record_id: str) -> Explanation:
     quarantined = _quarantined(workspace, record_id)
     read = workspace.ledger.completions("raw_shards")
     if decision is None and quarantined:
-        source = read[quarantined[0]["shard"]].facts["source_file"]
+        source = read[quarantined[0]["shard"]].stats["source_file"]
         answer = {"id": record_id, "decision": "quarantined", **quarantined[0], "source": source}
         return Explanation(answer | _also(quarantined[1:]))
     if decision is None:
@@ -51,7 +51,7 @@ def explain(workspace: Workspace, record_id: str) -> Explanation:
         "shard": shard,
         "row": row,
         "admission": corpus.admissions[shard].number,
-        "source": read[shard].facts["source_file"],
+        "source": read[shard].stats["source_file"],
         "text": corpus.text(shard, row),
     }
     if not decision["kept"]:
@@ -67,7 +67,7 @@ def explain(workspace: Workspace, record_id: str) -> Explanation:
             "keeper_id": keeper_id,
             "keeper_shard": keeper_shard,
             "keeper_row": keeper_row,
-            "keeper_source": read[keeper_shard].facts["source_file"],
+            "keeper_source": read[keeper_shard].stats["source_file"],
             "keeper_text": corpus.text(keeper_shard, keeper_row),
             "group_id": decision["group_id"],
         }
@@ -90,7 +90,7 @@ def lineage(corpus: Corpus, shard: str, row: int) -> dict[str, Any]:
     workspace, a = corpus.workspace, corpus.admissions[shard]
     done = {stage: workspace.ledger.completions(stage).get(shard) for stage in STAGES}
     embedded = done["embeddings"]
-    known = embedded.facts if embedded else {}
+    known = embedded.stats if embedded else {}
     codebook = workspace.ledger.codebooks()[a.codebook]
     found = {
         "content_fingerprint": a.fingerprint,

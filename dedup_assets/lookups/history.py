@@ -82,9 +82,9 @@ def _entry(when: str, event: str, detail: str, run_id: str, facts: Facts | None 
 
 def _event(done: Completion) -> dict[str, Any]:
     event, describe = _EVENTS[done.stage]
-    told = {name: value for name, value in done.facts.items() if name not in ("schema", "source_state")}
-    entry = _entry(done.finished, event, describe(done.facts), done.run_id, told)
-    return {**entry, "stage": done.stage, "seconds": done.seconds, "basis": done.basis}
+    told = {name: value for name, value in done.stats.items() if name not in ("schema", "source_state")}
+    entry = _entry(done.finished, event, describe(done.stats), done.run_id, told)
+    return {**entry, "stage": done.stage, "seconds": done.seconds, "basis": done.input_version}
 
 
 def _read(f: Facts) -> str:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from dedup_assets.compute.curation import find_keys, nearest_in_cells
 from dedup_assets.compute.decisions import KEPT, UNKNOWN, Walk
 from dedup_assets.compute.dense import walk_dense
-from dedup_assets.corpus.live_texts import Living, reference_texts
+from dedup_assets.corpus.live_texts import LiveTexts, reference_texts
 from dedup_assets.storage.cells import ShardCells
 from dedup_assets.storage.dense_texts import dense_cells
 from dedup_assets.storage.ledger import REFERENCE, Admission, Generation
@@ -108,7 +108,7 @@ def best_matches(workspace: Workspace, generation: Generation, admission: Admiss
     Matches inside dense cells are not listed; there a removed text counts with its keeper, a kept one with
     what else it matches.
     """
-    owners = Living(workspace).visible if admission is None else [admission]
+    owners = LiveTexts(workspace).visible if admission is None else [admission]
     texts = DecidedTexts(workspace, generation, owners)
     best = np.where(np.isnan(texts.similarity), -1.0, texts.similarity)
     for a in owners:
@@ -162,13 +162,13 @@ def removals_by_threshold(workspace: Workspace, generation: Generation, steps: i
     any other it is what `dedup-assets threshold` would come to.
     """
     settings = workspace.settings
-    living = Living(workspace)
+    living = LiveTexts(workspace)
     visible = living.visible
     texts = DecidedTexts(workspace, generation, visible)
     decided_shards = decided_admissions(workspace)
     references = [a.number for a in decided_shards if a.role == REFERENCE]
     facts = workspace.ledger.completions("duplicate_ids")
-    records = sum(facts[a.shard].facts["rows"] for a in decided_shards if a.role != REFERENCE)
+    records = sum(facts[a.shard].stats["rows"] for a in decided_shards if a.role != REFERENCE)
 
     order = np.argsort(texts.place)  # nodes of the walk are texts in curation order
     node = np.empty(len(order) + 1, np.int64)
@@ -204,7 +204,7 @@ def removals_by_threshold(workspace: Workspace, generation: Generation, steps: i
     return Removals(thresholds, np.array(removed), identical, records)
 
 
-def _records_of(workspace: Workspace, living: Living, keys: np.ndarray, only: np.ndarray) -> tuple[np.ndarray, int]:
+def _records_of(workspace: Workspace, living: LiveTexts, keys: np.ndarray, only: np.ndarray) -> tuple[np.ndarray, int]:
     """How many records of the corpus have each text (n,), and how many have that of a reference."""
     counts, identical = np.zeros(len(keys), np.int64), 0
     order = np.argsort(keys, kind="stable")

@@ -48,7 +48,7 @@ def totals_of(space: Workspace) -> dict[str, Any]:
         **{name: manifest["totals"].get(name, 0) for name in names},
         "quarantined_by_reason": _by_reason(manifest),
         **{
-            name: sum(done.facts.get(name, 0) for done in embedded.values())
+            name: sum(done.stats.get(name, 0) for done in embedded.values())
             for name in ("texts_over_window", "texts_not_understood")
         },
         "threshold": space.settings.threshold,

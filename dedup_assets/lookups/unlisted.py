@@ -28,7 +28,7 @@ def texts_not_listed(workspace: Workspace) -> int:
     """How many texts lie in cells whose matches are not listed."""
     matched = workspace.ledger.completions("pairwise_similarities")
     live = {a.shard for a in workspace.ledger.live_admissions()}
-    return sum(done.facts.get("texts_in_dense_cells", 0) for shard, done in matched.items() if shard in live)
+    return sum(done.stats.get("texts_in_dense_cells", 0) for shard, done in matched.items() if shard in live)
 
 
 def not_listed_words(workspace: Workspace) -> str:

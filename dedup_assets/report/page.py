@@ -176,7 +176,7 @@ def _lineage(workspace: Workspace, manifest: Mapping[str, Any], in_force: Mappin
             ("versions", [f"{name} {version}" for name, version in sorted(manifest["versions"].items())]),
         ],
         "codebooks": [
-            [c.number, c.cells, c.corpus_texts, c.facts.get("sample", ""), c.facts.get("fitted_with", ""), c.digest]
+            [c.number, c.cells, c.corpus_texts, c.stats.get("sample", ""), c.stats.get("fitted_with", ""), c.digest]
             for _, c in books
         ],
         "generations": [[g.number, g.mode, g.admissions, g.fingerprint[:16]] for g in ledger.generations()],
@@ -191,7 +191,7 @@ def _lineage(workspace: Workspace, manifest: Mapping[str, Any], in_force: Mappin
 
 def _work(workspace: Workspace, stage: str) -> list[Any]:
     done = workspace.ledger.completions(stage).values()
-    records = sum(int(completion.facts.get("rows", 0)) for completion in done)
+    records = sum(int(completion.stats.get("rows", 0)) for completion in done)
     seconds = sum(completion.seconds for completion in done)
     return [stage, len(done), records, round(seconds, 2), round(records / seconds) if seconds else 0]
 

@@ -240,7 +240,7 @@ class EmbeddingTable:
         return len(self._table.list_versions())
 
     def rewrite(self) -> None:
-        """Write the table anew and drop every earlier version: of rows that were removed nothing stays. Nobody else
+        """Rewrite the table and drop every earlier version: nothing of removed rows stays. Nobody else
         may use the table meanwhile."""
         import lancedb
 

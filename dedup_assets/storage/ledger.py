@@ -57,7 +57,8 @@ __all__ = [
 ]
 
 _NOW = "strftime('%Y-%m-%dT%H:%M:%SZ', 'now')"
-_COMPLETION = "shard, stage, basis, facts, run_id, seconds, finished, void"
+# The columns keep the names that workspaces have them under.
+_COMPLETION = "shard, stage, basis AS input_version, facts AS stats, run_id, seconds, finished, void"
 
 
 class Ledger(LedgerFile):
@@ -137,9 +138,9 @@ class Ledger(LedgerFile):
         return {row["shard"]: _completion(row) for row in rows}
 
     def versions(self, stage: str) -> dict[tuple[str, str], Completion]:
-        """The last completion of a stage by shard key and basis: also of content that was replaced since."""
+        """The last completion of a stage by shard key and input version: also of content that was replaced since."""
         rows = self._rows(f"SELECT {_COMPLETION} FROM stage WHERE stage = ? ORDER BY number", stage)
-        return {(row["shard"], row["basis"]): _completion(row) for row in rows}
+        return {(row["shard"], row["input_version"]): _completion(row) for row in rows}
 
     def ever_finished(self, stage: str) -> set[str]:
         """Shards that a stage was finished for, also with content that was replaced or retracted since."""
@@ -197,7 +198,7 @@ class Ledger(LedgerFile):
                     codebook.digest,
                     codebook.cells,
                     codebook.corpus_texts,
-                    json.dumps(codebook.facts, sort_keys=True),
+                    json.dumps(codebook.stats, sort_keys=True),
                 ),
             )
             connection.execute("UPDATE rebuild SET codebook = ? WHERE codebook IS NULL", (codebook.number,))
@@ -235,7 +236,7 @@ class Ledger(LedgerFile):
 
     def withdraw(self, shard: str, run_id: str = "") -> None:
         """End the live admission of a shard that a stage fails for, so that the others are decided without it. The
-        next run admits it anew, behind them."""
+        next run admits it again, after them."""
         with self._transaction(write=True) as connection:
             live = _live(connection, shard)
             if live is not None:
@@ -345,16 +346,16 @@ class Ledger(LedgerFile):
 
 
 def _record(connection: sqlite3.Connection, stage: str, entries: Sequence[Entry], run_id: str) -> None:
-    # What was retracted while it was worked on is not finished: should it return, it is done anew.
+    # What was retracted while it was worked on is not finished: if it returns, it is done again.
     retracted = {row["key"] for row in connection.execute("SELECT key FROM shard WHERE retracted IS NOT NULL")}
-    for shard, basis, facts, seconds in entries:
-        text = json.dumps(facts, sort_keys=True)
+    for shard, input_version, stats, seconds in entries:
+        text = json.dumps(stats, sort_keys=True)
         if shard in retracted:
             continue
         connection.execute(
             "INSERT INTO stage (shard, stage, basis, facts, run_id, seconds, finished) "
             f"VALUES (?, ?, ?, ?, ?, ?, {_NOW})",
-            (shard, stage, basis, text, run_id, seconds),
+            (shard, stage, input_version, text, run_id, seconds),
         )
         connection.execute("DELETE FROM failure WHERE shard = ? AND stage = ?", (shard, stage))
 
@@ -416,8 +417,9 @@ def _bury(
 
 
 def _completion(row: sqlite3.Row) -> Completion:
-    return Completion(**{**dict(row), "facts": json.loads(row["facts"]), "void": bool(row["void"])})
+    return Completion(**{**dict(row), "stats": json.loads(row["stats"]), "void": bool(row["void"])})
 
 
 def _codebook(row: sqlite3.Row) -> Codebook:
-    return Codebook(**{**dict(row), "facts": json.loads(row["facts"])})
+    values = dict(row)
+    return Codebook(stats=json.loads(values.pop("facts")), **values)

@@ -15,7 +15,7 @@ from dedup_assets.storage.ledger_schema import ADDED_COLUMNS, FORMAT, SCHEMA
 
 
 class LedgerFile:
-    """Opens transactions on the file, makes its tables, and keeps single named facts. Use one per thread."""
+    """Opens transactions on the file, makes its tables, and keeps single named values. Use one per thread."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -72,7 +72,7 @@ class LedgerFile:
             )
 
     def vacuum(self) -> None:
-        """Write the file anew, without what was deleted or replaced in it."""
+        """Rewrite the file without what was deleted or replaced in it."""
         connection = sqlite3.connect(self._path, timeout=60, isolation_level=None)
         try:
             connection.execute("VACUUM")
@@ -80,12 +80,12 @@ class LedgerFile:
             connection.close()
 
     def meta(self, name: str) -> str | None:
-        """A single named fact of the workspace, or None."""
+        """A single named value of the workspace, or None."""
         rows = self._rows("SELECT value FROM meta WHERE name = ?", name)
         return rows[0]["value"] if rows else None
 
     def settle_meta(self, name: str, value: str) -> str:
-        """Set a named fact unless it is set already; returns the value in force."""
+        """Set a named value unless it is set already; returns the value in force."""
         with self._transaction(write=True) as connection:
             connection.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (name, value))
             return connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()["value"]

@@ -25,7 +25,7 @@ CORPUS, REFERENCE = "corpus", "reference"
 
 CHANGED, VANISHED, TAKEDOWN, WITHDRAWN = "changed", "vanished", "takedown", "withdrawn"
 """Why an admission was retracted: its file has other content, its file is gone, someone asked for it, or it is
-to be admitted anew: a stage failed for it before anything of it was published, or an id that it waited for is free."""
+to be admitted again: a stage failed for it before anything of it was published, or an id that it waited for is free."""
 
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -106,8 +106,8 @@ class Admission:
     role: str = CORPUS
 
     @property
-    def basis(self) -> str:
-        """What stages after the admission rest on: the same content admitted again is another admission."""
+    def input_version(self) -> str:
+        """The input of the stages after the admission: the same content admitted again is another admission."""
         return f"{self.fingerprint}#{self.number}"
 
 
@@ -141,15 +141,15 @@ class Standing:
 
 @dataclass(frozen=True)
 class Completion:
-    """A finished stage of a shard. `basis` names what it was computed from; `facts` what came out.
+    """A finished stage of a shard. `input_version` names what it was computed from; `stats` what came out.
 
     A `void` one was of an admission that has been retracted since.
     """
 
     shard: str
     stage: str
-    basis: str
-    facts: dict[str, Any]
+    input_version: str
+    stats: dict[str, Any]
     run_id: str
     seconds: float
     finished: str
@@ -167,7 +167,7 @@ class Codebook:
     digest: str
     cells: int
     corpus_texts: int
-    facts: dict[str, Any]
+    stats: dict[str, Any]
 
     @property
     def name(self) -> str:
@@ -208,4 +208,4 @@ Registration = tuple[Any, ...]
 its folders as JSON."""
 
 Entry = tuple[str, str, Mapping[str, Any], float]
-"""What a completion records: (shard, basis, facts, seconds)."""
+"""What a completion records: (shard, input_version, stats, seconds)."""

@@ -174,7 +174,7 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
 def identity(folder: Path) -> tuple[int, int, int]:
     """What tells a published folder from another that stood under its name: device, inode, time of change.
 
-    A published folder never changes, but a workspace may be deleted and made anew: caches use this as a key.
+    A published folder never changes, but a workspace may be deleted and made again: caches use this as a key.
     """
     found = folder.stat()
     return found.st_dev, found.st_ino, found.st_mtime_ns

@@ -1,6 +1,6 @@
 """What reading a shard leaves on disk, and the largest file of it: the rows in the input's own columns.
 
-It stays inside the workspace. What is published of it is written anew, with the encodings that every reader knows.
+It stays inside the workspace. Published files are written again, with the encodings that every reader knows.
 """
 
 from __future__ import annotations

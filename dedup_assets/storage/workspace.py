@@ -15,7 +15,7 @@ output/current           link to the generation in force; output/deduplicated an
 output/changes/          what each generation changed of the one before
 dagster/                 the embedded Dagster instance
 
-ADMISSION is NUMBER-SHARD@CONTENT: a shard whose content changes is admitted anew, under another number.
+ADMISSION is NUMBER-SHARD@CONTENT: a shard whose content changes is admitted again, under another number.
 """
 
 from __future__ import annotations
@@ -267,7 +267,7 @@ def version_name(shard: str, fingerprint: str) -> str:
 def load_settings_or_default(path: Path | str) -> Settings:
     """The settings of a workspace for what has to be known before one is opened, such as how often to look.
 
-    The defaults where there is no workspace yet, or where its file is broken: whoever opens it then says why.
+    The defaults where there is no workspace yet, or where its file is broken: opening it then says why.
     """
     file = Path(path).expanduser() / SETTINGS_FILE
     try:

@@ -29,7 +29,7 @@ from dedup_assets_tests.assets.test_contract import assert_decided
 def dense_facts(workspace: Path) -> dict[str, tuple[int, int]]:
     """By shard: dense cells, and the texts at home in them."""
     done = Workspace.open(workspace).ledger.completions("pairwise_similarities")
-    return {s: (c.facts["dense_cells"], c.facts["texts_in_dense_cells"]) for s, c in done.items()}
+    return {s: (c.stats["dense_cells"], c.stats["texts_in_dense_cells"]) for s, c in done.items()}
 
 
 def pair_ids(curation: da.Curation) -> set[tuple[str, str]]:

@@ -21,7 +21,7 @@ import dedup_assets as da
 from dedup_assets.assets.stage import STAGES, StageRun
 from dedup_assets.compute.text import hash_texts
 from dedup_assets.corpus import retraction
-from dedup_assets.corpus.live_texts import Living
+from dedup_assets.corpus.live_texts import LiveTexts
 from dedup_assets.corpus.output import read_manifest
 from dedup_assets.corpus.retraction import retract_shards
 from dedup_assets.embedded import embedded_dagster
@@ -152,10 +152,10 @@ def test_a_file_that_is_read_anew_before_its_old_content_is_admitted_waits_for_i
     pq.write_table(tables[2], paths[1])
     curate_up_to("raw_shards", paths[1], tmp_path / "ws")
     space = Workspace.open(tmp_path / "ws")
-    old = space.ledger.completions("kmeans_centroids")["s01"].basis
+    old = space.ledger.completions("kmeans_centroids")["s01"].input_version
     curate_up_to("cluster_partitions", paths[1], tmp_path / "ws", first="cluster_partitions")
     assert [(a.shard, a.fingerprint) for a in space.ledger.live_admissions()][1] == ("s01", old)
-    assert space.ledger.completions("raw_shards")["s01"].basis != old
+    assert space.ledger.completions("raw_shards")["s01"].input_version != old
     found = da.curate(workspace=tmp_path / "ws")
     ids = {*tables[0]["id"].to_pylist(), *tables[2]["id"].to_pylist()}
     assert kept_ids(found) | set(removals(found)) == ids
@@ -201,7 +201,7 @@ def test_matches_that_are_found_while_a_shard_is_retracted_are_of_what_is_left(
     run = stage("pairwise_similarities", space, "s02")
     pairwise_similarities.match_shards(run, dask, [a for a in space.ledger.live_admissions() if a.shard == "s02"])
     stored = pq.read_table(space.pairs(space.ledger.live_admissions()[-1]))
-    assert Living(space).texts(np.unique(stored["key_a"])).all()
+    assert LiveTexts(space).texts(np.unique(stored["key_a"])).all()
     assert stored.select(["id_a", "id_b"]).to_pylist() == [{"id_a": "c", "id_b": "d"}], "`one` lives on in `c`"
 
 

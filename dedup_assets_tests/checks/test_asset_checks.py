@@ -115,7 +115,7 @@ def test_a_failing_check_fails_no_run_and_is_an_error_or_a_warning_with_advice(
 ) -> None:
     rewrite(published(space, "deduplicated", "s01"), without(0))
     done = space.ledger.completions("embeddings")["s00"]
-    space.ledger.complete("embeddings", [("s00", done.basis, {**done.facts, "texts_over_window": 29}, 0.0)], "")
+    space.ledger.complete("embeddings", [("s00", done.input_version, {**done.stats, "texts_over_window": 29}, 0.0)], "")
     found = run(instance, space, dg.AssetSelection.all_asset_checks())
     rows, window = found["deduplicated_dataset: rows_are_conserved"], found["embeddings: texts_fit_the_window"]
     assert (rows.passed, rows.severity) == (False, dg.AssetCheckSeverity.ERROR)

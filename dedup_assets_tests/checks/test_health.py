@@ -50,7 +50,7 @@ def test_uneven_cells_are_a_warning_where_there_are_texts_enough(
 
 def test_many_texts_longer_than_the_window_are_a_warning(space: Workspace) -> None:
     done = space.ledger.completions("embeddings")["s01"]
-    space.ledger.complete("embeddings", [("s01", done.basis, {**done.facts, "texts_over_window": 30}, 0.0)], "")
+    space.ledger.complete("embeddings", [("s01", done.input_version, {**done.stats, "texts_over_window": 30}, 0.0)], "")
     findings = examine(space)
     assert failed(findings) == {"embeddings: texts_fit_the_window"}
     assert findings["embeddings: texts_fit_the_window"].numbers["texts_over_window"] == 30

@@ -141,7 +141,7 @@ def test_copies_of_a_text_are_no_match_and_its_kept_record_stands_for_it(space: 
     assert examine(space, ["s00"], sample=1000)["duplicate_ids: kept_do_not_match"].passed
 
 
-@pytest.mark.parametrize("name", ["Living", "DecisionStore"])
+@pytest.mark.parametrize("name", ["LiveTexts", "DecisionStore"])
 def test_a_shard_that_is_admitted_while_kept_texts_are_looked_up_is_none_of_them(
     space: Workspace, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

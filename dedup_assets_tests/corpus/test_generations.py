@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dedup_assets.corpus.generations import DECIDING, Plan, decision_basis, plan_decisions
+from dedup_assets.corpus.generations import DECIDING, Plan, decision_version, plan_decisions
 from dedup_assets.settings import Settings
 from dedup_assets.storage.ledger import CORPUS, REFERENCE, VANISHED, Ledger
 from dedup_assets_tests.storage.ledgers import admit
@@ -38,7 +38,7 @@ def decide(ledger: Ledger, *wanted: str, settings: Settings = SETTINGS) -> Plan:
     """Carry a plan out, as far as the ledger is concerned."""
     due = plan(ledger, *wanted, settings=settings)
     assert due is not None
-    entries = [(a.shard, decision_basis(a, due.generation), {}, 0.0) for a in due.pending]
+    entries = [(a.shard, decision_version(a, due.generation), {}, 0.0) for a in due.pending]
     if due.is_new:
         ledger.add_generation(due.generation, entries, DECIDING, "run", due.answers)
     else:

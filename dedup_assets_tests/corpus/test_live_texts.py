@@ -12,7 +12,7 @@ import pytest
 
 from dedup_assets.compute.hashes import hash_ids
 from dedup_assets.compute.text import hash_texts
-from dedup_assets.corpus.live_texts import Living, corpus_index
+from dedup_assets.corpus.live_texts import LiveTexts, corpus_index
 from dedup_assets.storage.ledger import TAKEDOWN, VANISHED, Admission
 from dedup_assets.storage.shards import REJECTED, AdmittedShard, text_keys
 from dedup_assets.storage.workspace import Workspace
@@ -37,7 +37,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 def admit(space: Workspace, number: int, key: str, texts: Sequence[str], rejected: Sequence[int] = ()) -> None:
     a = Admission(number, key, f"content{number}", 1, 0, len(texts))
-    known, _, _ = corpus_index(space, Living(space, without=[key]))
+    known, _, _ = corpus_index(space, LiveTexts(space, without=[key]))
     found = known.find(hash_texts(list(texts)))
     new = [i for i, text in enumerate(texts) if found[i] < 0 and text not in texts[:i] and i not in rejected]
     first = {texts[i]: i for i in reversed(range(len(texts)))}
@@ -62,7 +62,7 @@ def admit(space: Workspace, number: int, key: str, texts: Sequence[str], rejecte
 
 def alive(space: Workspace) -> set[str]:
     """The living texts, which are exactly those that the index finds."""
-    living = Living(space)
+    living = LiveTexts(space)
     keys = np.array(list(KEYS.values()))
     texts = {text for text, lives in zip(KEYS, living.texts(keys), strict=True) if lives}
     index, _, _ = corpus_index(space, living)
@@ -73,18 +73,18 @@ def alive(space: Workspace) -> set[str]:
 
 
 def names(space: Workspace, *texts: str) -> list[str]:
-    return Living(space).names(np.array([KEYS[text] for text in texts])).to_pylist()
+    return LiveTexts(space).names(np.array([KEYS[text] for text in texts])).to_pylist()
 
 
 def taken(space: Workspace, *ids: str) -> tuple[list[bool], list[bool]]:
     """Which ids are taken, and which were taken down for ever."""
-    _, index, gone = corpus_index(space, Living(space))
+    _, index, gone = corpus_index(space, LiveTexts(space))
     return (index.find(hash_ids(ids)) >= 0).tolist(), (gone.find(hash_ids(ids)) >= 0).tolist()
 
 
 def test_where_nothing_was_retracted_everything_lives(workspace: Workspace) -> None:
     assert alive(workspace) == set(KEYS)
-    assert [a.shard for a in Living(workspace).visible] == ["a", "b", "c"]
+    assert [a.shard for a in LiveTexts(workspace).visible] == ["a", "b", "c"]
     assert names(workspace, "one", "three", "two") == ["a0", "b1", "a1"]
     assert taken(workspace, "a0", "b1", "x") == ([True, True, False], [False] * 3)
 
@@ -92,7 +92,7 @@ def test_where_nothing_was_retracted_everything_lives(workspace: Workspace) -> N
 def test_a_text_outlives_its_shard_where_another_has_it(workspace: Workspace) -> None:
     workspace.ledger.retract_shard("a", VANISHED)
     assert alive(workspace) == {"two", "three", "four"}
-    living = Living(workspace)
+    living = LiveTexts(workspace)
     assert [a.shard for a in living.live] == ["b", "c"]
     assert [a.shard for a in living.visible] == ["a", "b", "c"], "its cells hold a text that lives"
     assert names(workspace, "two", "three") == ["b0", "b1"]
@@ -100,14 +100,14 @@ def test_a_text_outlives_its_shard_where_another_has_it(workspace: Workspace) ->
 
     workspace.ledger.retract_shard("b", VANISHED)
     assert alive(workspace) == {"three", "four"}
-    assert [a.shard for a in Living(workspace).visible] == ["b", "c"], "of the first no text is left"
+    assert [a.shard for a in LiveTexts(workspace).visible] == ["b", "c"], "of the first no text is left"
 
 
 def test_a_dead_text_that_comes_again_is_a_new_text(workspace: Workspace) -> None:
     workspace.ledger.retract_shard("a", VANISHED)
     workspace.ledger.register([("d", "file:///d", "csv", None)])
     admit(workspace, 4, "d", ["one", "two"])
-    living = Living(workspace)
+    living = LiveTexts(workspace)
     again = text_keys(4, np.array([0]))
     assert living.texts(np.array([KEYS["one"], int(again[0])])).tolist() == [False, True]
     index, _, _ = corpus_index(workspace, living)
@@ -121,17 +121,17 @@ def test_a_text_dies_with_the_last_of_its_records_that_is_taken_down(workspace: 
     assert taken(workspace, "a0", "a2") == ([True, True], [True, False])
     workspace.ledger.retract_records(first, [(2, "a2"), (1, "a1")])
     assert alive(workspace) == {"two", "three", "four"} and names(workspace, "two") == ["b0"]
-    living = Living(workspace)
+    living = LiveTexts(workspace)
     assert living.accepted(first, AdmittedShard.read(workspace.admitted(first))).tolist() == []
     assert living.stale(np.array([KEYS["one"], KEYS["two"], KEYS["three"]])).tolist() == [True, True, False]
 
 
 def test_new_content_is_compared_with_what_is_there_without_the_old(workspace: Workspace) -> None:
-    living = Living(workspace, without=["b"])
+    living = LiveTexts(workspace, without=["b"])
     index, ids, _ = corpus_index(workspace, living)
     assert (index.find(hash_texts(["one", "two", "three"])) >= 0).tolist() == [True, True, True]
     assert (ids.find(hash_ids(["a0", "b0"])) >= 0).tolist() == [True, False]
-    living = Living(workspace, without=["b", "c"])
+    living = LiveTexts(workspace, without=["b", "c"])
     index, _, _ = corpus_index(workspace, living)
     assert (index.find(hash_texts(["one", "three", "four"])) >= 0).tolist() == [True, False, False]
 

@@ -103,9 +103,9 @@ def test_a_shard_that_is_read_but_not_admitted_loses_nothing(paths: list[Path], 
     space = grown(paths[:2], tmp_path / "ws")
     done = space.ledger.completions("raw_shards")["s01"]
     # As if a run had been killed that had read s02 and embedded its texts: those of s01, which goes.
-    shutil.copytree(space.raw("s01", done.basis).folder, space.raw("s02", "f" * 32).folder)
+    shutil.copytree(space.raw("s01", done.input_version).folder, space.raw("s02", "f" * 32).folder)
     space.ledger.register([("s02", str(paths[2]), "parquet", None)])
-    space.ledger.complete("raw_shards", [("s02", "f" * 32, done.facts, 0.0)], "")
+    space.ledger.complete("raw_shards", [("s02", "f" * 32, done.stats, 0.0)], "")
     retract_shards(space, ["s01"], VANISHED)
     with embedded_dagster(space) as dagster:
         dagster.redecide(["s01"])  # as `retract` does, which would finish s02 too

@@ -153,7 +153,7 @@ class Ui:
             set(found["materializingPartitions"]),
         )
 
-    def bases(self, asset: str, keys: Sequence[str]) -> dict[str, str]:
+    def input_versions(self, asset: str, keys: Sequence[str]) -> dict[str, str]:
         """By partition, what the latest materialisation says that it rests on."""
         node = self.graphql(LATEST, asset={"path": [asset]}, keys=keys)["assetNodeOrError"]
         return {

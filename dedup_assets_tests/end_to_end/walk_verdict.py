@@ -84,9 +84,9 @@ def _dagster(workspace: Path, ledger: Ledger, ui: Ui) -> Iterator[str]:
             yield f"{stage}: under way for ever: {stuck}"
         if wrong := {key for key, (at, _, _) in failing.items() if at == stage} & shown.green:
             yield f"{stage}: failed and green: {wrong}"
-        done = {key: entry.basis for key, entry in ledger.completions(stage).items() if key in live}
-        said = ui.bases(stage, [key for key in done if key in shown.green])
-        if other := {key for key, basis in said.items() if basis != done[key]}:
+        done = {key: entry.input_version for key, entry in ledger.completions(stage).items() if key in live}
+        said = ui.input_versions(stage, [key for key in done if key in shown.green])
+        if other := {key for key, input_version in said.items() if input_version != done[key]}:
             yield f"{stage}: Dagster's last materialisation is of another content or generation: {other}"
     if set(ui.instance.get_dynamic_partitions(ui.partition_set())) != set(shown.partitions):
         yield "the UI lists other partitions than the instance"

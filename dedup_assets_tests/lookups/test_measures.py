@@ -40,7 +40,7 @@ def test_the_curve_is_what_deciding_at_each_threshold_gives(kind: str, options: 
     space, generation = opened(ws)
     found = measures.removals_by_threshold(space, generation, steps=5)
     if "dense_limit" in options:
-        assert any(done.facts["dense_cells"] for done in space.ledger.completions("pairwise_similarities").values())
+        assert any(done.stats["dense_cells"] for done in space.ledger.completions("pairwise_similarities").values())
     whole = read_corpus(ws, tables)
     for threshold, removed in zip(found.thresholds.tolist(), found.removed.tolist(), strict=True):
         decided = sequential(

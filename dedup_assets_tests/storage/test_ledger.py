@@ -93,16 +93,16 @@ def test_two_files_of_one_call_that_share_a_key_are_refused_together(ledger: Led
 
 
 def test_a_completion_is_read_back_as_it_was_recorded(ledger: Ledger) -> None:
-    facts = {"rows": 3, "reasons": {"null": 1}, "name": "é", "ratio": 0.5, "none": None}
-    ledger.complete("raw_shards", [("a", "basis", facts, 1.5), ("b", "other", {}, 0.0)], "run-1")
+    stats = {"rows": 3, "reasons": {"null": 1}, "name": "é", "ratio": 0.5, "none": None}
+    ledger.complete("raw_shards", [("a", "basis", stats, 1.5), ("b", "other", {}, 0.0)], "run-1")
     done = ledger.completions("raw_shards")
     assert list(done) == ["a", "b"]
     a = done["a"]
-    assert (a.shard, a.stage, a.basis, a.facts, a.run_id, a.seconds) == (
+    assert (a.shard, a.stage, a.input_version, a.stats, a.run_id, a.seconds) == (
         "a",
         "raw_shards",
         "basis",
-        facts,
+        stats,
         "run-1",
         1.5,
     )
@@ -114,7 +114,7 @@ def test_a_later_completion_replaces_the_earlier_one(ledger: Ledger) -> None:
     ledger.complete("raw_shards", [("a", "old", {"rows": 1}, 1.0)], "run-1")
     ledger.complete("raw_shards", [("a", "new", {"rows": 2}, 2.0)], "run-2")
     (only,) = ledger.completions("raw_shards").values()
-    assert (only.basis, only.facts, only.run_id) == ("new", {"rows": 2}, "run-2")
+    assert (only.input_version, only.stats, only.run_id) == ("new", {"rows": 2}, "run-2")
 
 
 def test_the_history_of_a_shard_is_in_the_order_in_which_its_stages_finished(ledger: Ledger) -> None:
@@ -122,7 +122,7 @@ def test_the_history_of_a_shard_is_in_the_order_in_which_its_stages_finished(led
         ledger.complete(stage, [("a", "1", {}, 0.0), ("b", "1", {}, 0.0)], "run-1")
     assert [done.stage for done in ledger.history("a")] == ["raw_shards", "embeddings", "duplicate_ids"]
     ledger.complete("embeddings", [("a", "2", {}, 0.0)], "run-2")
-    assert [(done.stage, done.basis) for done in ledger.history("a")] == [
+    assert [(done.stage, done.input_version) for done in ledger.history("a")] == [
         ("raw_shards", "1"),
         ("embeddings", "1"),
         ("duplicate_ids", "1"),
@@ -193,9 +193,9 @@ def admit(ledger: Ledger, number: int, shard: str, content: str = "1") -> Admiss
     a = Admission(number, shard, content, 1, 10, 12)
     for stage in STAGES[:3]:
         ledger.complete(stage, [(shard, content, {}, 0.0)], "run")
-    ledger.admit([a], [(shard, a.basis, {}, 0.0)], "cluster_partitions", "run")
+    ledger.admit([a], [(shard, a.input_version, {}, 0.0)], "cluster_partitions", "run")
     for stage in STAGES[4:]:
-        ledger.complete(stage, [(shard, a.basis, {}, 0.0)], "run")
+        ledger.complete(stage, [(shard, a.input_version, {}, 0.0)], "run")
     return a
 
 
@@ -221,7 +221,7 @@ def test_new_content_takes_the_place_of_the_old_in_one_step(ledger: Ledger) -> N
         ledger.complete(stage, [("a", "new", {}, 0.0)], "run")
     assert ledger.live_admissions() == [old], "the old content is in force until the new is admitted"
     new = Admission(2, "a", "new", 1, 10, 12)
-    ledger.admit([new], [("a", new.basis, {}, 0.0)], "cluster_partitions", "run-2")
+    ledger.admit([new], [("a", new.input_version, {}, 0.0)], "cluster_partitions", "run-2")
     assert ledger.live_admissions() == [new]
     assert [(a.number, a.retracted) for a in ledger.admissions()] == [(1, 1), (2, None)]
     (only,) = ledger.retractions()
@@ -245,7 +245,7 @@ def test_a_vanished_shard_may_return_and_is_admitted_anew(ledger: Ledger) -> Non
     assert ledger.shards()[0].retracted is None
     again = admit(ledger, 2, "a")
     assert ledger.live_admissions() == [again]
-    assert again.basis != first.basis and finished(ledger, "a") == list(STAGES)
+    assert again.input_version != first.input_version and finished(ledger, "a") == list(STAGES)
 
 
 def test_what_was_taken_down_stays_out_and_so_do_its_ids(ledger: Ledger) -> None:

@@ -266,7 +266,7 @@ def test_every_content_and_every_admission_of_a_shard_has_a_place_of_its_own(tmp
     cells = {workspace.cells(book, a) for book in books for a in admissions}
     assert len(cells) == len(books) * len(admissions)
     assert len({workspace.codebook(book) for book in books}) == len(books)
-    raw = {workspace.raw(a.shard, a.fingerprint) for a in admissions}
+    raw = {workspace.raw(a.shard, a.fingerprint).folder for a in admissions}
     assert len(raw) == 4
     decisions = {
         workspace.decisions(generation, level, shard)

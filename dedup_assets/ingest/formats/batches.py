@@ -95,7 +95,7 @@ def refuse_many_columns(source: SourceFile, columns: int) -> None:
 
 
 def render_record(record: dict[str, Any]) -> str:
-    """A parsed row as JSON for people: long values cut with a note, bytes by `repr`, the rest by `str`."""
+    """A parsed row as JSON for people: long values are truncated with a note, bytes by `repr`, the rest by `str`."""
     return json.dumps({str(name): _showable(value) for name, value in record.items()}, ensure_ascii=False)
 
 

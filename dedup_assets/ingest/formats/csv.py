@@ -10,6 +10,9 @@ Cells beyond the header are passed over where they are empty, as behind a comma 
 
 Quoting is read strictly: a record with misplaced or unclosed quotes is rejected and reading goes on behind
 it, where a lenient parser would quietly shift or swallow what follows.
+
+`pyarrow.csv` takes a sixth of the processor's time (0.08 s in place of 0.46 s for 64 MB in 57,000 records), and is such
+a parser: it reads `"a"b` as `ab`, and all that follows an unclosed quote as one cell, without a word.
 """
 
 from __future__ import annotations

@@ -21,8 +21,6 @@ class JsonBlock:
     """Whole rows of the file, and where each begins and ends; in a file of lines the blank ones are no rows."""
 
     data: bytes
-    first_line: int
-    lines: int
     rows: np.ndarray  # number of each row, int64
     starts: np.ndarray
     ends: np.ndarray
@@ -38,11 +36,11 @@ class JsonBlock:
             return self
         data = self.data[start : int(self.ends[last - 1])] + b"\n"
         rows, starts, ends = self.rows[first:last], self.starts[first:last] - start, self.ends[first:last] - start
-        return JsonBlock(data, self.first_line, self.lines, rows, starts, ends, self.plain, self.over_lines)
+        return JsonBlock(data, rows, starts, ends, self.plain, self.over_lines)
 
 
 def json_blocks(source: SourceFile) -> Iterator[JsonBlock]:
-    """The rows of a file in blocks. Raises `ShardError` where it breaks off, and whatever reading it raises."""
+    """The rows of a file in blocks. Raises `ShardError` where it breaks off, and the errors of reading it."""
     with open_source(source) as stream:
         beginning = stream.read(_BEGINNING).removeprefix(b"\xef\xbb\xbf")
         whole = len(beginning) < _BEGINNING - 3 and not stream.read(1)
@@ -59,7 +57,7 @@ def _documents(source: SourceFile) -> Iterator[JsonBlock]:
                 plain = bool((characters[starts] == ord("{")).all()) and _few_brackets(found.data, characters, starts)
                 rows = np.arange(first, first + len(starts), dtype=np.int64)
                 first += len(starts)
-                yield JsonBlock(found.data, int(rows[0]), len(rows), rows, starts, ends, plain, over_lines=True)
+                yield JsonBlock(found.data, rows, starts, ends, plain, over_lines=True)
         except BrokenDocuments as problem:
             raise ShardError(
                 f"{source.uri!r} (shard {source.key}) is read as JSON over several lines, and behind row {first - 1} "
@@ -77,10 +75,10 @@ def _lines(source: SourceFile) -> Iterator[JsonBlock]:
                 piece = piece.removeprefix(b"\xef\xbb\xbf")  # a byte order mark is no part of the first line
             cut = piece.rfind(b"\n") + 1
             if cut:
-                block = _line_block(b"".join([*pieces, piece[:cut]]), first_line)
-                first_line += block.lines
+                data = b"".join([*pieces, piece[:cut]])
+                yield _line_block(data, first_line)
+                first_line += data.count(b"\n")
                 pieces, size = [], 0
-                yield block
             pieces.append(piece[cut:])
             size += len(piece) - cut
             if size > LONGEST_RECORD:
@@ -99,7 +97,6 @@ def _line_block(data: bytes, first_line: int) -> JsonBlock:
     ends = np.concatenate([breaks, [len(data)]])
     if starts[-1] == len(data):
         starts, ends = starts[:-1], ends[:-1]
-    lines = len(starts)
     objects = (ends > starts) & (characters[np.minimum(starts, len(data) - 1)] == ord("{"))
     row = objects.copy()
     plain = True
@@ -109,7 +106,7 @@ def _line_block(data: bytes, first_line: int) -> JsonBlock:
         plain &= not content or content.startswith(b"{")
     plain &= _few_brackets(data, characters, starts)
     numbers = first_line + np.flatnonzero(row)
-    return JsonBlock(data, first_line, lines, numbers.astype(np.int64), starts[row], ends[row], plain)
+    return JsonBlock(data, numbers.astype(np.int64), starts[row], ends[row], plain)
 
 
 def _few_brackets(data: bytes, characters: np.ndarray, starts: np.ndarray) -> bool:
