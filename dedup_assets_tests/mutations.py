@@ -82,7 +82,7 @@ MUTATIONS = (
     ),
     Mutation(
         "ghosts: residual left out (device)",
-        "device_cells.py",
+        "device/cells.py",
         "reach = (residual + self.sine + self.margin)",
         "reach = (0 * residual + self.sine + self.margin)",
     ),
@@ -113,13 +113,13 @@ MUTATIONS = (
     ),
     Mutation(
         "join: slack left out (device)",
-        "device_join.py",
+        "device/join.py",
         "torch.tensor(floor - low.slack, dtype",
         "torch.tensor(floor, dtype",
     ),
     Mutation(
         "join: slack halved (device)",
-        "device_join.py",
+        "device/join.py",
         "torch.tensor(floor - low.slack, dtype",
         "torch.tensor(floor - low.slack / 2, dtype",
     ),

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dedup_assets as da
+from dedup_assets import display_text
 from dedup_assets.errors import DedupError, MissingPackageError, ShardError, first_line
-from dedup_assets.terminal import words
 from dedup_assets.unseen import visible
 from dedup_assets_tests.cli.commands import Call, call, write_jsonl
 
@@ -39,7 +39,7 @@ def test_what_is_not_seen_is_written_out(name: str) -> None:
     shown = visible(HOSTILE[name])
     assert unseen(shown) == [] and "\\" in shown
     assert shown.encode("ascii", "ignore").decode().count("\\") >= len(unseen(HOSTILE[name]))
-    assert visible(shown) == shown and words.shorten(HOSTILE[name]) == shown
+    assert visible(shown) == shown and display_text.shorten(HOSTILE[name]) == shown
 
 
 def unseen(text: str) -> list[str]:

@@ -17,8 +17,9 @@ from dedup_assets.checks.finding import Finding
 from dedup_assets.definitions import defs
 from dedup_assets.names import Names
 from dedup_assets.storage.ledger import STAGES
+from dedup_assets.storage.locks import Lock
 from dedup_assets.storage.tables import write_pairs
-from dedup_assets.storage.workspace import MAINTENANCE, Workspace
+from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import corpus, curate, write_shards
 from dedup_assets_tests.assets.materialising import add_partitions, resources_of
 from dedup_assets_tests.checks.examined import published, rewrite, with_value, without
@@ -94,7 +95,7 @@ def test_nothing_is_pruned_while_checks_look_at_it(
     looked: list[bool] = []
 
     def may_prune(_: object) -> Finding:
-        with (space.root / "locks" / MAINTENANCE).open("rb") as lock:
+        with (space.root / "locks" / Lock.MAINTENANCE).open("rb") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

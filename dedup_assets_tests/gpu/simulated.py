@@ -17,7 +17,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dedup_assets.compute import device_block, device_cells, device_ghosts, device_join
+from dedup_assets.compute.device import block as device_block
+from dedup_assets.compute.device import cells as device_cells
+from dedup_assets.compute.device import ghosts as device_ghosts
+from dedup_assets.compute.device import join as device_join
 
 TORCH_SAYS = "CUDA out of memory. Tried to allocate more than is simulated."
 CUBLAS_SAYS = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"

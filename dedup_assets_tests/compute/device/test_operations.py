@@ -7,11 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from dedup_assets.compute import device_join, encoder_choices
 from dedup_assets.compute.cells import assign
+from dedup_assets.compute.device import join as device_join
 from dedup_assets.compute.device.cells import SMALLEST_TILE
 from dedup_assets.compute.device.listing import Listing
 from dedup_assets.compute.device.rows import DeviceRows
+from dedup_assets.encoder import choices as encoder_choices
 from dedup_assets.encoder.encoder import Encoder
 from dedup_assets_tests.benchmarks import operations as operations_of
 from dedup_assets_tests.encoder.test_encoder import tiny  # noqa: F401  # a fixture

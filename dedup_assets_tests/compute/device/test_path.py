@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from dedup_assets.compute import device_cells, device_join, device_rows, device_tiles, precision
+from dedup_assets.compute import precision
 from dedup_assets.compute.cells import assign
+from dedup_assets.compute.device import cells as device_cells
+from dedup_assets.compute.device import join as device_join
+from dedup_assets.compute.device import rows as device_rows
+from dedup_assets.compute.device import tiles as device_tiles
 from dedup_assets.compute.device.join import match_on_device
 from dedup_assets.compute.device.listing import CellCounts, Listing
 from dedup_assets.compute.device.memory import is_out_of_memory
