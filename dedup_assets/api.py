@@ -169,7 +169,7 @@ def watch(
 
 @letting_go
 def recurate(*, workspace: str | Path, listener: Listener | None = None, progress: bool = True) -> Curation:
-    """Decide everything anew: new centroids, and one order over all records (by `keep`, then by content).
+    """Decide everything again: new centroids, and one order over all records (by `keep`, then by content).
 
     Earlier decisions may change; `output/changes` lists them. The result is a new generation, which takes the place
     of the published one in one step. Nothing is embedded again.
@@ -207,7 +207,7 @@ def retract(
     listener: Listener | None = None,
     progress: bool = True,
 ) -> Curation:
-    """Take shards or records back, and decide anew what is left.
+    """Take shards or records back, and decide again what is left.
 
     What is left is decided as if it had been curated alone, in the same order: records that were removed only for
     a retracted one come back. `output/changes` lists everything that changed.

@@ -134,9 +134,9 @@ class _Vectors:
     max_length: Automatic = 0
     """Tokens read of each text; 0: the model's own window. Longer texts are counted."""
     precision: Precision = "float32"
-    """In which the model computes; float32 gives the same vectors on every machine (cosine 0.99999 and more).
+    """Precision in which the model computes; float32 gives the same vectors on every machine (cosine 0.99999 and more).
     bfloat16 is up to four times as fast on processors that have it and on GPUs, at cosine 0.9998 to float32; float16,
-    for GPUs, at 0.99999: pairs near the threshold are decided otherwise."""
+    for GPUs, at 0.99999: decisions near the threshold then differ."""
     max_unknown: Share = 0.5
     """Largest share of a text's tokens that the model may not know; a text above it, or without any token, is compared
     by its own characters only. Then exact copies go, nothing else. 1: texts without a token alone."""

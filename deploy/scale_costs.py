@@ -117,7 +117,7 @@ ENCODER_WEIGHTS = 10.6e6
 """Weights of all-MiniLM-L6-v2 that every token meets; two operations each."""
 
 DISTANCE_CELL = 44e-9
-"""Measured. Seconds per k² and shard: distances between all centroids are made anew for each shard (k = 4,000:
+"""Measured. Seconds per k² and shard: distances between all centroids are made again for each shard (k = 4,000:
 0.71 s; k = 2,000: 0.22 s)."""
 
 LANE_BYTES = 1 << 30

@@ -37,7 +37,7 @@ def cluster_partitions(context: dg.AssetExecutionContext, workspace: WorkspaceRe
     """Admit shards in order: settle which texts are new, lay them out by cell, then record the admission."""
     with stage_run(context, workspace, dask) as run:
         input_versions = {shard: done.input_version for shard, done in run.upstream("kmeans_centroids").items()}
-        readings = run.ledger.versions("raw_shards")  # a file may have been read anew since, and not embedded yet
+        readings = run.ledger.versions("raw_shards")  # a file may have been read again since, and not embedded yet
         raw = {shard: readings[shard, input_version] for shard, input_version in input_versions.items()}
         waiting = set(_unadmitted(run, input_versions))
         run.ledger.recover(run.stage, set(run.shards) - waiting)

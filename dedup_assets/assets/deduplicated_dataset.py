@@ -64,7 +64,7 @@ def publish_decided(run: StageRun, dask: DaskCluster) -> None:
         decided = run.ledger.completions(DECIDING)
         published = run.ledger.completions(STAGE)
         # Read last: whatever was decided is among it, or was retracted since. That may be a keeper, so all is decided
-        # anew before anything is published without it. What is retracted from here on is for the next decision.
+        # again before anything is published without it. What is retracted from here on is for the next decision.
         living = LiveTexts(workspace)
         if living.retractions == generation.retractions:
             break

@@ -25,7 +25,7 @@ from dedup_assets.storage.workspace import Workspace
 
 REFIT_GROWTH = 2.0
 """Refit when the corpus holds more than this many times the texts the codebook was fitted for. Assigning
-everything anew at every doubling costs, over the life of a corpus, at most one more assignment per text:
+everything again at every doubling costs, over the life of a corpus, at most one more assignment per text:
 the amortised growth of an array."""
 
 SMALL_FIT = 10_000_000

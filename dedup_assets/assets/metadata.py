@@ -46,7 +46,7 @@ TABLE_OF_TEXTS = "largest_groups"
 TEXT_COLUMN = "removed_least_like_it"
 
 DENSE_TEXT = 100
-"""What a text of a dense cell counts in that budget: at every threshold it is compared with its keepers anew."""
+"""What a text of a dense cell counts in that budget: at every threshold it is compared with its keepers again."""
 
 INTERNAL = ("schema", "source_state", "quarantined_by_reason")
 """Facts that are shown in another form, or are of use to the next run only."""
@@ -285,7 +285,7 @@ class RunMetadata:
 
 
 def _moment(workspace: Workspace) -> tuple[object, ...]:
-    """What is another once something was retracted, admitted or decided anew."""
+    """What is another once something was retracted, admitted or decided again."""
     standing = workspace.ledger.standing()
     return standing.retractions, len(standing.admissions), workspace.ledger.generation()
 

@@ -39,7 +39,7 @@ together."""
 
 GROUP_COST = 5e8
 """Pairs and rows that are worth a task of their own: half a second on one core. Every group gathers and sketches
-anew what its neighbours hold too."""
+again what its neighbours hold too."""
 
 GPU_GROUP_COST = 1e10
 """The same on a GPU, by arithmetic: a third of a second at 60,000 rows/s with 500,000 pairs each, as a corpus of 100

@@ -180,7 +180,7 @@ class StageRun:
         self.ledger.complete(self.stage, [(shard, input_version, stats, seconds)], self.run_id)
 
     def moved(self) -> list[str]:
-        """Shards outside this run that it finished anew: a new generation decides and publishes all of them."""
+        """Shards outside this run that it finished again: a new generation decides and publishes all of them."""
         done = self.ledger.completions(self.stage).values()
         own = {*self.shards, *self.retracted}
         return [entry.shard for entry in done if entry.run_id == self.run_id and entry.shard not in own]
@@ -201,7 +201,7 @@ class StageRun:
         return (
             f"Shard {shard}: {self.stage} failed unexpectedly: {type(problem).__name__}: {first_line(problem)}. "
             f"The other shards go on without it. The traceback is in the log of run {self.run_id}, and with --verbose "
-            "on the terminal. Run the same command again to try the shard anew."
+            "on the terminal. Run the same command again to try the shard again."
         )
 
     @contextmanager
@@ -228,7 +228,7 @@ class StageRun:
         """Do some work on admitted shards; those that it fails for are withdrawn, and it is done without them.
 
         Shards of this run that were admitted after a failing one may have texts that it was the first to bring: they
-        are withdrawn too, and admitted anew by the run that follows without it. A shard of which something is
+        are withdrawn too, and admitted again by the run that follows without it. A shard of which something is
         published stays: then the failure is that of the run.
         """
         while True:
@@ -277,7 +277,7 @@ def stage_run(
         first, last = range_ends(context.run.tags)
         raise WorkspaceError(
             f"{stage}: the range from {first} to {last} holds no partition: in Dagster's order {last} comes first, or "
-            "one of them was deleted. Choose the range anew."
+            "one of them was deleted. Choose the range again."
         )
     run = StageRun(stage, context.partition_keys, resource, context.run.run_id, context.log.error)
     if dask is not None:

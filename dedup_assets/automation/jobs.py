@@ -27,12 +27,12 @@ redecide = dg.define_asset_job(
 
 recurate_corpus = dg.define_asset_job(
     "recurate_corpus",
-    # Without the two that read files and texts: what is curated anew is what is there. Those between the centroids
+    # Without the two that read files and texts: what is curated again is what is there. Those between the centroids
     # and the decisions keep the order, and have nothing to do.
     selection=dg.AssetSelection.assets(*STAGES[2:]),
     executor_def=cancellable_executor,
     tags={RECURATE: "true"},
-    description="Everything decided anew in one order over all records, under new centroids, as a new generation "
+    description="Everything decided again in one order over all records, under new centroids, as a new generation "
     "beside the old one; nothing is embedded again. Any shards may be chosen: the result covers all.",
 )
 

@@ -43,7 +43,7 @@ _running = threading.RLock()
 @contextmanager
 def one_run_at_a_time() -> Iterator[None]:
     """Let no other thread of this process run a job while the block lasts: a run of Dagster's begins by configuring
-    the process's logging anew, which does not go together with what another one logs, and each uses every core. An
+    the process's logging again, which does not go together with what another one logs, and each uses every core. An
     interrupt that a run lost ends the block with it."""
     require_own_threads()
     with _running, interrupts_noted():
@@ -144,7 +144,7 @@ class EmbeddedDagster(WorkspaceInstance):
             span = max(self._spans(self._workspace.ledger.completions(STAGES[-1])), key=len, default=[])
             if not span:
                 raise WorkspaceError(
-                    f"Nothing is curated yet in {self._workspace.root}, so there is nothing to decide anew: "
+                    f"Nothing is curated yet in {self._workspace.root}, so there is nothing to decide again: "
                     "`dedup-assets curate SOURCE` comes first."
                 )
             outcome = Outcome()

@@ -23,7 +23,7 @@ def weekly_recuration_schedule(names: Names, cron: str) -> dg.ScheduleDefinition
         required_resource_keys={names.workspace},
         cron_schedule=cron or SUNDAYS,
         default_status=dg.DefaultScheduleStatus.RUNNING if cron else dg.DefaultScheduleStatus.STOPPED,
-        description="Curates everything anew in one order over all records, as a new generation beside the old one. "
+        description="Curates everything again in one order over all records, as a new generation beside the old one. "
         "Nothing is embedded again. When: recurate_cron in curation.toml.",
     )
     def weekly_recuration(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
@@ -34,7 +34,7 @@ def weekly_recuration_schedule(names: Names, cron: str) -> dg.ScheduleDefinition
         # Two runs would be two re-curations, and any shard will do: the result covers all.
         ranges = list(spans(context.instance.get_dynamic_partitions(names.partitions), decided))
         if not ranges:
-            return dg.SkipReason("Nothing is curated yet: there is nothing to decide anew.")
+            return dg.SkipReason("Nothing is curated yet: there is nothing to decide again.")
         return dg.RunRequest(tags=range_tags(max(ranges, key=len)))
 
     return weekly_recuration

@@ -20,7 +20,7 @@ from dedup_assets.storage.ledger import REFERENCE
 
 ADVICE = (
     "Decisions, stored vectors and published files contradict each other: something was changed or is damaged. "
-    "`dedup-assets explain ID` shows the record and its keeper; `dedup-assets recurate` decides everything anew from "
+    "`dedup-assets explain ID` shows the record and its keeper; `dedup-assets recurate` decides everything again from "
     "what is stored. If it comes back, please report it with manifest.json."
 )
 

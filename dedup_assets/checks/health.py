@@ -82,7 +82,7 @@ def codebook_fits(scope: Scope) -> Finding:
         },
         drifted,
         "No result suffers, joins take longer than they need. A refit comes by itself when the corpus has doubled; "
-        "`dedup-assets recurate` refits now and decides everything anew in one order, and "
+        "`dedup-assets recurate` refits now and decides everything again in one order, and "
         "`dedup-assets curate --clusters N` with another N refits and changes no decision.",
     )
 

@@ -124,7 +124,7 @@ def kept_do_not_match(scope: Scope, brute_force: BruteForce) -> Finding:
         {**found.numbers, "matches_between_kept": len(both), "threshold": published.threshold},
         _pairs(scope, found, both),
         "Two records that match were both kept: `dedup-assets explain ID` shows both. See the check of recall; "
-        "`dedup-assets recurate` decides everything anew.",
+        "`dedup-assets recurate` decides everything again.",
     )
 
 

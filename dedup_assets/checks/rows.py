@@ -58,7 +58,7 @@ def rows_published(scope: Scope) -> Finding:
         numbers,
         wrong,
         "Published files were changed after publication, or are damaged. Restore them from a backup, or have all of "
-        "them published anew: `dedup-assets curate --output NEW_FOLDER`.",
+        "them published again: `dedup-assets curate --output NEW_FOLDER`.",
     )
 
 

@@ -120,12 +120,12 @@ def register(sources: tuple[str, ...], workspace: str, reference: bool, as_json:
         click.echo("\n".join([*new, f"{len(new)} new {'shard' if len(new) == 1 else 'shards'} registered."]))
 
 
-@click.command(short_help="Decide anew under another threshold, in seconds.")
+@click.command(short_help="Decide again under another threshold, in seconds.")
 @click.argument("similarity", metavar="T", type=float)
 @workspace_option
 @json_option
 def threshold(similarity: float, workspace: str, as_json: bool) -> None:
-    """Decide anew under threshold T, from stored matches: no model, no join.
+    """Decide again under threshold T, from stored matches: no model, no join.
 
     T must not lie below the floor of the stored matches. What changes is listed in OUTPUT/changes. Shards
     that are registered and unfinished are finished on the way.

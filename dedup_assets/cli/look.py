@@ -61,7 +61,7 @@ def pairs(
     """The stored matches nearest similarity T, texts side by side: how to choose a threshold.
 
     Look at a few T between the floor and 1, and stop where the texts are no longer what you would call
-    duplicates. `dedup-assets threshold` then decides anew. Matches in cells of near-copies are not listed one by
+    duplicates. `dedup-assets threshold` then decides again. Matches in cells of near-copies are not listed one by
     one (--dense-limit of `dedup-assets curate`): --record and --group compare the vectors and find them.
 
     \b

@@ -19,13 +19,13 @@ from dedup_assets.cli.options import (
 from dedup_assets.unseen import visible
 
 
-@click.command(short_help="Take shards or records back, and decide anew what is left.")
+@click.command(short_help="Take shards or records back, and decide again what is left.")
 @click.argument("names", nargs=-1, required=True, metavar="SHARD|ID...")
 @click.option("--vanished", is_flag=True, help="The files are gone and may return; without it nothing returns.")
 @workspace_option
 @json_option
 def retract(names: tuple[str, ...], vanished: bool, workspace: str, as_json: bool) -> None:
-    """Take shards, or single records, out of the corpus, and decide anew what is left.
+    """Take shards, or single records, out of the corpus, and decide again what is left.
 
     Names are shards, record ids or SHARD:ROW; write shard:NAME or id:NAME where one could be both. What is left
     is decided as if it had been curated alone: records that had gone for a retracted one come back. Everything
@@ -56,11 +56,11 @@ def retract(names: tuple[str, ...], vanished: bool, workspace: str, as_json: boo
             click.echo(REMAINS)
 
 
-@click.command(short_help="Decide everything anew, in one order over all records.")
+@click.command(short_help="Decide everything again, in one order over all records.")
 @workspace_option
 @json_option
 def recurate(workspace: str, as_json: bool) -> None:
-    """Decide everything anew: new centroids, and one order over all records, however they came.
+    """Decide everything again: new centroids, and one order over all records, however they came.
 
     Appending never changes what was decided; this does, and lists it in OUTPUT/changes. The result is a new
     generation, which takes the place of the published one in one step. Nothing is embedded again. To have it
@@ -82,7 +82,7 @@ def recurate(workspace: str, as_json: bool) -> None:
         report.print_summary(Console(), curation.summary)
 
 
-@click.command(short_help="Name sources whose shards come in by themselves.")
+@click.command(short_help="Watch sources: curate what arrives while the UI runs.")
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...")
 @workspace_option
 @reference_option
@@ -130,7 +130,7 @@ def ui(sources: tuple[str, ...], workspace: str, host: str, port: int) -> None:
     """The Dagster webserver and daemon on this workspace, until Ctrl-C.
 
     Shows the seven assets, their partitions, lineage and runs; those of `dedup-assets curate` too. Assets can
-    be materialised from there. While it runs, shards from watched sources come in by themselves.
+    be materialised from there. While it runs, what arrives in watched sources is curated.
 
     \b
     Examples:

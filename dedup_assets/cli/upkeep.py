@@ -30,7 +30,7 @@ def audit(sample: int | None, workspace: str, as_json: bool) -> None:
 
     Recounts rows from the published files. Compares N records with the whole corpus by brute force: every match
     found must be on record, and none may be between two kept records. Computes the similarity of N removed records
-    to their keepers anew. Warns where a refit would save time or shards wait. The checks are those that the UI
+    to their keepers again. Warns where a refit would save time or shards wait. The checks are those that the UI
     shows after each run; here they look at everything, and the result is in the UI too.
 
     Exit status 1 if a check fails; warnings are none.
@@ -52,7 +52,7 @@ def audit(sample: int | None, workspace: str, as_json: bool) -> None:
         sys.exit(1)
 
 
-@click.command(short_help="Give room back that nothing current needs.")
+@click.command(short_help="Delete what nothing current needs.")
 @click.option("--purge", is_flag=True, help="Take the content of what was taken down out of every file.")
 @workspace_option
 @json_option
@@ -64,7 +64,7 @@ def maintain(purge: bool, workspace: str, as_json: bool) -> None:
     under way. The job maintain_store in the UI does the same.
 
     With --purge, texts and vectors of what was taken down leave the workspace for good: rows that were read keep
-    their id alone, the table of embeddings is written anew, all generations of the past go, and so do report.html
+    their id alone, the table of embeddings is written again, all generations of the past go, and so do report.html
     and the tables of texts in Dagster's history. Ids stay, since they must never return. Centroids stay too: means
     of many vectors, and of a cell with one text its vector.
 
@@ -80,7 +80,7 @@ def maintain(purge: bool, workspace: str, as_json: bool) -> None:
     _report(api.purge(workspace=workspace) if purge else give_back(Workspace.open(workspace)), as_json)
 
 
-@click.command(short_help="Bring Dagster's lists in line with the workspace.")
+@click.command(short_help="Update Dagster's partitions and materialisations from the workspace.")
 @workspace_option
 @json_option
 def sync(workspace: str, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 
 class OneThreadWorkers:
-    """A pool of threads in each of which torch uses one thread; made at first use, and anew after a fork."""
+    """A pool of threads in each of which torch uses one thread; made at first use, and again after a fork."""
 
     def __init__(self, threads: int, name: str) -> None:
         self._threads = threads

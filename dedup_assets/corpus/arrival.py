@@ -367,7 +367,7 @@ def ask_for_decisions(workspace: Workspace, memory: Memory, found: Survey) -> No
     if attempts >= ATTEMPTS:
         found.memory[REDECIDE] = Sighting(str(last), attempts=attempts)
         found.problems.append(
-            f"Something was retracted, and {attempts} runs did not decide anew: look at their errors, and run "
+            f"Something was retracted, and {attempts} runs did not decide again: look at their errors, and run "
             "`dedup-assets curate` without a source."
         )
         return

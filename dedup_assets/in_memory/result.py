@@ -260,7 +260,7 @@ class DeduplicationResult(Generic[T]):
     def rethreshold(self, threshold: float) -> DeduplicationResult[T]:
         """The result under another threshold; this one stays as it is.
 
-        Upwards, matches that were found are decided anew; downwards they are looked for again. Nothing is embedded.
+        Upwards, matches that were found are decided again; downwards they are looked for again. Nothing is embedded.
 
         Examples
         --------

@@ -77,7 +77,7 @@ def _of_dataset(folder: str, names: Sequence[str], read: Callable[[str], bytes])
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}  # other people's state.json: JSON like any other
     if selected:
-        why = "a saved dataset with a selection of rows beside it: save it anew with a current version of datasets"
+        why = "a saved dataset with a selection of rows beside it: save it again with a current version of datasets"
         return {name: why for name in mine} | metadata
     missing = sorted(data.difference(mine))
     if missing:

@@ -120,7 +120,7 @@ class Corpus:
         if not self.holds(shard, record_id):
             raise WorkspaceError(
                 f"Keeper {record_id} was retracted with shard {shard}, and nothing was decided since: run "
-                "`dedup-assets curate`, which decides anew."
+                "`dedup-assets curate`, which decides again."
             )
         records = self.records(shard)
         return int(records.rows[pc.index(records.ids, record_id).as_py()])

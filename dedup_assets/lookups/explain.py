@@ -167,7 +167,7 @@ def settings_in_force(corpus: Corpus) -> dict[str, Any]:
         "fingerprint": deciding.get("settings_fingerprint", "unknown"),
     }
     if outdated:
-        in_force["outdated"] = "curation.toml holds other settings now; `dedup-assets curate` decides anew"
+        in_force["outdated"] = "curation.toml holds other settings now; `dedup-assets curate` decides again"
     return in_force
 
 

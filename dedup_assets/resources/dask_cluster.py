@@ -206,7 +206,7 @@ class DaskCluster(dg.ConfigurableResource):
                 **options,
                 "host": "127.0.0.1",
                 "dashboard_address": None,
-                # Workers that hang are started anew.
+                # Workers that hang are restarted.
                 "scheduler_kwargs": {**LOOPBACK_HTTP, "worker_ttl": f"{seconds}s"},
             },
             waits=lambda: patience.wait("the local Dask workers to start", "The machine is too busy or out of memory."),

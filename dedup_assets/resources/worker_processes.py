@@ -1,6 +1,6 @@
 """A Dask cluster of worker processes on this machine, started by a process that has no script of its own.
 
-Dask spawns workers by Python's multiprocessing, which imports the caller's script anew in each of them, also in those
+Dask spawns workers by Python's multiprocessing, which imports the caller's script again in each of them, also in those
 that take the place of a dead one: a script without a `__main__` guard would run again there and wait for the locks of
 its parent. So scheduler and workers are the children of a helper process that runs nothing but `serve`. It is a session
 of its own, so Ctrl-C in a terminal reaches only who started it, and it ends with the process that started it.

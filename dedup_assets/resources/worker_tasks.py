@@ -94,7 +94,7 @@ def rows_of_shard(
 
 
 def reassign_shard(source: str, centroids: str, floor: float, target: str, device: str) -> dict[str, int]:
-    """Lay a shard's texts out anew under other centroids; `source` holds them under the old ones."""
+    """Lay a shard's texts out again under other centroids; `source` holds them under the old ones."""
     vectors, rows = rows_of_cells(source)
     cells = lay_out(vectors, rows, read_centroids(Path(centroids)), floor, worker_device(device))
     return publish_cells(cells, target)

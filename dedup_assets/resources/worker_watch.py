@@ -163,7 +163,7 @@ class WorkerWatch:
         """End the worker whose GPU no longer works. Its nanny starts another; where it has none, others do its work.
 
         Raises DedupError where that does not help: the GPU lacks memory, or the work ended ``most`` GPUs before, none
-        of which can be had anew in this process.
+        of which can be had again in this process.
         """
         if not refused.broken:
             raise NoRoomError(refused.problem)
@@ -178,8 +178,8 @@ class WorkerWatch:
         if known is None:
             return  # ended already
         if refused.process and self.answers(os.getpid).get(worker, refused.process) != refused.process:
-            return  # started anew for what ran beside this
-        say(f"The GPU of Dask worker {worker} no longer works ({refused.broken}): it is started anew")
+            return  # restarted for what ran beside this
+        say(f"The GPU of Dask worker {worker} no longer works ({refused.broken}): it is restarted")
         if known["nanny"] is None:
             self.watching(lambda: client.retire_workers([worker], close_workers=True))
             return

@@ -1,4 +1,4 @@
-"""Progress in a Jupyter notebook: one output below the cell, drawn anew as stages report. Needs no widgets."""
+"""Progress in a Jupyter notebook: one output below the cell, drawn again as stages report. Needs no widgets."""
 
 from __future__ import annotations
 

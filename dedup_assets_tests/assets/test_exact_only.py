@@ -31,7 +31,7 @@ def test_exact_copies_go_without_any_model(
     assert [result.summary[name] for name in ("kept", "removed_exact", "removed_semantic")] == [300, 1500, 0]
     assert set(result.kept["text"].to_pylist()) == set(texts) and len(result.pairs) == 0
     assert all(check.passed for check in da.audit(workspace=tmp_path / "ws"))
-    # Appending goes on, deciding anew gives the same.
+    # Appending goes on, deciding again gives the same.
     last = write_jsonl(tmp_path / "c.jsonl", [{"id": "c0", "text": "text 7"}, {"id": "c1", "text": "new"}])
     assert da.curate(last, workspace=tmp_path / "ws").summary["kept"] == 301
     assert da.recurate(workspace=tmp_path / "ws").summary["kept"] == 301

@@ -441,7 +441,7 @@ def test_between_a_retraction_and_the_next_decision_everything_can_be_asked(tmp_
     assert explain(space, "s01:0")["decision"] == "retracted"
     assert pairs_around(space, 0.9, 500)
     assert "retracted" in shard_history(space, "s01")["state"]
-    # Whoever curates next decides anew.
+    # Whoever curates next decides again.
     left = [pq.read_table(paths[0]), pq.read_table(paths[2])]
     left = [table.filter(pc.not_equal(table.column("id"), keeper)) for table in left]
     fresh = curate(write_shards(tmp_path / "left", left), tmp_path / "fresh", threshold=0.85)

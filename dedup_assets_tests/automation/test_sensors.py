@@ -210,7 +210,7 @@ def test_a_decision_that_never_comes_is_asked_for_three_times(watched: Watched, 
     (watched.folder / "a.parquet").unlink()
     keys = [request.run_key for _ in range(6) for request in daemon.tick().run_requests]
     assert keys == ["retraction 1.1", "retraction 1.2", "retraction 1.3"]
-    assert "3 runs did not decide anew" in str(daemon.tick().skip_message)
+    assert "3 runs did not decide again" in str(daemon.tick().skip_message)
 
 
 def test_a_changed_shard_takes_the_place_of_its_old_content(watched: Watched, daemon: Daemon) -> None:

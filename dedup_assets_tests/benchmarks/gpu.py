@@ -2,7 +2,7 @@
 
     python -m dedup_assets_tests.benchmarks.gpu --device cuda --budget 480 --json gpu.json --table gpu.md
 
-Parts come in order of worth, and after each the JSON file is written anew, so a run that is cut short still tells.
+Parts come in order of worth, and after each the JSON file is written again, so a run that is cut short still tells.
 Needs torch, numpy and numba; transformers for embedding; what else is installed is used, and what is skipped is said
 at the start. `--device cpu --small` runs the same on CPU tensors. `gpu_wheels` gathers what a machine without network
 needs.

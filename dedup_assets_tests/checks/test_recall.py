@@ -64,7 +64,7 @@ def test_a_pair_that_is_dropped_before_deciding_is_missed_and_both_kept_records_
     # b1 was decided before the pair went, so only its record is missed.
     assert [entry.partition(",")[0] for entry in missed.offending] == ["b1 and a0"]
 
-    # Decided anew, from what is left of the pairs: the result is published, and does not pass for a good one.
+    # Decided again, from what is left of the pairs: the result is published, and does not pass for a good one.
     with pytest.raises(
         DedupError, match=r"published, but.*\n  duplicate_ids: kept_do_not_match: 2 .*\n.*dedup-assets audit"
     ):

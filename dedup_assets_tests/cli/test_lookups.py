@@ -121,7 +121,7 @@ def test_decisions_are_explained_under_the_settings_they_were_taken_under(tmp_pa
     settings.write_text(settings.read_text().replace("threshold = 0.95", "threshold = 0.99"))
     explained = call("explain", "b2", "-w", ws, "--json").json()
     assert (explained["decision"], explained["settings"]["threshold"]) == ("removed", 0.95)
-    assert "decides anew" in explained["settings"]["outdated"]
+    assert "decides again" in explained["settings"]["outdated"]
 
 
 def test_vectors_that_came_with_the_data_cannot_be_searched_by_text(ws: Path, call: Call) -> None:

@@ -1,4 +1,4 @@
-"""Promises of the counts behind the pictures: they are what deciding anew, or comparing every pair, gives."""
+"""Promises of the counts behind the pictures: they are what deciding again, or comparing every pair, gives."""
 
 from __future__ import annotations
 

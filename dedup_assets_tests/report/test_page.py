@@ -183,7 +183,7 @@ def test_what_was_decided_counts_and_not_what_the_settings_ask_for_next(tmp_path
     assert Workspace.open(tmp_path / "ws").settings.threshold == 0.95
     after = report_page_of(tmp_path)
     pictures = [re.findall(r"<svg.*?</svg>", text)[:2] for text in (before, after)]
-    assert pictures[0] == pictures[1] and "decides anew" in after
+    assert pictures[0] == pictures[1] and "decides again" in after
 
 
 def test_decisions_that_wait_to_be_published_are_named(tmp_path: Path) -> None:

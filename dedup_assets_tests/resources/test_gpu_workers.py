@@ -47,7 +47,7 @@ def test_a_worker_whose_gpu_breaks_is_started_anew_and_its_work_is_done(
     after = {process for _, process in done} | set(cluster.client().run(os.getpid).values())
     assert len(before & after) == 1, "one worker stayed, the other is a new process"
     said = capsys.readouterr().err
-    assert f"no longer works ({broken_gpu.STICKY}): it is started anew" in said
+    assert f"no longer works ({broken_gpu.STICKY}): it is restarted" in said
 
 
 def test_work_that_breaks_every_gpu_is_given_up_with_the_reason(cluster: DaskCluster) -> None:

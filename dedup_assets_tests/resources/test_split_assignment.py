@@ -70,4 +70,4 @@ def test_one_large_shard_is_assigned_by_every_gpu(
     assert leftovers(tmp_path / "gpus") == []
     worked.clear()
     curate([later], tmp_path / "gpus", clusters=9)
-    assert len(worked) == 3, "laid out anew under new centroids"
+    assert len(worked) == 3, "laid out again under new centroids"

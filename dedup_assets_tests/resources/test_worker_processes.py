@@ -41,7 +41,7 @@ def local(seconds: int) -> Iterator[DaskCluster]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[DaskCluster]:
-    with local(60) as cluster:  # both workers may have to start anew on a busy machine
+    with local(60) as cluster:  # both workers may have to restart on a busy machine
         yield cluster
 
 

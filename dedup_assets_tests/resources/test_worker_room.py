@@ -193,7 +193,7 @@ def test_on_cpus_groups_of_texts_grow_with_the_cores_and_tasks_do_not(monkeypatc
     [
         (Lanes(16, 4, 8), 1e13, 32),
         (Lanes(2, 16, 1), 1e13, 4),  # one GPU: the next group is built while it works
-        (Lanes(16, 4, 8), 5e10, 6),  # not worth more: each gathers its rows anew
+        (Lanes(16, 4, 8), 5e10, 6),  # not worth more: each gathers its rows again
         (Lanes(16, 4, 8), 1e9, 1),
         (Lanes(8, 1, 0), 1e13, 32),  # eight workers of one thread each on CPUs
         (Lanes(1, 8, 0), 1e13, 1),
