@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from dedup_assets.errors import DedupError
     from dedup_assets.in_memory.calls import deduplicate, find_matches
+    from dedup_assets.in_memory.ranked import outliers, representatives
     from dedup_assets.in_memory.result import DeduplicationResult
     from dedup_assets.settings import Settings
 
@@ -40,9 +41,11 @@ __all__ = [
     "deduplicate",
     "find_matches",
     "open_curation",
+    "outliers",
     "purge",
     "recurate",
     "register",
+    "representatives",
     "rethreshold",
     "retract",
     "sync",
@@ -55,6 +58,8 @@ _HOMES = {
     "DeduplicationResult": "in_memory.result",
     "deduplicate": "in_memory.calls",
     "find_matches": "in_memory.calls",
+    "outliers": "in_memory.ranked",
+    "representatives": "in_memory.ranked",
 }
 
 

@@ -1,4 +1,4 @@
-"""The calls: deduplicate records in memory, and find all matches of vectors."""
+"""Deduplicate records in memory, and find all matches of vectors."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def deduplicate(
     settings = Settings(threshold=threshold, floor=threshold, keep=checked_keep(keep), seed=seed)
     own = read_records(records)
     with shown_stages(progress) as stages:
-        others, compared = _compare(own, columns, vectors, against, model, stages)
+        others, compared = compare(own, columns, vectors, against, model, stages)
         order = judged_order(own, compared, settings)
         matches = matches_of(compared, threshold, stages)
     return DeduplicationResult(own, others, compared, order, matches, threshold, threshold)
@@ -152,7 +152,7 @@ def find_matches(vectors: Any, others: Any = None, *, threshold: float, progress
     return pa.table({"a": found.i, "b": found.j if others is None else found.j - count, "similarity": found.similarity})
 
 
-def _compare(
+def compare(
     own: Records, columns: Columns | None, vectors: Any, against: Any, model: Model | None, stages: Stages
 ) -> tuple[Records | CuratedTexts | None, Compared]:
     """The references, if any, and one vector for each distinct text of these and the records."""
