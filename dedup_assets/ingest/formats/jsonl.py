@@ -23,7 +23,7 @@ from pieces of 64 KiB, and larger pieces are read with the columns that are know
 One parser for everything (msgspec 0.22, orjson 3.13) was measured in its place, both passes, on 64 MB: 0.6 to 0.9 of
 the processor's time for texts of 1,000 characters, 0.6 to 0.75 with vectors of 384 numbers, and 2.3 to 2.8 times as
 much for texts of 80 characters, where Python's objects are most of the work (1.3 times with the garbage collector off,
-which a library must not do to its caller's process). A block of small rows takes about 15 times its bytes as such
+which a library must not do to its caller's process). A block of small rows takes 12 to 24 times its bytes as such
 objects, the fields of nested objects lose their order, and msgspec refuses NaN and 1e400, which are read here: so
 `json` would stay beside it. orjson reads integers beyond 64 bits as doubles.
 """
