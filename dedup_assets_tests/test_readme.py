@@ -59,7 +59,7 @@ def commands(code: str) -> Iterator[list[str]]:
 
 def check(command: click.Command, arguments: list[str], name: str) -> None:
     """Parse as click would, without running anything and without asking whether the named files exist."""
-    context = click.Context(command, info_name=name)
+    context = click.Context(command, info_name=name, **command.context_settings)  # click keeps the option of its help
     values, rest, _ = command.make_parser(context).parse_args(list(arguments))
     for parameter in command.get_params(context):
         value = values.get(parameter.name)
