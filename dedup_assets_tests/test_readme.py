@@ -57,9 +57,9 @@ def commands(code: str) -> Iterator[list[str]]:
                 arguments = []
 
 
-def check(command: click.Command, arguments: list[str], name: str) -> None:
+def check(command: click.Command, arguments: list[str], name: str, parent: click.Context | None = None) -> None:
     """Parse as click would, without running anything and without asking whether the named files exist."""
-    context = click.Context(command, info_name=name, **command.context_settings)  # click keeps the option of its help
+    context = click.Context(command, parent, name, **command.context_settings)  # click keeps the option of its help
     values, rest, _ = command.make_parser(context).parse_args(list(arguments))
     for parameter in command.get_params(context):
         value = values.get(parameter.name)
@@ -74,7 +74,7 @@ def check(command: click.Command, arguments: list[str], name: str) -> None:
         if rest:
             subcommand = command.get_command(context, rest[0])
             assert subcommand is not None, f"{name} has no command {rest[0]!r}"
-            check(subcommand, rest[1:], f"{name} {rest[0]}")
+            check(subcommand, rest[1:], f"{name} {rest[0]}", context)
     else:
         assert not rest, f"{name}: {rest} are too many arguments"
 
