@@ -13,13 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dedup_assets.compute.hashes import HashIndex
+from dedup_assets.compute.hashes import HashIndex, first_occurrences
 from dedup_assets.compute.order import order_by_value, prototype_cosine, random_keys
 from dedup_assets.compute.text import hash_texts, normalise_text
 from dedup_assets.errors import SettingsError, SourceError
 from dedup_assets.in_memory.records import Columns, Records, TextPart, column_values, text_parts
 from dedup_assets.in_memory.references import CuratedTexts
 from dedup_assets.in_memory.vectors import given_vectors, unit_rows
+from dedup_assets.ingest.columns import identify_vectors
 from dedup_assets.settings import Settings
 
 Embed = Callable[[Sequence[str]], np.ndarray]
@@ -101,12 +102,12 @@ def compare_vectors(
     characters = None
     if records.texts is None and columns is None:
         every = rows if theirs is None else np.concatenate([theirs, rows])
-        texts = _same_rows(every)
-        return Compared(every[np.unique(texts, return_index=True)[1]], texts, 0 if theirs is None else len(theirs))
+        texts, firsts = _same_rows(every)
+        return Compared(_taken(every, firsts), texts, 0 if theirs is None else len(theirs))
     parts = text_parts(records, columns)
-    codes, _ = _numbered(np.column_stack([_encoded(part.texts)[0] for part in parts]))
+    codes, firsts = _numbered(np.column_stack([_encoded(part.texts)[0] for part in parts]))
     characters = _characters(parts)
-    rows = rows[np.unique(codes, return_index=True)[1]]
+    rows = _taken(rows, firsts)
     if theirs is None:
         return Compared(rows, codes, 0, characters)
     count = len(theirs)
@@ -186,15 +187,17 @@ def _numbered(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return number[back.ravel()], first[by_place]
 
 
-def _same_rows(rows: np.ndarray) -> np.ndarray:
-    """Number of each row by its bytes, by first appearance; a row of zeros says nothing and is like no other."""
-    width = rows.shape[1] * rows.itemsize
-    buffer = pa.py_buffer(np.ascontiguousarray(rows))
-    array = pa.Array.from_buffers(pa.binary(width), len(rows), [None, buffer])
-    codes = array.dictionary_encode().indices.to_numpy().astype(np.int64)
-    silent = ~rows.any(axis=1)
-    codes[silent] = len(rows) + np.flatnonzero(silent)
-    return _numbered(codes[:, None])[0]
+def _same_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`_numbered` of rows by their bytes; a row of zeros says nothing and is like no other."""
+    first = first_occurrences(identify_vectors(rows).hashes)
+    silent = np.flatnonzero(~rows.any(axis=1))
+    first[silent] = silent
+    return _numbered(first[:, None])
+
+
+def _taken(rows: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Some rows in ascending order; all of them without a copy."""
+    return rows if len(at) == len(rows) else rows[at]
 
 
 def _together(parts: Sequence[tuple[np.ndarray, np.ndarray, float]]) -> np.ndarray:

@@ -89,7 +89,9 @@ def _dataset(native: Any, what: str) -> Records | None:
         return None
     if isinstance(native, Mapping):
         raise SourceError(f"{what} is {kind_of(native)} with the splits {', '.join(native)}. Name one: data['train'].")
-    if not hasattr(native, "select"):
+    if hasattr(native, "__getitem__") and hasattr(native, "__len__") and not hasattr(native, "select"):
+        return None  # a column, which is a sequence
+    if not hasattr(native, "select") or not hasattr(native, "__len__"):
         raise SourceError(f"{what} is {kind_of(native)}, which is read once and has no length. Load it as a Dataset.")
 
     def table(names: Sequence[str]) -> pa.Table:
@@ -119,6 +121,8 @@ def _frame(native: Any, what: str) -> Records | None:
         read = nw.from_native(native, eager_only=True, allow_series=True)
     except TypeError:
         return None
+    except nw.exceptions.DuplicateError as problem:
+        raise SourceError(f"{what} has two columns of one name: {first_line(problem)} Rename one.") from problem
 
     def arrow(column: nw.Series) -> pa.ChunkedArray:
         try:
@@ -176,10 +180,16 @@ def _sequence(native: Any, what: str) -> Records | None:
             return kind(native[index] for index in at.tolist())
 
     plain = Records(native, count, take, native.__getitem__)
-    items = native.tolist() if isinstance(native, np.ndarray) and native.ndim == 1 else native
-    if count and isinstance(items[0], Mapping):
+    items: Sequence[Any] = ()
+    if isinstance(native, list | tuple):
+        items = native
+    elif isinstance(native, np.ndarray) and native.ndim == 1:
+        items = native.tolist()
+    elif count and isinstance(native[0], str | Mapping):  # else, as of images on disk, none is loaded
+        items = list(native)
+    if items and isinstance(items[0], Mapping):
         return _dicts(plain, items, what)
-    if count and any(isinstance(item, str) for item in items):
+    if any(isinstance(item, str) for item in items):
         for index, item in enumerate(items):
             if not isinstance(item, str):
                 raise SourceError(f"record {index} of {what} is {short(item)}, {kind_of(item)}. Expected a text.")

@@ -139,12 +139,7 @@ def given_vectors(vectors: Any, count: int | None, what: str = "vectors") -> np.
     SourceError
         They are no matrix of finite numbers, or not as many as `count`.
     """
-    try:
-        array = np.asarray(vectors)
-    except Exception as problem:  # ragged lists, tensors on a GPU: each library raises what it likes
-        raise SourceError(
-            f"{what} is {kind_of(vectors)}, which numpy cannot read as one array: {first_line(problem)}."
-        ) from problem
+    array = _as_array(vectors, what)
     if array.ndim != 2 or array.dtype.kind not in "fiu":
         raise SourceError(
             f"{what} has shape {array.shape} and dtype {array.dtype}. Expected rows of numbers: shape (n, d), floats."
@@ -163,6 +158,34 @@ def given_vectors(vectors: Any, count: int | None, what: str = "vectors") -> np.
             at = start + int(wrong[0])
             found = "NaN" if np.isnan(array[at]).any() else "a number beyond float32 or infinity"
             raise SourceError(f"row {at} of {what} holds {found}. Expected finite numbers.")
+    if rows.dtype != array.dtype:
+        lost = np.flatnonzero(array.any(axis=1) & ~rows.any(axis=1))
+        if len(lost):
+            raise SourceError(f"row {lost[0]} of {what} holds numbers too small for float32. Expected larger ones.")
     if rows.dtype == np.float16 and float(squared_norms(rows).max()) > LARGEST_HALF:
         return rows.astype(np.float32)
     return rows
+
+
+def _as_array(vectors: Any, what: str) -> np.ndarray:
+    """As one array; a column whose values are vectors row by row."""
+    try:
+        array = np.asarray(vectors)
+    except Exception as problem:  # ragged lists, tensors on a GPU: each library raises what it likes
+        if not isinstance(vectors, list | tuple):
+            raise SourceError(
+                f"{what} is {kind_of(vectors)}, which numpy cannot read as one array: {first_line(problem)}."
+            ) from problem
+        array = np.empty(len(vectors), object)
+        array[:] = vectors
+    if array.ndim != 1 or array.dtype != object or not len(array):
+        return array
+    rows = []
+    for at, row in enumerate(array):
+        rows.append(np.asarray(row))
+        if rows[at].ndim != 1 or rows[at].dtype.kind not in "fiu" or len(rows[at]) != len(rows[0]):
+            raise SourceError(
+                f"row {at} of {what} has shape {rows[at].shape} and dtype {rows[at].dtype}, the first has shape "
+                f"{rows[0].shape}. Expected numbers, as many in each row."
+            )
+    return np.stack(rows)

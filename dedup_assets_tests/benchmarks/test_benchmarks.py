@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from dedup_assets_tests.benchmarks import corpus, join, peers
+from dedup_assets_tests.benchmarks import corpus, in_memory, join, peers
 from dedup_assets_tests.benchmarks.fit import traits
 from dedup_assets_tests.benchmarks.generator import generate
 from dedup_assets_tests.benchmarks.measure import exponent, extrapolated, truth
@@ -26,6 +26,12 @@ def test_the_command_finds_recall_and_precision_one_and_writes_json(tmp_path, ca
         assert (brute["recall"], brute["precision"], brute["differ"]) == (1.0, 1.0, 0)
         assert ours["pairs"] == brute["pairs"] > 0
     assert "decided otherwise" in capsys.readouterr().out
+
+
+def test_texts_in_memory_are_decided_as_by_every_pair(capsys):
+    assert in_memory.main(["--rows", "600", "--repeats", "1", "--alone", "--threshold", "0.8"]) == 0
+    row = capsys.readouterr().out.splitlines()[-1]
+    assert row.startswith("| deduplicate |") and row.endswith("| 0 |")
 
 
 def test_the_generator_gives_the_same_unit_rows_for_the_same_seed():

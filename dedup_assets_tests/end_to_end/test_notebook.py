@@ -59,6 +59,27 @@ def test_the_main_calls_run_in_a_notebook_without_a_warning(tmp_path: Path) -> N
     assert [output.output_type for output in outputs[4]] == ["execute_result"], "progress=False shows none"
 
 
+def test_records_in_memory_are_deduplicated_in_a_notebook_with_progress(tmp_path: Path) -> None:
+    outputs = run_notebook(
+        tmp_path,
+        [
+            "import warnings; warnings.simplefilter('error')\nimport numpy as np\nimport dedup_assets as da",
+            "rows = np.random.default_rng(0).normal(size=(3000, 16)); rows[2000:] = rows[:1000]",
+            "result = da.deduplicate(range(3000), vectors=rows, threshold=0.99)",
+            "result",
+            "result.filtered",
+            "da.find_matches(rows, threshold=0.99, progress=False).num_rows",
+        ],
+    )
+    assert streams(outputs) == ""
+    (progress,) = outputs[2]
+    assert "matching" in progress.data["text/plain"] and "<progress value=" in progress.data["text/html"]
+    (shown,) = outputs[3]
+    assert "2,000" in shown.data["text/plain"] and "<td>1,000</td>" in shown.data["text/html"]
+    assert "1,000 removed records" in outputs[4][0].data["text/html"]
+    assert outputs[5][0].data["text/plain"] == "1000"
+
+
 def test_an_async_program_may_call_too(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     write_corpus(tmp_path / "shards")
     unraisable: list[Any] = []

@@ -7,6 +7,8 @@ import json
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +242,30 @@ def test_anything_goes_with_vectors_and_equal_vectors_are_copies():
     assert silent.selected == [1, 2]
 
 
+def test_vectors_may_be_a_column_and_a_sequence_is_not_read_through():
+    for column in (
+        pd.Series(list(np.eye(5))),
+        pl.Series(np.eye(5).tolist()),
+        pa.array(np.eye(5).tolist()),
+        Dataset.from_dict({"v": np.eye(5).tolist()})["v"],
+        torch.eye(5),
+    ):
+        assert removed_of(da.deduplicate(TEXTS, vectors=column, progress=False)) == {3: (0, "exact")}
+
+    class Images(Sequence[Any]):
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, at: int | slice) -> Any:
+            assert at in (0, 2), "the others are copies, and need not be loaded"
+            return f"image {at}".encode()
+
+    found = da.deduplicate(Images(), vectors=[[1, 0], [2, 0.1], [0, 1]], threshold=0.9, progress=False)
+    assert found.selected == [b"image 0", b"image 2"]
+    column = Dataset.from_dict({"text": TEXTS})["text"]
+    assert da.deduplicate(column, model=Letters(), threshold=0.9, progress=False).selected == ["abc abc", "ffff", "gh"]
+
+
 # -- refusals --------------------------------------------------------------------------------------
 
 
@@ -284,7 +310,10 @@ def test_anything_goes_with_vectors_and_equal_vectors_are_copies():
         (TEXTS, {"vectors": np.ones(5)}, r"shape \(5,\)"),
         (TEXTS, {"vectors": np.ones((5, 0))}, "at least one row"),
         (TEXTS, {"vectors": np.full((5, 2), "x")}, "dtype <U1"),
-        (TEXTS, {"vectors": [[1.0], [1.0, 2.0], [1.0], [1.0], [1.0]]}, "cannot read"),
+        (TEXTS, {"vectors": [[1.0], [1.0, 2.0], [1.0], [1.0], [1.0]]}, r"row 1 of vectors has shape \(2,\)"),
+        (TEXTS, {"vectors": pd.Series([[1.0], None, [1.0], [1.0], [1.0]])}, r"row 1 of vectors has shape \(\)"),
+        (TEXTS, {"vectors": np.array([[1.0], [1], [1], [1], [1e-300]])}, "row 4 of vectors holds numbers too small"),
+        (pd.DataFrame([["a", "b"]], columns=["text", "text"]), {}, "two columns of one name"),
         (TEXTS, {"vectors": np.array([[1.0], [np.nan], [1], [1], [1]])}, "row 1 of vectors holds NaN"),
         (TEXTS, {"vectors": np.array([[1.0], [1], [1e300], [1], [1]])}, "row 2 of vectors holds a number beyond"),
         (TEXTS, {"vectors": np.ones((5, 2)), "model": Letters()}, "Give one of them"),
@@ -390,6 +419,54 @@ def test_calls_in_threads_give_the_same_and_leave_torch_its_threads():
         thread.join()
     assert [found[at] for at in range(3)] == wanted
     assert torch.get_num_threads() == before
+
+
+class Heard:
+    """Hears the stages: what each was to do, and what of it was done."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, tuple[int, str]] = {}
+        self.done: dict[str, int] = {}
+        self.open: list[str] = []
+
+    def stage_started(self, stage: str) -> None:
+        self.open.append(stage)
+
+    def stage_total(self, stage: str, total: int, unit: str) -> None:
+        assert stage in self.open and stage not in self.totals
+        self.totals[stage] = total, unit
+
+    def stage_advanced(self, stage: str, amount: int) -> None:
+        self.done[stage] = self.done.get(stage, 0) + amount
+
+    def stage_finished(self, stage: str) -> None:
+        self.open.remove(stage)
+
+
+def test_long_work_says_how_far_it_is_unless_told_not_to(monkeypatch: pytest.MonkeyPatch):
+    heard: list[Heard] = []
+
+    @contextmanager
+    def caller_progress() -> Iterator[Heard]:
+        heard.append(Heard())
+        yield heard[-1]
+
+    monkeypatch.setattr("dedup_assets.terminal.live.caller_progress", caller_progress)
+    texts = [f"{'abcdefgh'[n % 8]}{'abcdefgh'[n // 8 % 8] * (n % 5)} {n % 900}" for n in range(1_200)]
+    da.deduplicate(texts, model=Letters())
+    da.find_matches(make_vectors("clustered", 4_000, 16, np.float32, 0), threshold=0.95)
+    da.outliers(range(30), vectors=np.eye(30))
+    assert heard[0].totals["embedding"] == (len(set(texts)), "texts")
+    assert heard[1].totals["matching"][0] > 5 and heard[1].totals["matching"][1] == "cells"
+    assert heard[2].totals["neighbours"] == (30, "texts")
+    for one in heard:
+        assert not one.open and one.done == {stage: total for stage, (total, _) in one.totals.items()}
+    with pytest.raises(DedupError):
+        da.deduplicate(TEXTS, model=Wrong(np.ones(3)))
+    assert not heard[-1].open
+    count = len(heard)
+    da.deduplicate(texts, model=Letters(), progress=False)
+    assert len(heard) == count
 
 
 def test_examples_of_the_docstrings_give_what_they_say():
