@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -34,6 +35,11 @@ def distilled_place(source: str) -> tuple[Path, str]:
     fingerprint = hashlib.blake2b(recipe.encode(), digest_size=16).hexdigest()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return cache / "dedup-assets" / "static" / fingerprint, fingerprint
+
+
+def can_distill() -> bool:
+    """Whether the libraries that make a static model are installed."""
+    return importlib.util.find_spec("skeletoken") is not None
 
 
 def is_distilled(folder: Path) -> bool:
