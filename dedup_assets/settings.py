@@ -128,7 +128,9 @@ class _Vectors:
     embedding_column: Text = ""
     """Column with ready vectors; empty: the model makes them."""
     model: Text = "sentence-transformers/all-MiniLM-L6-v2"
-    """Local folder or hub id of the encoder. none: no model at all, and only exact copies go."""
+    """Local folder or hub id of the encoder, or static:MODEL. none: no model at all, and only exact copies go. A folder
+    or hub id may be that of a static model, a table of token vectors: in seconds instead of minutes, for records and
+    near-copies, not for paraphrases. static:MODEL makes one of a transformer, once."""
     pooling: Pooling = "auto"
     """How a text's tokens make its vector; auto: as the model's own files say."""
     max_length: Automatic = 0

@@ -62,8 +62,8 @@ def curate(
     with live_progress() as bars:
         if demo:
             sources = _demo_corpus(workspace)
-            if options["precision"] is None and not (Path(workspace) / SETTINGS_FILE).is_file():
-                options["precision"] = _fast_precision()
+            if not (Path(workspace).expanduser() / SETTINGS_FILE).is_file():
+                _choose_for_demo(options)
         curation = api.curate(
             *sources,
             workspace=workspace,
@@ -147,11 +147,28 @@ def threshold(similarity: float, workspace: str, as_json: bool) -> None:
         report.print_summary(Console(), curation.summary)
 
 
-def _fast_precision() -> str:
-    """In which this machine computes fastest: a demonstration is compared with no other."""
+def _choose_for_demo(options: dict[str, Any]) -> None:
+    """Fill in, where nothing is asked for, the model that shows most in a minute, and say how to get the other."""
     from dedup_assets.compute.precision import native_bfloat16
+    from dedup_assets.encoder.distilled import PREFIX, can_distill
+    from dedup_assets.encoder.models import locate_model
+    from dedup_assets.settings import DECLARED
 
-    return "bfloat16" if native_bfloat16("cpu") else "float32"
+    transformer = DECLARED["model"].default
+    given = [name for name in ("model", "exact_only", "embedding_column", "pooling", "precision") if options[name]]
+    if not given and can_distill():
+        options["model"] = PREFIX + transformer
+        made = Path(locate_model(options["model"]).folder).is_dir()
+        click.echo(
+            f"The demo embeds with {options['model']}, a table of token vectors"
+            + ("" if made else ", which is made first, once (about 20 s on two idle cores)")
+            + ". The transformer's answer, which has paraphrases too and takes minutes without a GPU: --model "
+            f"{transformer}, in another --workspace.",
+            err=True,
+        )
+    elif options["precision"] is None and options["model"] in (None, transformer):
+        # In which this machine computes fastest: a demonstration is compared with no other.
+        options["precision"] = "bfloat16" if native_bfloat16("cpu") else "float32"
 
 
 def _demo_corpus(workspace: str) -> tuple[str, ...]:

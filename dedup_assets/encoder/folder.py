@@ -131,6 +131,23 @@ def check_folder(root: Path) -> None:
         )
 
 
+def module_kinds(root: Path) -> list[str]:
+    """The modules that a folder of sentence-transformers names, such as "Transformer"; empty without `modules.json`."""
+    return [_kind(module) for module in _modules(root)]
+
+
+def check_static_modules(root: Path) -> None:
+    """Raise ModelError for anything in the files of a static model that would not be obeyed."""
+    kinds = module_kinds(root)
+    if kinds and kinds not in (["StaticEmbedding"], ["StaticEmbedding", "Normalize"]):
+        raise ModelError(
+            f"{root / MODULES} names the modules {', '.join(kinds)}: of a static model StaticEmbedding and Normalize "
+            f"are run here, and without the others the vectors would be others than the model's. {_INSTEAD}"
+        )
+    _check_keys(root / PROMPTS, PROMPTS, "default_prompt_name")
+
+
+_INSTEAD = "Bring its vectors with the data (--embedding-column), or take another model"
 _EXPECTED = (
     "Expected a model of a transformer, a pooling and at most a normalisation. Bring its vectors with the data "
     "(--embedding-column), or take another model"

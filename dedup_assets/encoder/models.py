@@ -9,18 +9,22 @@ import hashlib
 import importlib.util
 import os
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dedup_assets.encoder import distilled
 from dedup_assets.encoder.folder import ADAPTER, PROMPTS, FolderSettings, pooling_file, read_folder
 from dedup_assets.encoder.probe import try_out
+from dedup_assets.encoder.static_folder import NESTED, StaticFiles, load_static, static_files
 from dedup_assets.encoder.weights import require_weights
 from dedup_assets.errors import ModelError, first_line
 from dedup_assets.forks import require_own_threads
 
 if TYPE_CHECKING:
     from dedup_assets.encoder.encoder import Encoder
+    from dedup_assets.encoder.text_encoder import TextEncoder
     from dedup_assets.settings import Settings
 
 FOLDER_VARIABLE = "DEDUP_ASSETS_FOLDER"
@@ -57,16 +61,19 @@ class ModelLocation:
         As asked for.
     folder : str
         Holds configuration, tokenizer and weights.
-    origin : {"folder", "package", "hub", "none"}
+    origin : {"folder", "package", "hub", "distilled", "none"}
     fingerprint : str
         32 hexadecimal digits: BLAKE2b-128 of names and contents of the files that decide the vectors.
         Equal for equal models, wherever they lie.
+    source : str
+        Folder of the transformer that a distilled model is made from; else empty.
     """
 
     name: str
     folder: str
-    origin: Literal["folder", "package", "hub", "none"]
+    origin: Literal["folder", "package", "hub", "distilled", "none"]
     fingerprint: str
+    source: str = ""
 
 
 def locate_model(name: str) -> ModelLocation:
@@ -75,13 +82,16 @@ def locate_model(name: str) -> ModelLocation:
     Parameters
     ----------
     name : str
-        Path of a folder with `config.json`, or a hub id such as "sentence-transformers/all-MiniLM-L6-v2".
+        Path of a folder with `config.json`, or a hub id such as "sentence-transformers/all-MiniLM-L6-v2"; behind
+        "static:" that of a transformer, from which a static model is made when it is first loaded.
 
     Raises
     ------
     ModelError
         It is in none of the three places, or the folder lacks configuration or weights.
     """
+    if name.startswith(distilled.PREFIX):
+        return _distilled(name)
     # Servers run in a folder of their own and name the one that they were started in.
     path = Path(os.environ.get(FOLDER_VARIABLE, "")) / Path(name).expanduser()
     if path.is_dir():
@@ -106,12 +116,25 @@ def locate_model(name: str) -> ModelLocation:
     return _located(name, folder, "hub")
 
 
+def _distilled(name: str) -> ModelLocation:
+    source = locate_model(name.removeprefix(distilled.PREFIX))
+    if source.source or static_files(Path(source.folder)) is not None:
+        raise ModelError(f"{source.name} is a static model already. Name it as it is, without {distilled.PREFIX}")
+    folder, fingerprint = distilled.distilled_place(source.fingerprint)
+    return ModelLocation(name, str(folder), "distilled", fingerprint, source.folder)
+
+
 def _located(name: str, folder: Path, origin: Literal["folder", "package", "hub"]) -> ModelLocation:
+    static = static_files(folder)
+    if static is not None:
+        return ModelLocation(name, str(folder), origin, _fingerprint(folder, static.deciding))
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} is not a model: no config.json. Expected a transformers model folder")
     if not _weights(folder):
         raise ModelError(f"{folder} has no weights. Expected *.safetensors or pytorch_model.bin")
-    return ModelLocation(name, str(folder), origin, _fingerprint(folder))
+    files = {p for pattern in _TEXT_FILES for p in folder.glob(pattern)} | set(_weights(folder))
+    files |= {path for path in [pooling_file(folder)] if path.is_file()}  # its folder may have any name
+    return ModelLocation(name, str(folder), origin, _fingerprint(folder, files))
 
 
 def _package_folder() -> Path | None:
@@ -127,8 +150,9 @@ def _hub_folder(repository: str) -> Path:
     """Snapshot of `repository` from the local cache or the network, as HF_HUB_OFFLINE allows."""
     from huggingface_hub import snapshot_download
 
-    folder = Path(snapshot_download(repository, allow_patterns=[*_TEXT_FILES, PROMPTS, ADAPTER, *_SAFETENSORS]))
-    if not _weights(folder):  # older repositories have pickled weights only
+    patterns = [*_TEXT_FILES, PROMPTS, ADAPTER, f"{NESTED}/*.json", *_SAFETENSORS]
+    folder = Path(snapshot_download(repository, allow_patterns=patterns))
+    if not _weights(folder) and not (folder / NESTED).is_dir():  # older repositories have pickled weights only
         folder = Path(snapshot_download(repository, allow_patterns=[*_TEXT_FILES, PROMPTS, ADAPTER, *_TORCH_WEIGHTS]))
     return folder
 
@@ -155,9 +179,7 @@ def _digest(path: Path) -> bytes:
     return _digests[key]
 
 
-def _fingerprint(folder: Path) -> str:
-    files = {p for pattern in _TEXT_FILES for p in folder.glob(pattern)} | set(_weights(folder))
-    files |= {path for path in [pooling_file(folder)] if path.is_file()}  # its folder may have any name
+def _fingerprint(folder: Path, files: Iterable[Path]) -> str:
     total = hashlib.blake2b(digest_size=16)
     for name, path in sorted((p.relative_to(folder).as_posix(), p) for p in files):
         # Lengths before names: no two different sets of files give the same stream of bytes.
@@ -186,7 +208,7 @@ def read_pooling(folder: str) -> tuple[str, int]:
     return found.pooling, found.window
 
 
-_encoders: dict[tuple[Any, ...], Encoder] = {}
+_encoders: dict[tuple[Any, ...], TextEncoder] = {}
 _encoders_lock = threading.Lock()
 
 
@@ -198,7 +220,7 @@ def load_encoder(
     batch_size: int | None = None,
     device: str = "cpu",
     precision: str = "float32",
-) -> Encoder:
+) -> TextEncoder:
     """The encoder for a model; loaded once per process for the same arguments, also by many threads at once.
 
     Parameters
@@ -207,15 +229,21 @@ def load_encoder(
     pooling, max_length : optional
         None: what `read_pooling` says.
     batch_size, device, precision
-        See `dedup_assets.encoder.encoder.Encoder`.
+        See `dedup_assets.encoder.encoder.Encoder`. A static model computes on the CPU in any case.
 
     Raises
     ------
     ModelError
         The model cannot be loaded or does not fit the arguments.
     """
+    folder = Path(location.folder)
+    if location.source:
+        distilled.require_distilled(location.name, folder, Path(location.source))
+    static = static_files(folder)
+    if static is not None:
+        return _load_static(location, static, pooling, max_length, precision)
     # Whatever is loaded already: what is refused is not part of the fingerprint.
-    found = read_folder(Path(location.folder), pooling)
+    found = read_folder(folder, pooling)
     key = (location.fingerprint, found.pooling, max_length, batch_size, device, precision)
     with _encoders_lock:
         if key not in _encoders:
@@ -223,7 +251,23 @@ def load_encoder(
         return _encoders[key]
 
 
-def encoder_for(settings: Settings, location: ModelLocation, device: str) -> Encoder:
+def _load_static(
+    location: ModelLocation, files: StaticFiles, pooling: str | None, max_length: int | None, precision: str
+) -> TextEncoder:
+    for option, given, only in (("pooling", pooling or "mean", "mean"), ("precision", precision, "float32")):
+        if given != only:
+            raise ModelError(
+                f"model {location.name} is a static one, a table of token vectors: its {option} is {only}, and "
+                f"{given} was asked for. Leave --{option} out"
+            )
+    key = (location.fingerprint, "static", max_length)
+    with _encoders_lock:
+        if key not in _encoders:
+            _encoders[key] = load_static(Path(location.folder), files, max_length)
+        return _encoders[key]
+
+
+def encoder_for(settings: Settings, location: ModelLocation, device: str) -> TextEncoder:
     """The encoder that a workspace's settings ask for, on `device`. Raises ModelError as `load_encoder` does."""
     require_own_threads()
     return load_encoder(

@@ -10,6 +10,7 @@ from dedup_assets.errors import ModelError, NoRoomError, first_line
 
 if TYPE_CHECKING:
     from dedup_assets.encoder.encoder import Encoder
+    from dedup_assets.encoder.text_encoder import TextEncoder
 
 PROBE_TEXTS = ("The quick brown fox jumps over the lazy dog.", "1 + 1 = 2; naïve café, Straße 5", "words " * 40)
 """Texts whose vectors say which model it is, computed by which library on which processor."""
@@ -46,17 +47,20 @@ def try_out(folder: str, encoder: Encoder) -> None:
         )
 
 
-def probe_of(encoder: Encoder) -> list[list[float]]:
+def probe_of(encoder: TextEncoder) -> list[list[float]]:
     """The vectors (3, d) of the probe, as they are kept with the fingerprint of a workspace's model."""
     return [[round(float(x), 6) for x in row] for row in encoder.encode(PROBE_TEXTS).vectors]
 
 
-def hold_to_probe(encoder: Encoder, kept: list[list[float]], model: str) -> None:
+def hold_to_probe(encoder: TextEncoder, kept: list[list[float]], model: str) -> None:
     """Raise ModelError where an encoder gives other vectors than those that a workspace was begun with."""
     before, now = np.array(kept, np.float64), encoder.encode(PROBE_TEXTS).vectors.astype(np.float64)
     agreement = 0.0
     if before.shape == now.shape:
-        agreement = float(((before * now).sum(1) / np.linalg.norm(before, axis=1)).min())
+        norms = np.linalg.norm(before, axis=1)
+        cosines = (before * now).sum(1) / np.where(norms > 0, norms, 1.0)
+        # A static model has no vector of a text that it knows no token of.
+        agreement = float(np.where(norms > 0, cosines, ~now.any(axis=1)).min())
     least = LEAST_AGREEMENT[encoder.precision]
     if agreement < least:
         raise ModelError(

@@ -19,9 +19,9 @@ import numpy as np
 from dedup_assets.compute.blocks import ShardPiece
 from dedup_assets.compute.cells import CellAssignment, assign
 from dedup_assets.compute.join import MAX_MATCHES, DenseCells, Matches, match_pieces
-from dedup_assets.encoder.encoder import Encoder
 from dedup_assets.encoder.models import encoder_for, locate_model
 from dedup_assets.encoder.probe import hold_to_probe
+from dedup_assets.encoder.text_encoder import TextEncoder
 from dedup_assets.errors import DedupError, ModelError
 from dedup_assets.resources.worker_device import device_turn, worker_device
 from dedup_assets.settings import Settings
@@ -30,7 +30,7 @@ from dedup_assets.storage.embeddings import EmbeddingTable
 from dedup_assets.storage.shards import admission_of, text_keys
 from dedup_assets.storage.spill import MatchRuns
 
-_held: WeakSet[Encoder] = WeakSet()  # encoders that gave the probe's vectors in this process
+_held: WeakSet[TextEncoder] = WeakSet()  # encoders that gave the probe's vectors in this process
 
 
 def encode_texts(

