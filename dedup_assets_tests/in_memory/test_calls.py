@@ -117,6 +117,7 @@ def test_against_others_only_these_remove(texts, others):
     assert found == {row: seen for row, seen in wanted.items()}
     assert all(gone.keeper == others[gone.keeper_index] for gone in result.filtered)
     for pair in result.pairs.to_pylist():
+        assert pair["a"] >= 0 and pair["b"] < start, "of a record with one of the others"
         assert alike[pair["a"] + start, pair["b"]] >= threshold
 
 
