@@ -17,7 +17,7 @@ from dedup_assets.in_memory.compared import (
     compare_with_workspace,
     judged_order,
 )
-from dedup_assets.in_memory.matching import checked_keep, checked_threshold, is_number, matches_in, matches_of
+from dedup_assets.in_memory.matching import checked_keep, checked_threshold, decided, is_number, matches_in
 from dedup_assets.in_memory.progress import Stages, shown_stages
 from dedup_assets.in_memory.records import Columns, Records, read_records
 from dedup_assets.in_memory.references import CuratedTexts, curated_texts
@@ -99,8 +99,8 @@ def deduplicate(
     with shown_stages(progress) as stages:
         others, compared = compare(own, columns, vectors, against, model, stages)
         order = judged_order(own, compared, settings)
-        matches = matches_of(compared, threshold, stages)
-    return DeduplicationResult(own, others, compared, order, matches, threshold, threshold)
+        found = decided(compared, order, threshold, stages)
+    return DeduplicationResult(own, others, compared, order, found, threshold, threshold)
 
 
 def find_matches(vectors: Any, others: Any = None, *, threshold: float, progress: bool = True) -> pa.Table:
@@ -148,7 +148,7 @@ def find_matches(vectors: Any, others: Any = None, *, threshold: float, progress
         rows = np.concatenate([rows, theirs])
         sides = np.arange(len(rows)) < count
     with shown_stages(progress) as stages:
-        found = matches_in(rows, float(threshold), sides, 0, stages)
+        found = matches_in(rows, float(threshold), sides, stages)
     return pa.table({"a": found.i, "b": found.j if others is None else found.j - count, "similarity": found.similarity})
 
 

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dedup_assets.compute.in_memory import RowMatches, Stats, exact_matches
-from dedup_assets.compute.join import DENSE_LIMIT
+from dedup_assets.compute.in_memory import Decided, RowMatches, Stats, deduplicate_vectors, exact_matches
 from dedup_assets.errors import SettingsError
 from dedup_assets.forks import require_own_threads
 from dedup_assets.in_memory.compared import Compared
@@ -16,19 +15,25 @@ from dedup_assets.in_memory.progress import Stages
 from dedup_assets.settings import Settings
 
 
-def matches_of(compared: Compared, floor: float, stages: Stages | None = None) -> RowMatches:
-    """The matches of what is compared, from a floor on; with references those with a reference."""
-    sides = None
-    if compared.references:
-        sides = np.zeros(len(compared.vectors), bool)
-        sides[compared.texts[: compared.references]] = True
-    return matches_in(compared.vectors, floor, sides, DENSE_LIMIT, stages or Stages(None))
+def decided(compared: Compared, order: np.ndarray, threshold: float, stages: Stages | None = None) -> Decided:
+    """`deduplicate_vectors` of what is compared, on all cores, with its progress in cells."""
+    require_own_threads()
+    stats: Stats = {}
+    with (stages or Stages(None)).stage("matching") as advance:
+        return deduplicate_vectors(
+            compared.vectors,
+            threshold,
+            texts=compared.texts,
+            order=order,
+            reference=compared.reference,
+            threads=torch.get_num_threads(),
+            done=lambda: advance(1, int(stats["cells"]), "cells"),
+            stats=stats,
+        )
 
 
-def matches_in(
-    rows: np.ndarray, floor: float, sides: np.ndarray | None, dense_limit: int, stages: Stages
-) -> RowMatches:
-    """`exact_matches` on all cores, with its progress in cells."""
+def matches_in(rows: np.ndarray, floor: float, sides: np.ndarray | None, stages: Stages) -> RowMatches:
+    """`exact_matches`, every one of them listed, on all cores, with its progress in cells."""
     require_own_threads()
     stats: Stats = {}
     with stages.stage("matching") as advance:
@@ -36,7 +41,6 @@ def matches_in(
             rows,
             floor,
             sides=sides,
-            dense_limit=dense_limit,
             threads=torch.get_num_threads(),
             done=lambda: advance(1, int(stats["cells"]), "cells"),
             stats=stats,

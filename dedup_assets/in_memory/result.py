@@ -12,11 +12,11 @@ import pyarrow as pa
 
 from dedup_assets.compute.audit import Probes
 from dedup_assets.compute.curation import NONE
-from dedup_assets.compute.in_memory import RowMatches, decide_rows
+from dedup_assets.compute.in_memory import Decided, decide_rows
 from dedup_assets.display_text import counted, visible
 from dedup_assets.errors import SettingsError
 from dedup_assets.in_memory.compared import Compared
-from dedup_assets.in_memory.matching import checked_threshold, matches_of
+from dedup_assets.in_memory.matching import checked_threshold, decided
 from dedup_assets.in_memory.records import Records
 from dedup_assets.in_memory.references import CuratedTexts
 from dedup_assets.lookups.reprs import as_html, as_text, facts_as_html
@@ -158,15 +158,12 @@ class DeduplicationResult(Generic[T]):
         against: Records | CuratedTexts | None,
         compared: Compared,
         order: np.ndarray,
-        matches: RowMatches,
+        found: Decided,
         floor: float,
         threshold: float,
     ) -> None:
         self._records, self._against, self._compared, self._order = records, against, compared, order
-        self._matches, self._floor = matches, floor
-        self._decisions = decide_rows(
-            compared.vectors, matches, threshold, texts=compared.texts, order=order, reference=compared.reference
-        )
+        self._matches, self._decisions, self._floor = found.matches, found.decisions, floor
         self.threshold = threshold
         """Lowest similarity at which a record goes."""
 
@@ -269,10 +266,16 @@ class DeduplicationResult(Generic[T]):
         0.3333333333333333
         """
         threshold = checked_threshold(threshold)
-        matches, floor = self._matches, self._floor
-        if threshold < floor:
-            matches, floor = matches_of(self._compared, threshold), threshold
-        return DeduplicationResult(self._records, self._against, self._compared, self._order, matches, floor, threshold)
+        compared, order = self._compared, self._order
+        if threshold < self._floor:
+            floor, found = threshold, decided(compared, order, threshold)
+        else:
+            floor, matches = self._floor, self._matches
+            decisions = decide_rows(
+                compared.vectors, matches, threshold, texts=compared.texts, order=order, reference=compared.reference
+            )
+            found = Decided(matches, decisions)
+        return DeduplicationResult(self._records, self._against, compared, order, found, floor, threshold)
 
     def explain(self, index: int) -> Explanation:
         """What became of a record: its keeper or those that it stands for, and all that matches it.

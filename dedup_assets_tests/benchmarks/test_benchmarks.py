@@ -7,7 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from dedup_assets_tests.benchmarks import corpus, in_memory, join, peers
+import dedup_assets as da
+from dedup_assets.compute.in_memory import deduplicate_vectors
+from dedup_assets.in_memory import matching
+from dedup_assets_tests.benchmarks import corpus, in_memory, join, ours, peers
 from dedup_assets_tests.benchmarks.fit import traits
 from dedup_assets_tests.benchmarks.generator import generate
 from dedup_assets_tests.benchmarks.measure import exponent, extrapolated, truth
@@ -26,6 +29,23 @@ def test_the_command_finds_recall_and_precision_one_and_writes_json(tmp_path, ca
         assert (brute["recall"], brute["precision"], brute["differ"]) == (1.0, 1.0, 0)
         assert ours["pairs"] == brute["pairs"] > 0
     assert "decided otherwise" in capsys.readouterr().out
+
+
+def test_the_benchmark_times_what_a_user_calls(monkeypatch):
+    called = []
+
+    def watched(*arguments, **options):
+        called.append(options)
+        return deduplicate_vectors(*arguments, **options)
+
+    monkeypatch.setattr(matching, "deduplicate_vectors", watched)
+    monkeypatch.setattr(ours.in_memory, "deduplicate_vectors", watched)
+    vectors = make_vectors("clustered", 300, 16, np.float16, 0)
+    result = da.deduplicate(list(range(300)), vectors=vectors, threshold=0.9, progress=False)
+    assert len(called) == 1
+    found = ours.decide(vectors, 0.9, peers.Clock(), 1)
+    assert len(called) == 2
+    assert np.flatnonzero(found.kept).tolist() == result.selected
 
 
 def test_texts_in_memory_are_decided_as_by_every_pair(capsys):

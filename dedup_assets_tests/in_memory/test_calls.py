@@ -117,6 +117,7 @@ def test_against_others_only_these_remove(texts, others):
     assert found == {row: seen for row, seen in wanted.items()}
     assert all(gone.keeper == others[gone.keeper_index] for gone in result.filtered)
     for pair in result.pairs.to_pylist():
+        assert pair["a"] >= 0 and pair["b"] < start, "of a record with one of the others"
         assert alike[pair["a"] + start, pair["b"]] >= threshold
 
 
@@ -221,7 +222,11 @@ def test_a_column_orders_the_keepers():
 
 
 def test_only_distinct_texts_are_embedded_and_blank_ones_match_their_copies_alone():
-    model = Letters()
+    class Something(Letters):
+        def encode(self, texts: list[str]) -> list[list[float]]:
+            return [[*row, 0.1] for row in super().encode(texts)]
+
+    model = Something()
     result = da.deduplicate(["a", "", "a", " ", "", "b"], model=model, threshold=0.5, progress=False)
     assert sorted(model.seen) == ["", " ", "a", "b"]
     assert removed_of(result) == {2: (0, "exact"), 4: (1, "exact")}
