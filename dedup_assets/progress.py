@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Listener(Protocol):
@@ -23,6 +23,14 @@ class Listener(Protocol):
 
     def stage_finished(self, stage: str) -> None:
         """A stage ends, well or not."""
+
+
+@runtime_checkable
+class NoteListener(Protocol):
+    """Hears what a stage has to say in words, too."""
+
+    def stage_noted(self, stage: str, note: str) -> None:
+        """A stage has something to say, in one line."""
 
 
 @dataclass
@@ -63,6 +71,12 @@ class Progress:
         """Announce how many units (`records`, `texts`, `cells`, `shards`) there are to do."""
         for listener in _listeners:
             listener.stage_total(self.stage, total, unit)
+
+    def note(self, note: str) -> None:
+        """Say something that a person should know while the stage runs, in one line."""
+        for listener in _listeners:
+            if isinstance(listener, NoteListener):
+                listener.stage_noted(self.stage, note)
 
     def advance(self, amount: int) -> None:
         """Report units done."""

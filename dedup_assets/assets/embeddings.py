@@ -12,6 +12,7 @@ import pyarrow as pa
 from dedup_assets.assets.failures import concerns_all
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.hashes import HashIndex, first_occurrences
+from dedup_assets.encoder.estimate import SAMPLE_TEXTS, can_be_long, how_long
 from dedup_assets.encoder.models import ModelLocation
 from dedup_assets.encoder.settled import open_table, settle_encoder, settled_dimension, settled_probe
 from dedup_assets.ingest.record_spec import ingest_spec
@@ -53,6 +54,8 @@ def embeddings(context: dg.AssetExecutionContext, workspace: WorkspaceResource, 
                 shards[key] = read_records(run.workspace.raw(key, input_versions[key]))
         run.progress.total(sum(len(records) for records in shards.values()), "records")
         plan = _plan(run, dask) if shards and encoder else text_plan(run.workspace.settings)
+        if encoder is not None and shards:
+            _tell_how_long(run, dask, _new_texts(shards, known), bases, encoder)
         for group in _groups(shards, plan.group):
             try:
                 known = _embed_group(run, dask, plan, table, known, group, input_versions, encoder)
@@ -80,6 +83,23 @@ class _ShardTexts:
     key: str
     records: Records
     new: np.ndarray  # indexes among the records
+
+
+def _tell_how_long(
+    run: StageRun, dask: DaskCluster, shards: list[_ShardTexts], bases: dict[str, str], encoder: ModelLocation
+) -> None:
+    """Say how long the texts will take where a processor computes them and it will be long."""
+    settings = run.workspace.settings
+    count = sum(len(s.new) for s in shards)
+    if settings.scheduler or not can_be_long(encoder, count) or dask.resolved_device() != "cpu":
+        return
+    characters = sum(int(s.records.characters[s.new].sum()) for s in shards)
+    some = max(shards, key=lambda s: len(s.new))
+    places = some.records.positions[some.new[:: max(1, len(some.new) // SAMPLE_TEXTS)][:SAMPLE_TEXTS]]
+    sample = read_texts(run.workspace.raw(some.key, bases[some.key]), ingest_spec(settings), places)
+    note = how_long(settings, encoder, sample, count, characters)
+    if note is not None:
+        run.progress.note(note)
 
 
 def _groups(shards: dict[str, Records], most: int) -> Iterator[dict[str, Records]]:

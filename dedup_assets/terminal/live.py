@@ -66,6 +66,10 @@ class ProgressBars:
         """Show a line of somebody else's above the bars."""
         self._bars.console.print(Text(visible(line)))
 
+    def stage_noted(self, stage: str, note: str) -> None:
+        """Show what a stage has to say above the bars."""
+        self.print(f"{stage}: {note}")
+
     def stage_started(self, stage: str) -> None:
         """Show the stage's bar, with no end yet; one that was stopped goes on."""
         self._remove_starting()
@@ -98,6 +102,30 @@ class ProgressBars:
             self._starting = None
 
 
+class Notes:
+    """Only what stages have to say, a line each, where no bars can be drawn."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def stage_noted(self, stage: str, note: str) -> None:
+        """Write the line."""
+        self._out.write(visible(f"{stage}: {note}") + "\n")
+        self._out.flush()
+
+    def stage_started(self, stage: str) -> None:
+        """Say nothing."""
+
+    def stage_total(self, stage: str, total: int, unit: str) -> None:
+        """Say nothing."""
+
+    def stage_advanced(self, stage: str, amount: int) -> None:
+        """Say nothing."""
+
+    def stage_finished(self, stage: str) -> None:
+        """Say nothing."""
+
+
 class _Terminal(Console):
     """A console that asks its own file for its size: the standard streams lead elsewhere meanwhile."""
 
@@ -113,8 +141,8 @@ class _Terminal(Console):
 
 
 @contextmanager
-def live_progress() -> Iterator[Listener | None]:
-    """Bars if standard error is a terminal, silence if it is not; standard output stays clean in any case.
+def live_progress() -> Iterator[Listener]:
+    """Bars if standard error is a terminal, notes alone if it is not; standard output stays clean in any case.
 
     While the block lasts, what is written to standard output goes to standard error: libraries that print
     must not mix with the result. On a terminal, standard error leads through a pipe to lines above the bars.
@@ -123,9 +151,13 @@ def live_progress() -> Iterator[Listener | None]:
     """
     sys.stdout.flush()
     with ExitStack() as stack:
-        bars = stack.enter_context(_bars_on_terminal()) if _can_draw() else None
+        if _can_draw():
+            listener: Listener = stack.enter_context(_bars_on_terminal())
+        else:
+            # A copy of the descriptor, as Dagster captures what a step prints.
+            listener = Notes(stack.enter_context(os.fdopen(os.dup(2), "w", encoding="utf-8")))
         stack.enter_context(_redirected(1, 2))
-        yield bars
+        yield listener
 
 
 @contextmanager

@@ -60,6 +60,10 @@ class NotebookBars:
             self._bars.setdefault(stage, _Bar()).seconds = None
         self._draw()
 
+    def stage_noted(self, stage: str, note: str) -> None:
+        """Print what a stage has to say below the cell."""
+        print(f"{stage}: {note}")
+
     def stage_total(self, stage: str, total: int, unit: str) -> None:
         """Give the bar its length."""
         with self._lock:
