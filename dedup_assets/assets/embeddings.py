@@ -55,7 +55,7 @@ def embeddings(context: dg.AssetExecutionContext, workspace: WorkspaceResource, 
         run.progress.total(sum(len(records) for records in shards.values()), "records")
         plan = _plan(run, dask) if shards and encoder else text_plan(run.workspace.settings)
         if encoder is not None and shards:
-            _tell_how_long(run, dask, _new_texts(shards, known), bases, encoder)
+            _tell_how_long(run, dask, _new_texts(shards, known), input_versions, encoder)
         for group in _groups(shards, plan.group):
             try:
                 known = _embed_group(run, dask, plan, table, known, group, input_versions, encoder)
@@ -86,7 +86,7 @@ class _ShardTexts:
 
 
 def _tell_how_long(
-    run: StageRun, dask: DaskCluster, shards: list[_ShardTexts], bases: dict[str, str], encoder: ModelLocation
+    run: StageRun, dask: DaskCluster, shards: list[_ShardTexts], input_versions: dict[str, str], encoder: ModelLocation
 ) -> None:
     """Say how long the texts will take where a processor computes them and it will be long."""
     settings = run.workspace.settings
@@ -96,7 +96,7 @@ def _tell_how_long(
     characters = sum(int(s.records.characters[s.new].sum()) for s in shards)
     some = max(shards, key=lambda s: len(s.new))
     places = some.records.positions[some.new[:: max(1, len(some.new) // SAMPLE_TEXTS)][:SAMPLE_TEXTS]]
-    sample = read_texts(run.workspace.raw(some.key, bases[some.key]), ingest_spec(settings), places)
+    sample = read_texts(run.workspace.raw(some.key, input_versions[some.key]), ingest_spec(settings), places)
     note = how_long(settings, encoder, sample, count, characters)
     if note is not None:
         run.progress.note(note)
