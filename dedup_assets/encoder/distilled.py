@@ -74,7 +74,7 @@ def _make(name: str, folder: Path, source: Path) -> None:
         ) from error
     from tqdm import tqdm
 
-    from dedup_assets.encoder.models import load_parts
+    from dedup_assets.encoder.parts import load_parts
 
     pooling = _POOLINGS[read_folder(source).pooling]
     model, tokenizer = load_parts(str(source))

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dedup_assets.encoder import distilled
 from dedup_assets.encoder.folder import ADAPTER, PROMPTS, FolderSettings, pooling_file, read_folder
+from dedup_assets.encoder.parts import load_parts
 from dedup_assets.encoder.probe import try_out
 from dedup_assets.encoder.static_folder import NESTED, StaticFiles, load_static, static_files
-from dedup_assets.encoder.weights import require_weights
-from dedup_assets.errors import ModelError, first_line
+from dedup_assets.errors import ModelError
 from dedup_assets.forks import require_own_threads
 
 if TYPE_CHECKING:
@@ -187,27 +187,6 @@ def _fingerprint(folder: Path, files: Iterable[Path]) -> str:
     return total.hexdigest()
 
 
-def read_pooling(folder: str) -> tuple[str, int]:
-    """Pooling and window that the model was made for.
-
-    Returns
-    -------
-    pooling : {"mean", "cls", "last"}
-        From the sentence-transformers files; "mean" where there are none.
-    max_length : int
-        Tokens, special tokens included: `max_seq_length` of the sentence-transformers files, else the
-        tokenizer's limit; never more than the positions that the model has.
-
-    Raises
-    ------
-    ModelError
-        The model pools in a way that is not offered (maximum, weighted mean, several at once).
-    """
-    root = Path(folder)
-    found = read_folder(root)
-    return found.pooling, found.window
-
-
 _encoders: dict[tuple[Any, ...], TextEncoder] = {}
 _encoders_lock = threading.Lock()
 
@@ -227,7 +206,7 @@ def load_encoder(
     ----------
     location : ModelLocation
     pooling, max_length : optional
-        None: what `read_pooling` says.
+        None: what the folder says (`folder.read_folder`).
     batch_size, device, precision
         See `dedup_assets.encoder.encoder.Encoder`. A static model computes on the CPU in any case.
 
@@ -307,51 +286,3 @@ def _load(
         )
     try_out(location.folder, encoder)
     return encoder
-
-
-def load_parts(folder: str) -> tuple[Any, Any]:
-    """transformers model (float32, on the CPU) and fast tokenizer of a folder.
-
-    Code that comes with a model is never run, and pickled weights are read as tensors only.
-
-    Raises
-    ------
-    ModelError
-        transformers cannot load the folder, or its weights are not those of its configuration.
-    """
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging
-
-    bar = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model, told = AutoModel.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
-        )
-    except Exception as error:  # each weight format and model family raises types of its own
-        raise ModelError(
-            f"the model in {folder} cannot be loaded: {type(error).__name__}: {first_line(error)}. "
-            "Expected a model that transformers knows, without code of its own"
-        ) from error
-    finally:
-        if bar:
-            logging.enable_progress_bar()
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise ModelError(f"the model in {folder} is an encoder with a decoder. Expected one that encodes alone")
-    if not hasattr(model.config, "hidden_size"):
-        raise ModelError(f"the model in {folder} ({type(model).__name__}) is none of texts. Expected a text encoder")
-    try:
-        rows = model.get_input_embeddings().weight.shape[0]
-    except (AttributeError, NotImplementedError, TypeError):
-        raise ModelError(
-            f"the model in {folder} ({type(model).__name__}) has no vectors of tokens. Expected a text encoder"
-        ) from None
-    require_weights(folder, model, told)
-    if len(tokenizer) > rows:
-        raise ModelError(
-            f"the tokenizer in {folder} knows {len(tokenizer)} tokens, and the model has vectors for {rows}. Expected "
-            "the files of one model"
-        )
-    return model, tokenizer

@@ -23,7 +23,9 @@ from typing import Any
 import numpy as np
 
 from dedup_assets.encoder.encoder import Encoder
-from dedup_assets.encoder.models import load_parts, locate_model, read_pooling
+from dedup_assets.encoder.folder import read_folder
+from dedup_assets.encoder.models import locate_model
+from dedup_assets.encoder.parts import load_parts
 
 
 def docstrings(count: int) -> list[str]:
@@ -83,7 +85,8 @@ def run(name: str, texts: list[str], repeats: int) -> dict[str, Any]:
     import torch
 
     location = locate_model(name)
-    pooling, max_length = read_pooling(location.folder)
+    found = read_folder(Path(location.folder))
+    pooling, max_length = found.pooling, found.window
     if pooling != "mean":
         raise SystemExit(f"{name} pools by {pooling!r}; the plain loop knows only 'mean': take another --model")
 

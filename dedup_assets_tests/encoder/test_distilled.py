@@ -13,7 +13,8 @@ import pytest
 
 import dedup_assets as da
 from dedup_assets.encoder import distilled
-from dedup_assets.encoder.models import load_encoder, load_parts, locate_model
+from dedup_assets.encoder.models import load_encoder, locate_model
+from dedup_assets.encoder.parts import load_parts
 from dedup_assets.encoder.static import StaticEncoder
 from dedup_assets.errors import DedupError, ModelError
 

@@ -9,7 +9,8 @@ import pytest
 
 from dedup_assets.encoder.choices import native_bfloat16
 from dedup_assets.encoder.encoder import Encoder
-from dedup_assets.encoder.models import load_parts, locate_model
+from dedup_assets.encoder.models import locate_model
+from dedup_assets.encoder.parts import load_parts
 from dedup_assets.errors import ModelError
 from dedup_assets_tests.benchmarks.encoder import docstrings, plain_loop
 

@@ -19,7 +19,8 @@ from transformers import AutoTokenizer, BertConfig, BertModel, GPT2Config, GPT2M
 
 import dedup_assets as da
 from dedup_assets.corpus.output import read_manifest
-from dedup_assets.encoder.models import load_encoder, load_parts, locate_model
+from dedup_assets.encoder.models import load_encoder, locate_model
+from dedup_assets.encoder.parts import load_parts
 from dedup_assets.encoder.probe import PROBE_TEXTS, hold_to_probe, probe_of
 from dedup_assets.encoder.window import WindowTokenizer
 from dedup_assets.errors import DedupError, ModelError

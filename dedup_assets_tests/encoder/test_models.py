@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from dedup_assets.encoder import models
-from dedup_assets.encoder.models import encoder_for, load_encoder, load_parts, locate_model, read_pooling
+from dedup_assets.encoder.folder import read_folder
+from dedup_assets.encoder.models import encoder_for, load_encoder, locate_model
+from dedup_assets.encoder.parts import load_parts
 from dedup_assets.errors import ModelError
 from dedup_assets.settings import Settings
 
@@ -52,7 +54,12 @@ def test_the_default_model_comes_from_the_package(name):
     location = locate_model(name)
     assert (location.name, location.origin) == (name, "package")
     assert len(location.fingerprint) == 32 and int(location.fingerprint, 16)
-    assert read_pooling(location.folder) == ("mean", 256)
+    assert pooling_and_window(location.folder) == ("mean", 256)
+
+
+def pooling_and_window(folder: str) -> tuple[str, int]:
+    found = read_folder(Path(folder))
+    return found.pooling, found.window
 
 
 def test_looking_for_a_model_imports_nothing_heavy():
@@ -146,22 +153,22 @@ def test_broken_weights_are_one_clear_error(copy):
 def test_pooling_is_read_from_the_files(copy, config, expected):
     (copy / "1_Pooling").mkdir()
     (copy / "1_Pooling" / "config.json").write_text(json.dumps(config))
-    assert read_pooling(str(copy))[0] == expected
+    assert pooling_and_window(str(copy))[0] == expected
 
 
 def test_pooling_that_is_not_offered_is_refused(copy):
     (copy / "1_Pooling").mkdir()
     (copy / "1_Pooling" / "config.json").write_text('{"pooling_mode_max_tokens": true}')
     with pytest.raises(ModelError, match="pooling_mode_max_tokens"):
-        read_pooling(str(copy))
+        pooling_and_window(str(copy))
 
 
 def test_without_such_files_mean_and_the_models_positions(copy):
-    assert read_pooling(str(copy)) == ("mean", 64)
+    assert pooling_and_window(str(copy)) == ("mean", 64)
     config = json.loads((copy / "config.json").read_text())
     config.update(model_type="roberta", pad_token_id=1)
     (copy / "config.json").write_text(json.dumps(config))
-    assert read_pooling(str(copy)) == ("mean", 62)
+    assert pooling_and_window(str(copy)) == ("mean", 62)
 
 
 def test_threads_share_one_encoder(tiny_folder):

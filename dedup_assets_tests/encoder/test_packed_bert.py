@@ -10,8 +10,9 @@ import pytest
 from dedup_assets.encoder import packed_bert
 from dedup_assets.encoder.batching import packed_batches
 from dedup_assets.encoder.encoder import Encoder
-from dedup_assets.encoder.models import load_parts, locate_model
+from dedup_assets.encoder.models import locate_model
 from dedup_assets.encoder.packed_bert import PackedBert
+from dedup_assets.encoder.parts import load_parts
 
 torch = pytest.importorskip("torch")
 SHAPE = {

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from dedup_assets.encoder import window as module
-from dedup_assets.encoder.models import load_parts, locate_model
+from dedup_assets.encoder.models import locate_model
+from dedup_assets.encoder.parts import load_parts
 from dedup_assets.encoder.window import WindowTokenizer
 from dedup_assets.errors import ModelError
 

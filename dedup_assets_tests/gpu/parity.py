@@ -187,7 +187,8 @@ def encoder_parts(dimension: int = 384) -> tuple[Any, Any, str] | None:
     if importlib.util.find_spec("transformers") is None:
         return None
     try:
-        from dedup_assets.encoder.models import load_parts, locate_model
+        from dedup_assets.encoder.models import locate_model
+        from dedup_assets.encoder.parts import load_parts
 
         name = "sentence-transformers/all-MiniLM-L6-v2"
         return *load_parts(locate_model(name).folder), name
