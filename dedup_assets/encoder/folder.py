@@ -97,10 +97,11 @@ def read_folder(root: Path, pooling: str | None = None) -> FolderSettings:
         ) from error
 
 
-def check_folder(root: Path) -> None:
+def check_folder(root: Path, by_library: bool = False) -> None:
     """Raise ModelError for anything in the files of sentence-transformers that would not be obeyed.
 
     A folder without `modules.json` is a plain transformers model: its hidden states are pooled as the settings say.
+    `by_library` says that sentence-transformers itself runs the folder: modules, poolings and prompts are its own then.
     """
     _check_code_and_files(root)
     modules = _modules(root)
@@ -108,7 +109,9 @@ def check_folder(root: Path) -> None:
         if module.get("kwargs"):
             raise ModelError(f"{root / MODULES} gives kwargs {module['kwargs']!r}, which are not obeyed. {_EXPECTED}")
     kinds = [_kind(module) for module in modules]
-    if modules and kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+    if by_library:
+        _check_activations(root)
+    elif modules and kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         odd = next((kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")), None)
         found = f"a module {odd}, which is not run here" if odd else f"the modules {', '.join(kinds)}"
         raise ModelError(
@@ -120,8 +123,8 @@ def check_folder(root: Path) -> None:
             f"{_EXPECTED}"
         )
     _check_keys(root / TRANSFORMER_FILE, TRANSFORMER_FILE)
-    _check_keys(root / PROMPTS, PROMPTS, "default_prompt_name")
-    if modules:
+    _check_keys(root / PROMPTS, PROMPTS, "default_prompt_name", prompted=by_library)
+    if modules and not by_library:
         _check_keys(pooling_file(root), "pooling")
     tokenizer = root / "tokenizer_config.json"
     side = read_json(tokenizer).get("truncation_side", "right") if tokenizer.is_file() else "right"
@@ -129,6 +132,41 @@ def check_folder(root: Path) -> None:
         raise ModelError(
             f"{tokenizer} asks for truncation_side {side!r}: here a long text is cut at its end. {_EXPECTED}"
         )
+
+
+_LIBRARY_MODULES = {"Transformer", "Pooling", "Normalize", "Dense", "LayerNorm", "Dropout"}
+
+
+def _check_activations(root: Path) -> None:
+    for module in _modules(root):
+        path = root / module.get("path", "") / "config.json"
+        if _kind(module) == "Dense" and path.is_file():
+            name = read_json(path).get("activation_function")
+            # The library imports what is named there.
+            if name is not None and not str(name).startswith("torch.nn.modules."):
+                raise ModelError(f"{path} names the activation {name!r}. Expected one of torch.nn.modules. {_INSTEAD}")
+
+
+OTHER_POOLING = "a pooling other than mean, cls and last"
+
+
+def needs_library(root: Path) -> str | None:
+    """For what sentence-transformers has to run a folder, such as "a module Dense"; None where it need not."""
+    kinds = module_kinds(root)
+    if kinds[:2] != ["Transformer", "Pooling"] or not _LIBRARY_MODULES.issuperset(kinds):
+        return None
+    more = [kind for kind in kinds[2:] if kind != "Normalize"]
+    if more:
+        return f"a module {more[0]}"
+    told = read_json(root / PROMPTS) if (root / PROMPTS).is_file() else {}
+    default = told.get("default_prompt_name")
+    if default is not None and (told.get("prompts") or {}).get(default):
+        return f"the prompt {default!r} before every text"
+    try:
+        pooling_of(root)
+    except ModelError:
+        return OTHER_POOLING if pooling_file(root).is_file() else None
+    return None
 
 
 def module_kinds(root: Path) -> list[str]:
@@ -183,7 +221,7 @@ def _check_code_and_files(root: Path) -> None:
         )
 
 
-def _check_keys(path: Path, what: str, prompt: str = "") -> None:
+def _check_keys(path: Path, what: str, prompt: str = "", prompted: bool = False) -> None:
     if not path.is_file():
         return
     for key, value in read_json(path).items():
@@ -191,7 +229,8 @@ def _check_keys(path: Path, what: str, prompt: str = "") -> None:
             continue
         if key == prompt:
             # A prompt of no characters puts nothing before the text.
-            if read_json(path).get("prompts", {}).get(value, None) == "":
+            text = read_json(path).get("prompts", {}).get(value, None)
+            if text == "" or (prompted and isinstance(text, str)):
                 continue
             raise ModelError(f"{path} puts the prompt {value!r} before every text, which is not done here. {_EXPECTED}")
         if key not in _HARMLESS[what] or not any(_same(value, harmless) for harmless in _HARMLESS[what][key]):

@@ -15,8 +15,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dedup_assets.encoder import distilled
+<<<<<<< HEAD
 from dedup_assets.encoder.folder import ADAPTER, PROMPTS, FolderSettings, pooling_file, read_folder
 from dedup_assets.encoder.parts import load_parts
+=======
+from dedup_assets.encoder.folder import (
+    ADAPTER,
+    OTHER_POOLING,
+    PROMPTS,
+    FolderSettings,
+    check_folder,
+    check_static_modules,
+    needs_library,
+    pooling_file,
+    read_folder,
+)
+from dedup_assets.encoder.library import library_files, load_by_library
+>>>>>>> wt-static
 from dedup_assets.encoder.probe import try_out
 from dedup_assets.encoder.static_folder import NESTED, StaticFiles, load_static, static_files
 from dedup_assets.errors import ModelError
@@ -134,6 +149,9 @@ def _located(name: str, folder: Path, origin: Literal["folder", "package", "hub"
         raise ModelError(f"{folder} has no weights. Expected *.safetensors or pytorch_model.bin")
     files = {p for pattern in _TEXT_FILES for p in folder.glob(pattern)} | set(_weights(folder))
     files |= {path for path in [pooling_file(folder)] if path.is_file()}  # its folder may have any name
+    # A pooling is part of them already, and may be replaced by the settings'.
+    if needs_library(folder) not in (None, OTHER_POOLING):
+        files |= library_files(folder)
     return ModelLocation(name, str(folder), origin, _fingerprint(folder, files))
 
 
@@ -150,7 +168,7 @@ def _hub_folder(repository: str) -> Path:
     """Snapshot of `repository` from the local cache or the network, as HF_HUB_OFFLINE allows."""
     from huggingface_hub import snapshot_download
 
-    patterns = [*_TEXT_FILES, PROMPTS, ADAPTER, f"{NESTED}/*.json", *_SAFETENSORS]
+    patterns = [*_TEXT_FILES, PROMPTS, ADAPTER, f"{NESTED}/*.json", "*/config.json", *_SAFETENSORS]
     folder = Path(snapshot_download(repository, allow_patterns=patterns))
     if not _weights(folder) and not (folder / NESTED).is_dir():  # older repositories have pickled weights only
         folder = Path(snapshot_download(repository, allow_patterns=[*_TEXT_FILES, PROMPTS, ADAPTER, *_TORCH_WEIGHTS]))
@@ -218,10 +236,18 @@ def load_encoder(
     folder = Path(location.folder)
     if location.source:
         distilled.require_distilled(location.name, folder, Path(location.source))
+    # Whatever is loaded already, folders are checked: what is refused is not part of the fingerprint.
     static = static_files(folder)
     if static is not None:
         return _load_static(location, static, pooling, max_length, precision)
-    # Whatever is loaded already: what is refused is not part of the fingerprint.
+    why = needs_library(folder)
+    if why is not None and pooling is None:
+        check_folder(folder, by_library=True)
+        of_library = (location.fingerprint, "library", max_length, device, precision)
+        with _encoders_lock:
+            if of_library not in _encoders:
+                _encoders[of_library] = load_by_library(folder, why, max_length, device, precision)
+            return _encoders[of_library]
     found = read_folder(folder, pooling)
     key = (location.fingerprint, found.pooling, max_length, batch_size, device, precision)
     with _encoders_lock:
@@ -233,6 +259,7 @@ def load_encoder(
 def _load_static(
     location: ModelLocation, files: StaticFiles, pooling: str | None, max_length: int | None, precision: str
 ) -> TextEncoder:
+    check_static_modules(Path(location.folder))
     for option, given, only in (("pooling", pooling or "mean", "mean"), ("precision", precision, "float32")):
         if given != only:
             raise ModelError(

@@ -9,7 +9,10 @@ import numpy as np
 from dedup_assets.errors import ModelError, NoRoomError, first_line
 
 if TYPE_CHECKING:
+<<<<<<< HEAD
     from dedup_assets.encoder.encoder import Encoder
+=======
+>>>>>>> wt-static
     from dedup_assets.encoder.text_encoder import TextEncoder
 
 PROBE_TEXTS = ("The quick brown fox jumps over the lazy dog.", "1 + 1 = 2; naïve café, Straße 5", "words " * 40)
@@ -26,11 +29,11 @@ def texts_to_try(max_length: int) -> list[str]:
     return ["", "a", *PROBE_TEXTS, "word " * 2 * max_length]
 
 
-def try_out(folder: str, encoder: Encoder) -> None:
+def try_out(folder: str, encoder: TextEncoder) -> None:
     """Run a model on the shortest, the longest and an odd text. Raises ModelError where it fails or gives no vectors:
     here it is one line, and not the end of a worker in the middle of a corpus."""
     try:
-        vectors = encoder.encode(texts_to_try(encoder.max_length)).vectors
+        vectors = encoder.encode(texts_to_try(encoder.max_length or 512)).vectors
     except NoRoomError:
         raise  # says it better
     except Exception as error:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dedup_assets.encoder.folder import MODULES, check_static_modules, module_kinds, read_json
+from dedup_assets.encoder.folder import MODULES, module_kinds, read_json
 from dedup_assets.errors import ModelError, first_line
 
 if TYPE_CHECKING:
@@ -77,7 +77,6 @@ def load_static(folder: Path, files: StaticFiles, max_length: int | None = None)
 
     from dedup_assets.encoder.static import StaticEncoder, TokenTable
 
-    check_static_modules(folder)
     try:
         model = StaticModel.from_pretrained(folder)
     except Exception as error:  # safetensors, tokenizers and model2vec raise types of their own

@@ -90,7 +90,7 @@ def refused(folder: Path, **options: Any) -> str:
 # -- what sentence-transformers adds -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["Dense", "LayerNorm", "WeightedLayerPooling", "CNN"])
+@pytest.mark.parametrize("kind", ["WeightedLayerPooling", "CNN"])
 def test_a_module_that_is_not_run_refuses_the_model_by_name(folder: Path, kind: str) -> None:
     modules = json.loads((folder / "modules.json").read_text())
     modules.insert(2, {"idx": 2, "name": "2", "path": "2_More", "type": f"sentence_transformers.models.{kind}"})
@@ -98,10 +98,28 @@ def test_a_module_that_is_not_run_refuses_the_model_by_name(folder: Path, kind: 
     assert f"a module {kind}" in refused(folder) and "--embedding-column" in refused(folder)
 
 
-def test_a_default_prompt_and_lower_case_and_other_similarities_are_refused_by_name(folder: Path) -> None:
+@pytest.mark.parametrize("kind", ["Dense", "LayerNorm"])
+def test_a_module_whose_files_are_missing_is_not_left_out(folder: Path, kind: str) -> None:
+    modules = json.loads((folder / "modules.json").read_text())
+    modules.insert(2, {"idx": 2, "name": "2", "path": "2_More", "type": f"sentence_transformers.models.{kind}"})
+    put(folder / "modules.json", modules)
+    assert "sentence-transformers" in refused(folder)
+
+
+def test_a_default_prompt_stands_before_every_text(folder: Path) -> None:
+    plain = load_encoder(locate_model(str(folder)), precision="float32")
+    expected = plain.encode([f"query: {text}" for text in TEXTS]).vectors
     prompts = folder / "config_sentence_transformers.json"
-    change(prompts, prompts={"query": "query: "}, default_prompt_name="query")
+    change(prompts, prompts={"query": "query: ", "other": "x"}, default_prompt_name="query")
+    assert (vectors(folder) * expected).sum(1).min() > 0.9999
+    change(prompts, prompts={"query": 7}, default_prompt_name="query")
     assert "prompt 'query'" in refused(folder)
+    change(prompts, prompts={}, default_prompt_name="query")
+    assert "prompt 'query'" in refused(folder)
+
+
+def test_lower_case_and_other_similarities_are_refused_by_name(folder: Path) -> None:
+    prompts = folder / "config_sentence_transformers.json"
     change(prompts, prompts={"query": ""}, default_prompt_name="query")
     vectors(folder)
     change(prompts, default_prompt_name=None, similarity_fn_name="dot")

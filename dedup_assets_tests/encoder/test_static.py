@@ -19,6 +19,7 @@ from tokenizers.models import WordLevel
 
 from dedup_assets.encoder import static
 from dedup_assets.encoder.models import load_encoder, locate_model
+from dedup_assets.encoder.probe import hold_to_probe, probe_of
 from dedup_assets.encoder.separable import odd_texts, splitting_of
 from dedup_assets.encoder.static import StaticEncoder
 from dedup_assets.errors import ModelError
@@ -306,3 +307,16 @@ def test_the_fingerprint_is_of_the_content(folder: Path, tmp_path: Path) -> None
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"max_length": 9}))
     assert locate_model(str(copy)).fingerprint != locate_model(str(folder)).fingerprint
+
+
+def test_a_model_that_knows_no_token_of_the_probe_is_held_to_that(folder: Path, tmp_path: Path) -> None:
+    tokenizer = Tokenizer(WordLevel({"[UNK]": 0, "한국": 1}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    encoder = encoder_of(saved(tmp_path / "model", tokenizer, vectors=table(2, 0.5).astype(np.float32)))
+    kept = probe_of(encoder)
+    assert not np.any(kept)
+    hold_to_probe(encoder, kept, "a model")
+    with pytest.raises(ModelError, match=r"a cosine of 0\.000000"):
+        hold_to_probe(encoder, np.full((3, DIMENSION), DIMENSION**-0.5).tolist(), "a model")
+    with pytest.raises(ModelError, match=r"a cosine of 0\.000000"):
+        hold_to_probe(encoder_of(folder), kept, "a model")
