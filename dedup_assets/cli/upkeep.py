@@ -80,7 +80,7 @@ def maintain(purge: bool, workspace: str, as_json: bool) -> None:
     _report(api.purge(workspace=workspace) if purge else give_back(Workspace.open(workspace)), as_json)
 
 
-@click.command(short_help="Update Dagster's partitions and materialisations from the workspace.")
+@click.command(short_help="Update Dagster's lists from the workspace.")
 @workspace_option
 @json_option
 def sync(workspace: str, as_json: bool) -> None:

@@ -15,10 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dedup_assets.encoder import distilled
-<<<<<<< HEAD
-from dedup_assets.encoder.folder import ADAPTER, PROMPTS, FolderSettings, pooling_file, read_folder
-from dedup_assets.encoder.parts import load_parts
-=======
 from dedup_assets.encoder.folder import (
     ADAPTER,
     OTHER_POOLING,
@@ -31,7 +27,7 @@ from dedup_assets.encoder.folder import (
     read_folder,
 )
 from dedup_assets.encoder.library import library_files, load_by_library
->>>>>>> wt-static
+from dedup_assets.encoder.parts import load_parts
 from dedup_assets.encoder.probe import try_out
 from dedup_assets.encoder.static_folder import NESTED, StaticFiles, load_static, static_files
 from dedup_assets.errors import ModelError

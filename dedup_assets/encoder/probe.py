@@ -9,10 +9,6 @@ import numpy as np
 from dedup_assets.errors import ModelError, NoRoomError, first_line
 
 if TYPE_CHECKING:
-<<<<<<< HEAD
-    from dedup_assets.encoder.encoder import Encoder
-=======
->>>>>>> wt-static
     from dedup_assets.encoder.text_encoder import TextEncoder
 
 PROBE_TEXTS = ("The quick brown fox jumps over the lazy dog.", "1 + 1 = 2; naïve café, Straße 5", "words " * 40)
