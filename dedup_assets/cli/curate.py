@@ -156,9 +156,10 @@ def _choose_for_demo(options: dict[str, Any]) -> None:
 
     transformer = DECLARED["model"].default
     given = [name for name in ("model", "exact_only", "embedding_column", "pooling", "precision") if options[name]]
-    if not given and can_distill():
+    made = not given and Path(locate_model(PREFIX + transformer).folder).is_dir()
+    # In bfloat16 the transformer embeds the demo in the time in which a table is made of it: then its answer is better.
+    if not given and can_distill() and (made or not native_bfloat16("cpu")):
         options["model"] = PREFIX + transformer
-        made = Path(locate_model(options["model"]).folder).is_dir()
         click.echo(
             f"The demo embeds with {options['model']}, a table of token vectors"
             + ("" if made else ", which is made first, once (about 20 s on two idle cores)")
