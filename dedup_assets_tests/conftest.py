@@ -26,3 +26,19 @@ def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]
         pytest.skip("a small file system cannot be mounted here")
     yield disk
     subprocess.run(["umount", "-l", disk], check=True)
+
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def no_secrets_of_other_tests() -> Iterator[None]:
+    """What one test takes for a password, such as `word`, is no secret in the messages of the next."""
+    from dedup_assets import credentials
+
+    known, secrets = dict(credentials._known), set(credentials._secrets)
+    yield
+    credentials._known.clear()
+    credentials._known.update(known)
+    credentials._secrets.clear()
+    credentials._secrets.update(secrets)

@@ -97,8 +97,10 @@ def published(workspace: Path) -> dict[str, bytes]:
 
 
 def heed_interrupts() -> None:
-    """For a child that is to be interrupted: a shell starts what runs in its background deaf to Ctrl-C."""
+    """For a child that is to be interrupted: a shell starts what runs in its background deaf to Ctrl-C, and what is
+    ignored in this process would be in the child."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def on_a_terminal(code: str, columns: int) -> str:
