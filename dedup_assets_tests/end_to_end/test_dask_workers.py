@@ -98,9 +98,7 @@ def test_a_worker_that_dies_in_the_middle_of_a_run_changes_nothing(tmp_path: Pat
 def test_a_scheduler_that_cannot_be_reached_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     paths = write_shards(tmp_path / "in", corpus("clustered", (20,), seed=61))
     address = f"tcp://127.0.0.1:{free_port()}"
-    with pytest.raises(
-        ClusterError, match=rf"No Dask scheduler .* answers at {address}.*`dask scheduler`.*--scheduler ''"
-    ):
+    with pytest.raises(ClusterError, match=rf"Dask scheduler .*{address}.*`dask scheduler`.*--scheduler ''"):
         curate(paths, tmp_path / "ws", scheduler=address, threshold=0.9, worker_timeout=1)
     result = curate(paths, tmp_path / "ws", scheduler="")
     assert result.summary["shards"] == 1
