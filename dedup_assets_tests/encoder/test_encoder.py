@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from dedup_assets.encoder.choices import native_bfloat16
+from dedup_assets.compute.precision import native_bfloat16
 from dedup_assets.encoder.encoder import Encoder
 from dedup_assets.encoder.models import locate_model
 from dedup_assets.encoder.parts import load_parts
