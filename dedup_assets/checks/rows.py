@@ -11,8 +11,9 @@ from dedup_assets.checks.finding import Finding, judged
 from dedup_assets.checks.published import Published
 from dedup_assets.checks.scope import Scope
 from dedup_assets.compute.hashes import first_occurrences, hash_ids
-from dedup_assets.corpus.output import PARTS, checksum
+from dedup_assets.corpus.output import PARTS
 from dedup_assets.storage.ledger import REFERENCE
+from dedup_assets.storage.publish import checksum
 
 NOTHING = Finding(True, "Nothing is published yet.")
 

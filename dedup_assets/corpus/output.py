@@ -7,7 +7,6 @@ one step, and the manifest lists the content of every file.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from dedup_assets.storage.decisions import read_record_decisions
 from dedup_assets.storage.ledger import REFERENCE, Admission, Generation
 from dedup_assets.storage.own_folders import MARKER, MARKER_TEXT
 from dedup_assets.storage.publish import (
+    checksum,
     publish_copy,
     publish_file,
     publish_json,
@@ -393,9 +393,3 @@ def read_manifest(workspace: Workspace) -> dict[str, Any]:
             f"{workspace.output} holds no {MANIFEST}: nothing was published yet. Run `dedup-assets curate` first."
         )
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def checksum(path: Path) -> str:
-    """32 hex digits of BLAKE2b-128 over a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

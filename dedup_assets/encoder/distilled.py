@@ -16,7 +16,7 @@ from typing import Any
 
 from dedup_assets.encoder.folder import read_folder
 from dedup_assets.errors import ModelError, first_line
-from dedup_assets.storage.publish import publish_folder, storage_errors
+from dedup_assets.storage.publish import checksum, publish_folder, storage_errors
 
 PREFIX = "static:"
 RECORD = "made-from.json"
@@ -57,7 +57,7 @@ def require_distilled(name: str, folder: Path, source: Path) -> None:
         _make(name, folder, source)
     kept = json.loads((folder / RECORD).read_text(encoding="utf-8"))["digests"]
     for file, digest in kept.items():
-        if not (folder / file).is_file() or _digest(folder / file) != digest:
+        if not (folder / file).is_file() or checksum(folder / file) != digest:
             raise ModelError(
                 f"{folder / file} is not as it was when {name} was made. Delete {folder}, and it is made again"
             )
@@ -91,10 +91,5 @@ def _make(name: str, folder: Path, source: Path) -> None:
         with publish_folder(folder) as target:
             made.save_pretrained(target)
             files = sorted(path.name for path in target.iterdir() if path.suffix in (".json", ".safetensors"))
-            record = {"name": name, "recipe": _RECIPE, "digests": {file: _digest(target / file) for file in files}}
+            record = {"name": name, "recipe": _RECIPE, "digests": {file: checksum(target / file) for file in files}}
             (target / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

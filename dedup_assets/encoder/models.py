@@ -32,6 +32,7 @@ from dedup_assets.encoder.probe import try_out
 from dedup_assets.encoder.static_folder import NESTED, StaticFiles, load_static, static_files
 from dedup_assets.errors import ModelError
 from dedup_assets.forks import require_own_threads
+from dedup_assets.storage.publish import checksum
 
 if TYPE_CHECKING:
     from dedup_assets.encoder.encoder import Encoder
@@ -188,8 +189,7 @@ def _digest(path: Path) -> bytes:
     stat = path.stat()
     key = (str(path), stat.st_size, stat.st_mtime_ns)
     if key not in _digests:
-        with path.open("rb") as file:
-            _digests[key] = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+        _digests[key] = bytes.fromhex(checksum(path))
     return _digests[key]
 
 
