@@ -55,7 +55,7 @@ def embeddings(context: dg.AssetExecutionContext, workspace: WorkspaceResource, 
         run.progress.total(sum(len(records) for records in shards.values()), "records")
         plan = _plan(run, dask) if shards and encoder else text_plan(run.workspace.settings)
         if encoder is not None and shards:
-            _tell_how_long(run, dask, _new_texts(shards, known), input_versions, encoder)
+            _tell_how_long(run, dask, shards, known, input_versions, encoder)
         for group in _groups(shards, plan.group):
             try:
                 known = _embed_group(run, dask, plan, table, known, group, input_versions, encoder)
@@ -86,12 +86,21 @@ class _ShardTexts:
 
 
 def _tell_how_long(
-    run: StageRun, dask: DaskCluster, shards: list[_ShardTexts], input_versions: dict[str, str], encoder: ModelLocation
+    run: StageRun,
+    dask: DaskCluster,
+    records: dict[str, Records],
+    known: HashIndex,
+    input_versions: dict[str, str],
+    encoder: ModelLocation,
 ) -> None:
     """Say how long the texts will take where a processor computes them and it will be long."""
     settings = run.workspace.settings
+    # Asked of all records first: which of their texts are new takes a pass over the hashes.
+    if settings.scheduler or not can_be_long(encoder, sum(map(len, records.values()))):
+        return
+    shards = _new_texts(records, known)
     count = sum(len(s.new) for s in shards)
-    if settings.scheduler or not can_be_long(encoder, count) or dask.resolved_device() != "cpu":
+    if not can_be_long(encoder, count) or dask.resolved_device() != "cpu":
         return
     characters = sum(int(s.records.characters[s.new].sum()) for s in shards)
     some = max(shards, key=lambda s: len(s.new))
