@@ -43,6 +43,7 @@ class CuratedTexts:
 
 def curated_texts(folder: str | Path) -> CuratedTexts:
     """The kept records of a workspace. Raises WorkspaceError where nothing is decided yet."""
+    from dedup_assets.compute.hashes import first_occurrences
     from dedup_assets.encoder.settled import open_table, settle_encoder, settled_probe
     from dedup_assets.errors import WorkspaceError
     from dedup_assets.lookups.corpus import Corpus
@@ -84,7 +85,7 @@ def curated_texts(folder: str | Path) -> CuratedTexts:
 
     every = np.concatenate(hashes)
     # Of records with one text, which references may be, one is enough.
-    first = np.sort(np.unique(every, axis=0, return_index=True)[1])
+    first = np.unique(first_occurrences(every))
     return CuratedTexts(
         np.concatenate(vectors)[first],
         every[first],
