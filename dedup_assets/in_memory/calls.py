@@ -22,7 +22,7 @@ from dedup_assets.in_memory.progress import Stages, shown_stages
 from dedup_assets.in_memory.records import Columns, Records, read_records
 from dedup_assets.in_memory.references import CuratedTexts, curated_texts
 from dedup_assets.in_memory.result import DeduplicationResult
-from dedup_assets.in_memory.vectors import Model, embed, embed_in_batches, given_vectors
+from dedup_assets.in_memory.vectors import Model, alike, embed, embed_in_batches, given_vectors
 from dedup_assets.settings import Settings
 
 T = TypeVar("T")
@@ -143,9 +143,7 @@ def find_matches(vectors: Any, others: Any = None, *, threshold: float, progress
         theirs = given_vectors(others, None, "others")
         if theirs.shape[1] != rows.shape[1]:
             raise SourceError(f"vectors have {rows.shape[1]} numbers, and others {theirs.shape[1]}. Expected the same.")
-        if theirs.dtype != rows.dtype:
-            theirs, rows = theirs.astype(np.float32), rows.astype(np.float32)
-        rows = np.concatenate([rows, theirs])
+        rows = np.concatenate(alike(rows, theirs))
         sides = np.arange(len(rows)) < count
     with shown_stages(progress) as stages:
         found = matches_in(rows, float(threshold), sides, stages)

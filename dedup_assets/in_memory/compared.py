@@ -19,7 +19,7 @@ from dedup_assets.compute.text import hash_texts, normalise_text
 from dedup_assets.errors import SettingsError, SourceError
 from dedup_assets.in_memory.records import Columns, Records, TextPart, column_values, text_parts
 from dedup_assets.in_memory.references import CuratedTexts
-from dedup_assets.in_memory.vectors import given_vectors, unit_rows
+from dedup_assets.in_memory.vectors import alike, given_vectors, unit_rows
 from dedup_assets.ingest.columns import identify_vectors
 from dedup_assets.settings import Settings
 
@@ -97,8 +97,7 @@ def compare_vectors(
             raise SourceError(
                 f"vectors have {rows.shape[1]} numbers, and those of against {theirs.shape[1]}: they are of two models."
             )
-        if theirs.dtype != rows.dtype:
-            theirs, rows = theirs.astype(np.float32), rows.astype(np.float32)
+        rows, theirs = alike(rows, theirs)
     characters = None
     if records.texts is None and columns is None:
         every = rows if theirs is None else np.concatenate([theirs, rows])

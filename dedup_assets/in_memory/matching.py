@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,34 +19,34 @@ from dedup_assets.settings import Settings
 
 def decided(compared: Compared, order: np.ndarray, threshold: float, stages: Stages | None = None) -> Decided:
     """`deduplicate_vectors` of what is compared, on all cores, with its progress in cells."""
-    require_own_threads()
-    stats: Stats = {}
-    with (stages or Stages(None)).stage("matching") as advance:
+    with _joining(stages or Stages(None)) as options:
         return deduplicate_vectors(
             compared.vectors,
             threshold,
             texts=compared.texts,
             order=order,
             reference=compared.reference,
-            threads=torch.get_num_threads(),
-            done=lambda: advance(1, int(stats["cells"]), "cells"),
-            stats=stats,
+            **options,
         )
 
 
 def matches_in(rows: np.ndarray, floor: float, sides: np.ndarray | None, stages: Stages) -> RowMatches:
     """`exact_matches`, every one of them listed, on all cores, with its progress in cells."""
+    with _joining(stages) as options:
+        return exact_matches(rows, floor, sides=sides, **options)
+
+
+@contextmanager
+def _joining(stages: Stages) -> Iterator[dict[str, Any]]:
+    """A join as a stage: the options by which it uses all cores and tells how many cells are done."""
     require_own_threads()
     stats: Stats = {}
     with stages.stage("matching") as advance:
-        return exact_matches(
-            rows,
-            floor,
-            sides=sides,
-            threads=torch.get_num_threads(),
-            done=lambda: advance(1, int(stats["cells"]), "cells"),
-            stats=stats,
-        )
+        yield {
+            "threads": torch.get_num_threads(),
+            "done": lambda: advance(1, int(stats["cells"]), "cells"),
+            "stats": stats,
+        }
 
 
 def is_number(value: Any) -> bool:

@@ -167,6 +167,13 @@ def given_vectors(vectors: Any, count: int | None, what: str = "vectors") -> np.
     return rows
 
 
+def alike(rows: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two arrays of vectors in one dtype: as they are, or as float32 where they differ."""
+    if rows.dtype == others.dtype:
+        return rows, others
+    return rows.astype(np.float32), others.astype(np.float32)
+
+
 def _as_array(vectors: Any, what: str) -> np.ndarray:
     """As one array; a column whose values are vectors row by row."""
     try:
