@@ -28,9 +28,6 @@ def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]
     subprocess.run(["umount", "-l", disk], check=True)
 
 
-import pytest  # noqa: E402
-
-
 @pytest.fixture(autouse=True)
 def no_secrets_of_other_tests() -> Iterator[None]:
     """What one test takes for a password, such as `word`, is no secret in the messages of the next."""

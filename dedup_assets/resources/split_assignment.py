@@ -62,15 +62,15 @@ def lay_out_all(
     """
     if not layouts:
         return
-    large = [index for index, layout in enumerate(layouts) if layout.texts >= ROWS_APART]
-    gpus = dask.lanes(dask.rooms()).gpus if large else 0
-    if gpus < 2:
-        large = []
+    gpus = dask.lanes(dask.rooms()).gpus if any(layout.texts >= ROWS_APART for layout in layouts) else 0
     device = dask.resolved_device()
-    for index in large:
+    others = []
+    for index, layout in enumerate(layouts):
+        if gpus < 2 or layout.texts < ROWS_APART:
+            others.append(index)
+            continue
         with temporary_folder(workspace) as scratch:
-            yield index, _apart(dask, layouts[index], read, scratch, gpus)
-    others = [index for index in range(len(layouts)) if index not in set(large)]
+            yield index, _apart(dask, layout, read, scratch, gpus)
     whole = (
         (*layout.source, layout.centroids, layout.floor, layout.target, device)
         for layout in (layouts[index] for index in others)
