@@ -17,6 +17,7 @@ from dedup_assets.encoder.models import load_encoder, locate_model
 from dedup_assets.encoder.parts import load_parts
 from dedup_assets.encoder.static import StaticEncoder
 from dedup_assets.errors import DedupError, ModelError
+from dedup_assets_tests.encoder.tiny_bert import saved
 
 SIZE = 32
 
@@ -24,22 +25,14 @@ SIZE = 32
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random BERT of `SIZE` dimensions with a vocabulary of a few hundred tokens."""
-    import torch
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import BertTokenizerFast
 
     folder = tmp_path_factory.mktemp("source")
     whole = (Path(locate_model("all-MiniLM-L6-v2").folder) / "vocab.txt").read_text().splitlines()
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *whole[999:1400], *whole[2000:2600]]
     (folder / "vocab.txt").write_text("\n".join(vocabulary))
     tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"))
-    torch.manual_seed(5)
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=SIZE, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=64, initializer_range=0.5,
-    )  # fmt: skip
-    BertModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return saved(folder, tokenizer, 5, num_hidden_layers=1, initializer_range=0.5)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, BertConfig, BertModel, GPT2Config, GPT2Model, RobertaConfig, RobertaModel
+from transformers import AutoTokenizer, GPT2Config, GPT2Model, RobertaConfig, RobertaModel
 
 import dedup_assets as da
 from dedup_assets.corpus.output import read_manifest
@@ -25,6 +25,7 @@ from dedup_assets.encoder.probe import PROBE_TEXTS, hold_to_probe, probe_of
 from dedup_assets.encoder.window import WindowTokenizer
 from dedup_assets.errors import DedupError, ModelError
 from dedup_assets.storage.workspace import Workspace
+from dedup_assets_tests.encoder.tiny_bert import tiny_bert
 
 MINILM = "all-MiniLM-L6-v2"
 TEXTS = ["a text", "another one, longer than the first", "日本 ሰላም", "x " * 200]
@@ -63,12 +64,7 @@ def tokenizer() -> Any:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
-    torch.manual_seed(1)
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=64,
-    )  # fmt: skip
-    return sentence_transformer(tmp_path_factory.mktemp("made") / "bert", BertModel(config), tokenizer)
+    return sentence_transformer(tmp_path_factory.mktemp("made") / "bert", tiny_bert(tokenizer, 1), tokenizer)
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, BertConfig, BertModel
+from transformers import AutoTokenizer
 
 from dedup_assets.encoder.models import load_encoder, locate_model
 from dedup_assets.errors import ModelError
+from dedup_assets_tests.encoder.tiny_bert import saved
 
 library = pytest.importorskip("sentence_transformers")
 modules = pytest.importorskip("sentence_transformers.models")
@@ -26,14 +27,7 @@ SIZE = 32
 def transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("transformer")
     tokenizer = AutoTokenizer.from_pretrained(locate_model("all-MiniLM-L6-v2").folder)
-    torch.manual_seed(2)
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=SIZE, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=64, initializer_range=0.3,
-    )  # fmt: skip
-    BertModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return saved(folder, tokenizer, 2, initializer_range=0.3)
 
 
 def layer_norm() -> Any:

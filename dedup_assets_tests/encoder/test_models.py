@@ -18,6 +18,7 @@ from dedup_assets.encoder.models import encoder_for, load_encoder, locate_model
 from dedup_assets.encoder.parts import load_parts
 from dedup_assets.errors import ModelError
 from dedup_assets.settings import Settings
+from dedup_assets_tests.encoder.tiny_bert import saved
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -25,23 +26,11 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 @pytest.fixture(scope="module")
 def tiny_folder(tmp_path_factory) -> Path:
     """A random BERT of 32 dimensions with a window of 64, without sentence-transformers files."""
-    import torch
-    from transformers import AutoTokenizer, BertConfig, BertModel
+    from transformers import AutoTokenizer
 
     folder = tmp_path_factory.mktemp("tiny")
     tokenizer = AutoTokenizer.from_pretrained(locate_model(MINILM).folder)
-    torch.manual_seed(3)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=64,
-    )
-    BertModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return saved(folder, tokenizer, 3, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64)
 
 
 @pytest.fixture
