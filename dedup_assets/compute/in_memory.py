@@ -1,7 +1,7 @@
-"""The join of an array in memory: fit, assign, join, decide. The one place where these four steps are put together.
+"""Deduplicates an array in memory: fit, assign, join, decide. The one place that combines these four steps.
 
-`deduplicate` and `find_matches` call it, and the benchmark of the join times it. The assets take the same steps one by
-one, because there is a file between any two of them. Knows arrays only.
+`deduplicate` and `find_matches` call it, and the benchmark of the join times it. The assets run the same steps one by
+one, with a file between each two. This module handles arrays only.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from dedup_assets.compute.precision import one_thread_each
 from dedup_assets.compute.similarity import as_bits
 
 Stats = dict[str, float]
-"""What was done: seconds of each step (`seconds_fit`, `seconds_assign`, `seconds_join`, `seconds_decide`), `cells`,
-`ghosts`, `matches` that are listed, `dense_cells`, `dense_rows` and `dense_products`."""
+"""Figures of a run: seconds of each step (`seconds_fit`, `seconds_assign`, `seconds_join`, `seconds_decide`), `cells`,
+`ghosts`, listed `matches`, `dense_cells`, `dense_rows` and `dense_products`."""
 
 
 @dataclass(frozen=True)
 class RowMatches(Matches):
-    """Pairs of rows, each once, sorted by i, then j; and the cells in which they are not listed.
+    """Pairs of rows, each once, sorted by i, then j; and the dense cells, whose pairs are not listed.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class RowMatches(Matches):
 
 @dataclass(frozen=True)
 class Decided:
-    """What `deduplicate_vectors` found and decided."""
+    """Result of `deduplicate_vectors`."""
 
     matches: RowMatches
     decisions: BatchDecisions
@@ -68,7 +68,7 @@ def deduplicate_vectors(
     done: Callable[[], None] | None = None,
     stats: Stats | None = None,
 ) -> Decided:
-    """Decide which records stay: in their order, a record goes if a keeper before it matches it.
+    """Decide which records stay: in curation order, a record is removed if an earlier keeper matches it.
 
     Parameters
     ----------
@@ -79,13 +79,13 @@ def deduplicate_vectors(
     texts : int64 array (n,), optional
         The row of each record; by default row r is record r.
     order : int64 array (n,), optional
-        Record indexes in curation order; by default as they stand.
+        Record indexes in curation order; by default as given.
     reference : bool array (n,), optional
-        Records that stay whatever they match, first in the order. Then nothing but these removes anything.
+        Records that always stay; they come first in the order. If given, only these remove other records.
     rule : {"leader", "semdedup"}
         See `decisions`.
     dense_limit : int
-        Matches per row from which a cell is not listed pair by pair; 0: all are.
+        Matches per row from which the pairs of a cell are not listed; 0 lists all.
     clusters, seed, centroids, device, threads, done
         As in `exact_matches`.
     stats : dict, optional
@@ -132,7 +132,7 @@ def decide_rows(
     rule: str = "leader",
     stats: Stats | None = None,
 ) -> BatchDecisions:
-    """The last step alone, under any threshold from that of the matches on: as in `deduplicate_vectors`."""
+    """The last step of `deduplicate_vectors` alone, at any threshold not below that of the matches."""
     noted: Stats = {} if stats is None else stats
     record_texts = np.arange(len(vectors)) if texts is None else texts
     with _clock(noted, "decide"):
@@ -177,11 +177,11 @@ def exact_matches(
     floor : float
         Lowest canonical similarity, in [-1, 1].
     sides : bool array (n,), optional
-        Only pairs of a row that is marked with one that is not; by default all pairs.
+        Only pairs of a marked row with an unmarked one; by default all pairs.
     new : bool array (n,), optional
         Only pairs with at least one new row; all rows by default.
     dense_limit : int
-        Matches per row from which a cell is named in `dense` and not listed pair by pair; 0: all are listed.
+        Matches per row from which a cell is named in `dense` and its pairs are not listed; 0 lists all.
     clusters : int, optional
         Number of cells; `choose_cells` by default.
     centroids : float array (k, d), optional
@@ -189,7 +189,7 @@ def exact_matches(
     threads, tile_bytes, sketch, done
         As in `join.match_cells`.
     stats : dict, optional
-        Receives what was done, see `Stats`. `cells` is there before the first call of `done`.
+        Receives what was done, see `Stats`. `cells` is set before the first call of `done`.
 
     Returns
     -------
@@ -198,7 +198,7 @@ def exact_matches(
         with a dense limit the union of what is listed and what lies in dense cells is.
     """
     if sides is not None:
-        # Pairs inside the smaller side are met on the way, and left out.
+        # The join also finds pairs inside the smaller side; they are dropped.
         new = sides if 2 * int(sides.sum()) <= len(sides) else ~sides
     work = partial(
         _exact_matches,
@@ -224,7 +224,7 @@ def exact_matches(
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        release(device)  # each step takes what fits at a time
+        release(device)  # each step processes as much as fits at a time
     return work(vectors, device)
 
 
@@ -245,7 +245,7 @@ def _exact_matches(
     done: Callable[[], None] | None,
     stats: Stats,
 ) -> RowMatches:
-    """`exact_matches` of rows that stay where they are."""
+    """`exact_matches` of rows that are already in place."""
     n = len(vectors)
     if n < 2:
         return RowMatches(*_columns(unique_matches([])))

@@ -1,6 +1,6 @@
-"""What products are taken of: unit rows in low precision, whole or as a sketch that never undershoots.
+"""The rows of low-precision products: unit rows, whole or as a sketch whose products never undershoot.
 
-Knows rows and precisions; nothing of cells or shards.
+It handles rows and precisions; it has no notion of cells or shards.
 
 Sketch
 ------
@@ -46,14 +46,14 @@ SKETCH_ROWS = 4096
 """Fewer rows are multiplied whole: the principal directions cost 20 ms. Also the rows they are found on."""
 
 TILE_ROWS = 1024
-"""Rows widened to float32 at a time while sketching: 1.5 MB at d = 384, so that the product finds them in L2."""
+"""Rows converted to float32 at a time while sketching: 1.5 MB at d = 384, so that the product reads them from L2."""
 
 
 @dataclass(frozen=True)
 class LowRows:
     """Rows to multiply: ``rows`` (n + padding, w) on their device; products are off by at most ``slack``.
 
-    ``slack`` is meant for a comparison with the rounded bound: see `similarity.product_slack`.
+    ``slack`` is for a comparison with the rounded bound: see `similarity.product_slack`.
     """
 
     rows: torch.Tensor
@@ -86,9 +86,9 @@ def low_rows(
     ----------
     vectors, squares : array (n, d) and their canonical squared norms (n,)
     order : integer array (m,)
-        Row of the result at each place.
+        Row at each position of the result.
     padding : int
-        Zero rows added at the end, so that tiles of fixed shape may run over.
+        Zero rows added at the end, so that tiles of fixed shape may exceed the rows.
     width : int, optional
         Columns of the sketch; 0 for whole rows; by default `SKETCH_WIDTH` for many long rows.
     threads : int
@@ -111,14 +111,14 @@ def low_rows(
 
 
 class Projection:
-    """Turns vectors into rows to multiply, all of one kind however many are turned at a time.
+    """Converts vectors into rows to multiply, in the same format for any batch size.
 
     Parameters
     ----------
     vectors, squares : array (m, d) and their canonical squared norms (m,)
-        Where the principal directions are found; any rows will do for a bound, typical ones for a tight one.
+        Sample for the principal directions. The bound holds for any sample; it is tight for a typical one.
     n : int
-        Rows there will be: few are not sketched.
+        Total number of rows; few rows are not sketched.
     width : int, optional
         As in `low_rows`.
     """
@@ -154,7 +154,7 @@ class Projection:
         return low, math.sqrt(worst) + MEASURING if len(low) else 0.0
 
     def slack(self, residual: float) -> float:
-        """How far products of rows with at most this residual are off; see `LowRows`."""
+        """Largest error of products of rows with at most this residual; see `LowRows`."""
         delta = self._delta
         # A sketch's norm is within 3δ of 1, hence the factor on what is proportional to it.
         return product_slack(self.precision, self.columns, residual) * (1 + 6 * delta) + 2 * delta + delta**2
