@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import dagster as dg
 import numpy as np
 
-from dedup_assets.assets.failures import concerns_all
+from dedup_assets.assets.failures import affects_all_shards
 from dedup_assets.assets.kmeans_centroids import codebook_in_force
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.hashes import HashIndex, first_occurrences, hash_ids
@@ -51,7 +51,7 @@ def cluster_partitions(context: dg.AssetExecutionContext, workspace: WorkspaceRe
             try:
                 _admit(run, dask, codebook, {shard: raw[shard] for shard in pending})
             except Exception as problem:
-                if concerns_all(problem):
+                if affects_all_shards(problem):
                     raise
                 for shard in pending:  # the failure belongs to one shard: process each alone, in the same order
                     with run.isolating(shard):

@@ -24,7 +24,7 @@ from dedup_assets.corpus.live_texts import LiveTexts, reference_texts
 from dedup_assets.corpus.retraction import forget_dead_pairs
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.workspace import WorkspaceResource
-from dedup_assets.storage.decisions import DecidedShard, DecisionStore, StandIns
+from dedup_assets.storage.decisions import DecidedShard, DecisionStore, Representatives
 from dedup_assets.storage.dense_texts import dense_cells
 from dedup_assets.storage.ledger import REFERENCE, Admission, Entry
 from dedup_assets.storage.shards import ROW_BITS, admission_of
@@ -71,7 +71,7 @@ def _decide_shards(run: StageRun, dask: DaskCluster) -> None:
     entries: list[Entry] = []
     for batch in plan.batches:
         started = time.perf_counter()
-        with run.blaming(batch[0].shard) if len(batch) == 1 else nullcontext():
+        with run.attributing_to(batch[0].shard) if len(batch) == 1 else nullcontext():
             stats = decider.decide(batch)
         seconds = time.perf_counter() - started
         total = max(1, sum(a.records for a in batch))
@@ -102,7 +102,7 @@ def _ensure_matches(run: StageRun, dask: DaskCluster, admissions: Iterable[Admis
     if missing:
         find_matches_of(run, dask, [a.shard for a in missing if a.retracted is None])
         match_shards(run, dask, [a for a in missing if a.retracted is not None])
-        run.help_out("pairwise_similarities", [a.shard for a in missing if a.retracted is None])
+        run.record_stage("pairwise_similarities", [a.shard for a in missing if a.retracted is None])
 
 
 class _Decider:
@@ -128,14 +128,14 @@ class _Decider:
         settings = self.workspace.settings
         shards = []
         for a in batch:
-            with self.run.blaming(a.shard):
+            with self.run.attributing_to(a.shard):
                 shards.append(load_shard(self.workspace, a, self.living))
         record_texts = np.concatenate([s.texts for s in shards])
         # Matches of retracted admissions are among texts that this generation decides with its first batch.
         owners = [*batch, *(self.gone if self.decided == 0 else ())]
         columns = []
         for a in owners:
-            with self.run.blaming(a.shard):
+            with self.run.attributing_to(a.shard):
                 columns.append(read_pairs(self.workspace.pairs(a), settings.threshold))
         pairs = tuple(np.concatenate([part[i] for part in columns]) for i in range(3))
         named = {a: part[3] for a, part in zip(owners, columns, strict=True)}
@@ -166,9 +166,9 @@ class _Decider:
         numbers = np.concatenate([np.full(len(shard), shard.admission.number) for shard in shards])
         rows = np.concatenate([shard.rows for shard in shards])
         ids = [record_id for shard in shards for record_id in shard.ids.to_pylist()]
-        stand_ins = StandIns(numbers[at], rows[at], pa.array([ids[i] for i in at], pa.string()))
+        representatives = Representatives(numbers[at], rows[at], pa.array([ids[i] for i in at], pa.string()))
         # Keepers may be in any shard of the batch, so all representatives are known before a shard is written.
-        self.store.write_texts(self.store.remember(decisions.texts, stand_ins))
+        self.store.write_texts(self.store.remember(decisions.texts, representatives))
         stats: dict[int, dict[str, Any]] = {}
         start = 0
         for shard in shards:
@@ -183,7 +183,7 @@ class _Decider:
                 similarity=decisions.similarity[part],
                 exact=decisions.exact[part],
             )
-            with self.run.blaming(shard.admission.shard):
+            with self.run.attributing_to(shard.admission.shard):
                 elsewhere = self.store.write_records(decided)
             stats[shard.admission.number] = self._stats(shard, ~decisions.kept[part], decisions.exact[part], elsewhere)
             start = stop

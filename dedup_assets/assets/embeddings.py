@@ -9,7 +9,7 @@ import dagster as dg
 import numpy as np
 import pyarrow as pa
 
-from dedup_assets.assets.failures import concerns_all
+from dedup_assets.assets.failures import affects_all_shards
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.hashes import HashIndex, first_occurrences
 from dedup_assets.encoder.estimate import SAMPLE_TEXTS, can_be_long, how_long
@@ -60,7 +60,7 @@ def embeddings(context: dg.AssetExecutionContext, workspace: WorkspaceResource, 
             try:
                 known = _embed_group(run, dask, plan, table, known, group, input_versions, encoder)
             except Exception as problem:
-                if concerns_all(problem):
+                if affects_all_shards(problem):
                     raise
                 for key, records in group.items():  # the failure belongs to one shard: process each alone
                     with run.isolating(key):

@@ -17,7 +17,7 @@ class ShardFailure(Exception):
         self.shard = shard
 
 
-def concerns_all(problem: Exception) -> bool:
+def affects_all_shards(problem: Exception) -> bool:
     """Whether an error affects all shards: a full disk, a lost cluster, a missing model."""
     if isinstance(problem, OSError) and problem.errno in _OF_THE_MACHINE:
         return True

@@ -28,11 +28,11 @@ from dedup_assets.corpus.data_versions import (
     WITHDRAWN,
     changed_files,
     data_version,
-    decided_by,
+    parent_version,
     place_version,
-    published_to,
-    rested_on,
+    place_version_in,
     rules_version,
+    rules_version_in,
 )
 from dedup_assets.storage.ledger import FORMAT, STAGES, Completion
 from dedup_assets.storage.workspace import Workspace
@@ -104,7 +104,7 @@ class Lineage:
 
     def _parents(self, stage: str, shard: str, input_version: str) -> Iterator[tuple[str, str, str]]:
         """Name, version and pointer of each input of a result."""
-        before = rested_on(stage, input_version)
+        before = parent_version(stage, input_version)
         parent, now = SOURCE_FILES, self._files.get(shard, before)
         if stage != STAGES[0]:
             parent = STAGES[STAGES.index(stage) - 1]
@@ -112,9 +112,9 @@ class Lineage:
             now = "" if done is None else data_version(parent, done.input_version)
         yield parent, before, self._pointer(parent, shard) if now == before else _BEFORE_ALL
         if stage == "duplicate_ids":
-            yield DECISION_RULES, decided_by(input_version), NULL_EVENT_POINTER
+            yield DECISION_RULES, rules_version_in(input_version), NULL_EVENT_POINTER
         if stage == "deduplicated_dataset":
-            yield OUTPUT_FOLDER, published_to(input_version), NULL_EVENT_POINTER
+            yield OUTPUT_FOLDER, place_version_in(input_version), NULL_EVENT_POINTER
 
     @cached_property
     def _files(self) -> dict[str, str]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dedup_assets.assets.table_columns import column_lineage, table_schema
-from dedup_assets.corpus.data_versions import place_version, published_to
+from dedup_assets.corpus.data_versions import place_version, place_version_in
 from dedup_assets.corpus.output import MANIFEST, read_manifest
 from dedup_assets.lookups import measures
 from dedup_assets.lookups.corpus import Corpus
@@ -261,7 +261,7 @@ class RunMetadata:
     def _published(self, a: Admission) -> dict[str, Any]:
         files = [value for name, value in self._done[a.shard].stats.items() if name.endswith("_file")]
         metadata = {**self._model(), "bytes_written": sum(_bytes(Path(file)) for file in files)}
-        is_here = published_to(self._done[a.shard].input_version) == place_version(self._workspace)
+        is_here = place_version_in(self._done[a.shard].input_version) == place_version(self._workspace)
         if a.shard == self._last and is_here:  # elsewhere: another output was set since
             totals = read_manifest(self._workspace)["totals"]
             removed = totals["removed_exact"] + totals["removed_semantic"]

@@ -10,7 +10,7 @@ import dagster as dg
 import numpy as np
 import pyarrow as pa
 
-from dedup_assets.assets.failures import concerns_all
+from dedup_assets.assets.failures import affects_all_shards
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.cell_groups import CellGroup, plan_groups
 from dedup_assets.compute.join import Matches
@@ -65,10 +65,10 @@ def find_matches_of(run: StageRun, dask: DaskCluster, shards: Sequence[str]) -> 
     try:
         match_shards(run, dask, wanted)
     except Exception as problem:
-        if concerns_all(problem):
+        if affects_all_shards(problem):
             raise
         for a in wanted:
-            with run.blaming(a.shard):
+            with run.attributing_to(a.shard):
                 match_shards(run, dask, [a])
 
 
@@ -110,7 +110,7 @@ def _match_under(
     done = _CellsDone(run.progress, groups, codebook.cells)
     topic = f"cells of {run.run_id}, {codebook.name}"
     dense: list[int] = []
-    with temporary_folder(workspace.root) as scratch, dask.hearing(topic, done.hear):
+    with temporary_folder(workspace.root) as scratch, dask.subscribed(topic, done.hear):
         gathered = MatchRuns(scratch, memory.match_bytes)
         options = (workspace.settings.floor, dask.resolved_device(), workspace.settings.dense_limit)
         spill = (str(scratch), memory.task_match_bytes)

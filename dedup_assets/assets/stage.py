@@ -16,7 +16,7 @@ from typing import Any
 
 import dagster as dg
 
-from dedup_assets.assets.failures import ShardFailure, concerns_all
+from dedup_assets.assets.failures import ShardFailure, affects_all_shards
 from dedup_assets.assets.inputs import INPUTS_OF
 from dedup_assets.assets.lineage import CODE_VERSION, REPORTED, Lineage, observations, reported_shards, retracted
 from dedup_assets.assets.metadata import RunMetadata
@@ -186,7 +186,7 @@ class StageRun:
         own = {*self.shards, *self.retracted}
         return [entry.shard for entry in done if entry.run_id == self.run_id and entry.shard not in own]
 
-    def help_out(self, stage: str, shards: Sequence[str]) -> None:
+    def record_stage(self, stage: str, shards: Sequence[str]) -> None:
         """Note that this run finished another stage for some shards, whose own run stopped before it."""
         self.helped.setdefault(stage, []).extend(shards)
 
@@ -211,17 +211,17 @@ class StageRun:
         try:
             yield
         except Exception as problem:
-            if concerns_all(problem):
+            if affects_all_shards(problem):
                 raise
             self.fail(shard, problem)
 
     @contextmanager
-    def blaming(self, shard: str) -> Iterator[None]:
+    def attributing_to(self, shard: str) -> Iterator[None]:
         """Attribute an error to this shard, unless it affects all shards."""
         try:
             yield
         except Exception as problem:
-            if concerns_all(problem) or isinstance(problem, ShardFailure):
+            if affects_all_shards(problem) or isinstance(problem, ShardFailure):
                 raise
             raise ShardFailure(shard) from problem
 

@@ -106,7 +106,7 @@ def agree(workspace: Workspace, instance: dg.DagsterInstance, look_at_files: boo
     shards = ledger.shards()
     register_partitions(instance, name, [shard.key for shard in shards])  # otherwise Dagster has no status for them
     failing = set(ledger.failures())
-    reported = {stage: _standing(instance, name, stage, failing) for stage in STAGES}
+    reported = {stage: _current_versions(instance, name, stage, failing) for stage in STAGES}
     versions = finished_versions(ledger)
     found = differences([shard.key for shard in shards], versions, partitions, reported)
     files = file_versions(workspace) if look_at_files else {}
@@ -130,7 +130,7 @@ def agree(workspace: Workspace, instance: dg.DagsterInstance, look_at_files: boo
     return found
 
 
-def _standing(instance: dg.DagsterInstance, name: str, stage: str, failing: Collection[str]) -> dict[str, str]:
+def _current_versions(instance: dg.DagsterInstance, name: str, stage: str, failing: Collection[str]) -> dict[str, str]:
     """The version of each partition of an asset in Dagster, without partitions shown as failed whose shard is not
     `failing`.
 

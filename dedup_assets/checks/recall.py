@@ -176,7 +176,7 @@ def _compare(scope: Scope, published: Published) -> Found:
         other=other,
         similarity=np.concatenate([np.empty(0), *(p[2] for p in parts)]),
         sampled_kept=kept[index],
-        listed=_on_record(workspace, keys[index], other),
+        listed=_stored(workspace, keys[index], other),
         records=sample.drawn,
         without_vector=without,
         compared=compared,
@@ -295,7 +295,7 @@ class _KeptTexts:
 # -- what is on record -------------------------------------------------------------------------------
 
 
-def _on_record(workspace: Workspace, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def _stored(workspace: Workspace, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Which matches (m,) are stored: listed, inside a dense cell, or of a text that is no longer live."""
     low, high = np.minimum(one, other), np.maximum(one, other)
     owners = admission_of(high)

@@ -175,7 +175,7 @@ def _vectors(parts: Sequence[_Part], base: np.ndarray, in_slices: Slices) -> np.
                 left[number] -= 1
                 finished = not left[number]
             if finished:
-                _let_go(part.piece.vectors)
+                _release_pages(part.piece.vectors)
 
     in_slices(offsets_of(np.array([stop - start for _, start, stop in chunks], np.int64)), ROWS_APART, copy)
     return out
@@ -233,7 +233,7 @@ class _Part:
             _append_ghosts(listed, self._starts[at], self.ghost_counts[at], place, cursor[at], out)
 
         in_slices(offsets_of(self.ghost_counts), LISTED_APART, append)
-        _let_go(self.piece.ghost_rows)
+        _release_pages(self.piece.ghost_rows)
 
 
 def new_at_home(pieces: Sequence[ShardPiece]) -> np.ndarray:
@@ -245,7 +245,7 @@ def new_at_home(pieces: Sequence[ShardPiece]) -> np.ndarray:
     return fresh
 
 
-def _let_go(array: np.ndarray) -> None:
+def _release_pages(array: np.ndarray) -> None:
     """Release the pages of a memory map after they were copied; the system may keep them in its cache."""
     mapped = getattr(array, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):

@@ -73,7 +73,7 @@ def distances_on(device: str, book: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(distances(book))
 
 
-def forget() -> None:
+def forget_distances() -> None:
     """Free the kept distances: after the assignment, other steps need the memory."""
     _on_host.forget()
     _on_device.forget()

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from dedup_assets.compute.curation import BatchDecisions, TextDecisions, decide_
 from dedup_assets.compute.dense import DenseCell, merge_cells
 from dedup_assets.compute.device.memory import is_out_of_memory, release
 from dedup_assets.compute.device.rows import DeviceRows
+from dedup_assets.compute.distances import forget_distances
 from dedup_assets.compute.join import DENSE_LIMIT, CellBlock, DenseCells, match_cells
 from dedup_assets.compute.kmeans import choose_cells, fit_rows
 from dedup_assets.compute.matches import Matches, unique_matches
@@ -89,7 +89,7 @@ def deduplicate_vectors(
     clusters, seed, centroids, device, threads, done
         As in `exact_matches`.
     stats : dict, optional
-        Receives what was done, see `Stats`.
+        Receives the figures of the run, see `Stats`.
 
     Returns
     -------
@@ -173,7 +173,7 @@ def exact_matches(
     Parameters
     ----------
     vectors : array (n, d), float16 or float32
-        Or `DeviceRows`, which settle the device too.
+        Or `DeviceRows`, which also determine the device.
     floor : float
         Lowest canonical similarity, in [-1, 1].
     sides : bool array (n,), optional
@@ -189,7 +189,7 @@ def exact_matches(
     threads, tile_bytes, sketch, done
         As in `join.match_cells`.
     stats : dict, optional
-        Receives what was done, see `Stats`. `cells` is set before the first call of `done`.
+        Receives the figures of the run, see `Stats`. `cells` is set before the first call of `done`.
 
     Returns
     -------
@@ -200,84 +200,59 @@ def exact_matches(
     if sides is not None:
         # The join also finds pairs inside the smaller side; they are dropped.
         new = sides if 2 * int(sides.sum()) <= len(sides) else ~sides
-    work = partial(
-        _exact_matches,
-        floor=floor,
-        clusters=clusters,
-        seed=seed,
-        centroids=centroids,
-        new=new,
-        sides=sides,
-        dense_limit=dense_limit,
-        threads=threads,
-        tile_bytes=tile_bytes,
-        sketch=sketch,
-        done=done,
-        stats={} if stats is None else stats,
-    )
+    figures: Stats = {} if stats is None else stats
+
+    def join(rows: np.ndarray | DeviceRows, device: str) -> RowMatches:
+        n = len(rows)
+        if n < 2:
+            return RowMatches(*_columns(unique_matches([])))
+        with _clock(figures, "fit"):
+            book = centroids
+            if book is None:
+                book = fit_rows(rows, clusters or choose_cells(n, floor), seed, device=device)
+        with _clock(figures, "assign"), one_thread_each(threads):
+            cells = assign(rows, book, floor, device, threads=threads, packed=True)
+            home_rows, home_offsets = cells.home_rows()
+            block = CellBlock(
+                rows,  # type: ignore[arg-type]  # rows on a device take the path of `device.block`
+                home_offsets,
+                home_rows,
+                cells.ghost_offsets,
+                cells.ghost_rows,
+                np.ones(n, bool) if new is None else np.asarray(new, dtype=bool),
+            )
+            del cells
+            forget_distances()
+        figures["cells"], figures["ghosts"] = block.cells, int(block.ghost_offsets[-1])
+        dense = DenseCells(dense_limit)
+        with _clock(figures, "join"), one_thread_each(threads):
+            matches = match_cells(
+                block,
+                floor,
+                device=device,
+                threads=threads,
+                tile_bytes=tile_bytes,
+                sketch=sketch,
+                dense=dense,
+                done=done,
+            )
+            found = unique_matches([part if sides is None else _across(part, sides) for part in matches])
+            groups = merge_cells([_members(block, cell) for cell in sorted(dense.cells)])
+        figures["matches"], figures["dense_cells"] = len(found), len(dense.cells)
+        figures["dense_rows"] = sum(len(group.members) for group in groups)
+        return RowMatches(*_columns(found), tuple(groups))
+
     if isinstance(vectors, DeviceRows):
-        return work(vectors, vectors.device)
+        return join(vectors, vectors.device)
     as_bits(vectors[:0])
     if device != "cpu":
         try:
-            return work(DeviceRows.of(vectors, device), device)  # uploaded once for all three steps
+            return join(DeviceRows.of(vectors, device), device)  # uploaded once for all three steps
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
         release(device)  # each step processes as much as fits at a time
-    return work(vectors, device)
-
-
-def _exact_matches(
-    vectors: np.ndarray | DeviceRows,
-    device: str,
-    *,
-    floor: float,
-    clusters: int | None,
-    seed: int,
-    centroids: np.ndarray | None,
-    new: np.ndarray | None,
-    sides: np.ndarray | None,
-    dense_limit: int,
-    threads: int,
-    tile_bytes: int | None,
-    sketch: int | None,
-    done: Callable[[], None] | None,
-    stats: Stats,
-) -> RowMatches:
-    """`exact_matches` of rows that are already in place."""
-    n = len(vectors)
-    if n < 2:
-        return RowMatches(*_columns(unique_matches([])))
-    with _clock(stats, "fit"):
-        if centroids is None:
-            centroids = fit_rows(vectors, clusters or choose_cells(n, floor), seed, device=device)
-    with _clock(stats, "assign"), one_thread_each(threads):
-        cells = assign(vectors, centroids, floor, device, threads=threads, packed=True)
-        home_rows, home_offsets = cells.home_rows()
-        block = CellBlock(
-            vectors,  # type: ignore[arg-type]  # rows on a device take the path of `device.block`
-            home_offsets,
-            home_rows,
-            cells.ghost_offsets,
-            cells.ghost_rows,
-            np.ones(n, bool) if new is None else np.asarray(new, dtype=bool),
-        )
-        del cells
-    stats["cells"], stats["ghosts"] = block.cells, int(block.ghost_offsets[-1])
-    dense = DenseCells(dense_limit)
-    with _clock(stats, "join"), one_thread_each(threads):
-        parts = []
-        for part in match_cells(
-            block, floor, device=device, threads=threads, tile_bytes=tile_bytes, sketch=sketch, dense=dense, done=done
-        ):
-            parts.append(part if sides is None else _across(part, sides))
-        found = unique_matches(parts)
-        del parts
-        groups = merge_cells([_members(block, cell) for cell in sorted(dense.cells)])
-    stats["matches"], stats["dense_cells"] = len(found), len(dense.cells)
-    stats["dense_rows"] = sum(len(group.members) for group in groups)
-    return RowMatches(*_columns(found), tuple(groups))
+    return join(vectors, device)
 
 
 def _columns(matches: Matches) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

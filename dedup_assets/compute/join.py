@@ -13,7 +13,6 @@ from dedup_assets.compute.blocks import CellBlock, ShardPiece, build_block
 from dedup_assets.compute.cell_worker import Prepared
 from dedup_assets.compute.device.block import match_block
 from dedup_assets.compute.device.rows import DeviceRows
-from dedup_assets.compute.distances import forget
 from dedup_assets.compute.matches import DENSE_LIMIT, MAX_MATCHES, DenseCells, Matches, unique_matches
 from dedup_assets.compute.streams import stream
 
@@ -82,7 +81,6 @@ def match_cells(
         raise ValueError(f"max_matches must be at least 1, found {max_matches}")
     if not len(block.home_rows) or not block.is_new.any():
         return iter(())
-    forget()  # the distances of centroids: these rows were assigned before
     if device != "cpu" or isinstance(block.vectors, DeviceRows):
         return match_block(
             block, floor, device, max_matches=max_matches, pack_bytes=tile_bytes, sketch=sketch, dense=dense

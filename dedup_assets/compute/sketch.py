@@ -51,7 +51,7 @@ TILE_ROWS = 1024
 
 @dataclass(frozen=True)
 class LowRows:
-    """Rows to multiply: ``rows`` (n + padding, w) on their device; products are off by at most ``slack``.
+    """Rows to multiply: ``rows`` (n + padding, w); products are off by at most ``slack``.
 
     ``slack`` is for a comparison with the rounded bound: see `similarity.product_slack`.
     """
@@ -76,11 +76,10 @@ def low_rows(
     order: np.ndarray,
     *,
     padding: int,
-    device: str = "cpu",
     width: int | None = None,
     threads: int = 1,
 ) -> LowRows:
-    """Rows in the device's native precision, in the given order, sketched where that pays.
+    """Rows in the CPU's native precision, in the given order, sketched where that pays.
 
     Parameters
     ----------
@@ -94,15 +93,15 @@ def low_rows(
     threads : int
         Tiles of rows worked on at once.
     """
-    projection = Projection(vectors, squares, len(order), device=device, width=width)
+    projection = Projection(vectors, squares, len(order), width=width)
     shape = (len(order) + padding, projection.columns)
-    rows = torch.empty(shape, dtype=projection.dtype, device=device)
+    rows = torch.empty(shape, dtype=projection.dtype)
     rows[len(order) :] = 0
 
     def fill(start: int) -> float:
         at = order[start : start + TILE_ROWS]
         low, residual = projection(vectors[at], squares[at])
-        rows[start : start + len(at)] = low.to(device)
+        rows[start : start + len(at)] = low
         return residual
 
     with ThreadPoolExecutor(max(1, threads)) as pool:
@@ -123,22 +122,20 @@ class Projection:
         As in `low_rows`.
     """
 
-    def __init__(
-        self, vectors: np.ndarray, squares: np.ndarray, n: int, *, device: str = "cpu", width: int | None = None
-    ) -> None:
+    def __init__(self, vectors: np.ndarray, squares: np.ndarray, n: int, *, width: int | None = None) -> None:
         d = vectors.shape[1]
         if width is None:
             width = SKETCH_WIDTH if n >= SKETCH_ROWS and d >= 2 * SKETCH_WIDTH else 0
         if width >= d:
             width = 0
-        self.precision = native_precision(device)
+        self.precision = native_precision("cpu")
         self.dtype = PRECISIONS[self.precision]
         self.columns = width or d
         self._axes = torch.from_numpy(principal_directions(vectors, squares, width - 1)) if width else None
         self._delta = (accumulation_error(d) + 2.0**-23) * float(np.sqrt(self.columns)) if width else 0.0
 
     def __call__(self, vectors: np.ndarray, squares: np.ndarray) -> tuple[torch.Tensor, float]:
-        """Rows (m, columns) on the CPU in the device's precision, and their largest rounding residual."""
+        """Rows (m, columns) in the CPU's native precision, and their largest rounding residual."""
         if self._axes is None:
             return low_unit_rows(vectors, squares, self.dtype)
         leading = unit_rows(vectors, squares) @ self._axes

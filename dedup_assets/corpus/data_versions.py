@@ -45,7 +45,7 @@ def finished_versions(ledger: Ledger) -> dict[str, dict[str, str]]:
     return versions
 
 
-def rested_on(stage: str, input_version: str) -> str:
+def parent_version(stage: str, input_version: str) -> str:
     """The version of the previous stage (for the first stage, of the file) from which a result was computed."""
     if stage == _ADMITTING:
         return input_version.rpartition("#")[0]
@@ -56,12 +56,12 @@ def rested_on(stage: str, input_version: str) -> str:
     return input_version
 
 
-def decided_by(input_version: str) -> str:
+def rules_version_in(input_version: str) -> str:
     """The version of the decision rules under which a shard was decided (see `rules_version`)."""
     return input_version.rpartition("/")[2]
 
 
-def published_to(input_version: str) -> str:
+def place_version_in(input_version: str) -> str:
     """The version of the folder that a shard was published to (see `place_version`)."""
     return _digest(input_version.partition(" in ")[2])
 

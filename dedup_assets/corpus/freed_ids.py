@@ -16,7 +16,7 @@ from dedup_assets.storage.shards import REJECTED, AdmittedShard, read_ids
 from dedup_assets.storage.workspace import Workspace
 
 
-def readmit_freed(workspace: Workspace, run_id: str = "") -> list[str]:
+def readmit_freed(workspace: Workspace) -> list[str]:
     """End the admission of each live shard with a quarantined record whose id is now free; returns their keys.
 
     They are unfinished then: the next run admits them. Ids that were taken down are never free.
@@ -35,6 +35,6 @@ def readmit_freed(workspace: Workspace, run_id: str = "") -> list[str]:
             _, ids = read_ids(workspace.raw(a.shard, a.fingerprint))
             waiting = hash_ids(ids.take(pa.array(rejected)).to_pylist())
             if ((taken.find(waiting) < 0) & (buried.find(waiting) < 0)).any():
-                workspace.ledger.withdraw(a.shard, run_id)
+                workspace.ledger.withdraw(a.shard)
                 freed.append(a.shard)
     return freed

@@ -114,7 +114,7 @@ class LiveTexts:
         numbers, rows = admission_of(keys), row_of(keys)
         stale = self.stale(keys)
         if stale.any():
-            known, number_of, row_in = self._stand_ins
+            known, number_of, row_in = self._representatives
             at = np.searchsorted(known, keys[stale])
             numbers[stale], rows[stale] = number_of[at], row_in[at]
         return numbers, rows
@@ -124,7 +124,7 @@ class LiveTexts:
         return record_ids(self._workspace, {a.number: a for a in self.all}, *self.places(keys))
 
     @cached_property
-    def _stand_ins(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _representatives(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For each live text with the key of a record that is gone: its key (sorted), and the admission and row of its
         first live record."""
         keys, numbers, rows = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0, np.int64)]

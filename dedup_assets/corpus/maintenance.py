@@ -23,7 +23,7 @@ from dedup_assets.encoder.settled import open_table, settled_dimension
 from dedup_assets.storage.embeddings import KEPT_VERSIONS
 from dedup_assets.storage.ledger import TAKEDOWN, Admission
 from dedup_assets.storage.locks import Lock
-from dedup_assets.storage.permissions import refuse_unasked
+from dedup_assets.storage.permissions import refuse_unsealed
 from dedup_assets.storage.publish import storage_errors, temporary_beside
 from dedup_assets.storage.shards import AdmittedShard, read_records
 from dedup_assets.storage.tables import dense_cells_of
@@ -103,7 +103,7 @@ def prune(workspace: Workspace, keep: int = 0) -> Freed:
     keep : int
         Number of latest past generations to keep. The published one and the one being decided are always kept.
     """
-    refuse_unasked(workspace.root, workspace.settings)
+    refuse_unsealed(workspace.root, workspace.settings)
     freed = Freed()
     with exclusive_access(workspace), storage_errors(workspace.output):
         swept = workspace.sweep()

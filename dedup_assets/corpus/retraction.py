@@ -32,7 +32,7 @@ class Record:
     id: str
 
 
-def retract_shards(workspace: Workspace, keys: Sequence[str], reason: str, run_id: str = "") -> list[Admission]:
+def retract_shards(workspace: Workspace, keys: Sequence[str], reason: str) -> list[Admission]:
     """Retract shards; returns the admissions that this ended.
 
     Parameters
@@ -43,8 +43,6 @@ def retract_shards(workspace: Workspace, keys: Sequence[str], reason: str, run_i
     reason : {"vanished", "takedown"}
         A vanished shard may return and is then admitted again. A shard that was taken down stays out, and so do the ids
         of its records, in any shard.
-    run_id : str
-        Dagster's run, for the audit trail.
 
     Raises
     ------
@@ -66,13 +64,13 @@ def retract_shards(workspace: Workspace, keys: Sequence[str], reason: str, run_i
         for key in keys:
             # Read first: finding ids that moved to other shards takes longer than a writer of the ledger waits.
             buried = list(_records_of(workspace, key)) if reason == TAKEDOWN else []
-            admission = workspace.ledger.retract_shard(key, reason, buried, run_id)
+            admission = workspace.ledger.retract_shard(key, reason, buried)
             if admission is not None:
                 ended.append(admission)
     return ended
 
 
-def retract_ids(workspace: Workspace, names: Sequence[str], run_id: str = "") -> list[Record]:
+def retract_ids(workspace: Workspace, names: Sequence[str]) -> list[Record]:
     """Permanently take down records, each named by its id or as SHARD:ROW; returns those that were still there or may
     return with a vanished shard.
 
@@ -105,7 +103,7 @@ def retract_ids(workspace: Workspace, names: Sequence[str], run_id: str = "") ->
         for number in sorted({record.admission.number for record in records}):
             mine = [record for record in records if record.admission.number == number]
             rows = [(record.row, record.id) for record in mine]
-            workspace.ledger.retract_records(mine[0].admission, rows, run_id)
+            workspace.ledger.retract_records(mine[0].admission, rows)
         return records
 
 

@@ -231,11 +231,11 @@ def _scales(low: float, high: float, highest: float) -> tuple[Scale, Scale]:
     )
 
 
-def _ticks(low: float, high: float, *, whole: bool = False, about: int = 6) -> list[float]:
+def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
     """About six round values from low to high, at steps of 1, 2 or 5 times a power of ten."""
     if high <= low:
         return [low]
-    rough = (high - low) / about
+    rough = (high - low) / 6
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
     if whole:

@@ -38,17 +38,17 @@ from dedup_assets.resources.worker_device import (
 )
 from dedup_assets.resources.worker_fit import (
     COMPUTING,
-    Terms,
-    if_fit,
+    WorkerRequirements,
     is_open,
     require_files,
     require_versions,
+    requirements_for,
+    run_if_fit,
     see_files,
-    terms_for,
 )
 from dedup_assets.resources.worker_processes import LOOPBACK_HTTP, NO_PAGES, WorkerProcesses
 from dedup_assets.resources.worker_room import Lanes, agreed_device, answered, lanes_of
-from dedup_assets.resources.worker_watch import CLOSE_SECONDS, Patience, WorkerWatch, meanwhile, say
+from dedup_assets.resources.worker_watch import CLOSE_SECONDS, BoundedWait, WorkerWatch, meanwhile, say
 from dedup_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class DaskCluster(dg.ConfigurableResource):
     _cluster: Any = PrivateAttr(default=None)
     _watch: Any = PrivateAttr(default=None)
     _workspace: Path | None = PrivateAttr(default=None)
-    _terms: Terms | None = PrivateAttr(default=None)
+    _terms: WorkerRequirements | None = PrivateAttr(default=None)
     _joined: ExitStack = PrivateAttr(default_factory=ExitStack)
     _torch_threads: int | None = PrivateAttr(default=None)
     _in_process: bool = PrivateAttr(default=False)
@@ -198,7 +198,7 @@ class DaskCluster(dg.ConfigurableResource):
     def _start_processes(self, kind: str, **options: Any) -> None:
         """Start worker processes of this machine and connect to them."""
         seconds = self._settings.worker_timeout
-        patience = Patience(seconds)
+        patience = BoundedWait(seconds)
         self._cluster = WorkerProcesses(
             kind,
             {
@@ -229,7 +229,7 @@ class DaskCluster(dg.ConfigurableResource):
                 "For tls:// Dask's own settings name the files of its keys: DASK_DISTRIBUTED__COMM__TLS__CA_FILE, "
                 f"..TLS__CLIENT__CERT and ..TLS__CLIENT__KEY. {remedy}"
             )
-        patience, given_up = Patience(seconds), threading.Event()
+        patience, given_up = BoundedWait(seconds), threading.Event()
         try:
             meanwhile(
                 lambda: self._connect(self._address, given_up.is_set, timeout=min(CONNECT_SECONDS, seconds)),
@@ -244,7 +244,7 @@ class DaskCluster(dg.ConfigurableResource):
                 given_up.set()
         self._terms = None
         if self._workspace is not None:
-            self._terms = self._joined.enter_context(terms_for(self._workspace))
+            self._terms = self._joined.enter_context(requirements_for(self._workspace))
         while not self._fit(self._client):
             self._watch.look()
             time.sleep(0.1)
@@ -312,10 +312,10 @@ class DaskCluster(dg.ConfigurableResource):
         return replace(lanes, threads=cores_here()) if self._in_process else lanes
 
     @contextmanager
-    def hearing(self, topic: str, hear: Callable[[Any], None]) -> Iterator[None]:
+    def subscribed(self, topic: str, hear: Callable[[Any], None]) -> Iterator[None]:
         """Inside the block, call `hear` on a thread of Dask's with the events that tasks log under a topic."""
         client = self.client()
-        with self._watch.minding():
+        with self._watch.connection_errors():
             client.subscribe_topic(topic, lambda event: hear(event[1]))
         try:
             yield
@@ -365,10 +365,10 @@ class DaskCluster(dg.ConfigurableResource):
         finished = as_completed()
         call: tuple[Any, ...] = (guarded, self.resolved_device(), task)
         if self._terms is not None:
-            call = (if_fit, self._terms, *call)
+            call = (run_if_fit, self._terms, *call)
 
         def submit(index: int, arguments: tuple[Any, ...], broken: int = 0) -> None:
-            with watch.minding():
+            with watch.connection_errors():
                 future = client.submit(*call, *arguments, pure=False, retries=RETRIES)
             at_work[future.key] = index, arguments, broken
             finished.add(future)
@@ -394,7 +394,7 @@ class DaskCluster(dg.ConfigurableResource):
                 index, arguments, broken = at_work.pop(future.key)
                 future.release()
                 if isinstance(result, Refused):
-                    watch.start_anew(result, most=0 if self._in_process else RETRIES, before=broken)
+                    watch.restart_worker(result, most=0 if self._in_process else RETRIES, before=broken)
                     submit(index, arguments, broken + 1)
                     continue
                 in_flight += submit_next() - 1

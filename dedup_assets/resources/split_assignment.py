@@ -71,7 +71,7 @@ def lay_out_all(
             others.append(index)
             continue
         with temporary_folder(workspace) as scratch:
-            yield index, _apart(dask, layout, read, scratch, gpus)
+            yield index, _assign_in_ranges(dask, layout, read, scratch, gpus)
     whole = (
         (*layout.source, layout.centroids, layout.floor, layout.target, device)
         for layout in (layouts[index] for index in others)
@@ -80,7 +80,7 @@ def lay_out_all(
         yield others[at], counts
 
 
-def _apart(
+def _assign_in_ranges(
     dask: DaskCluster, layout: Layout, read: Callable[..., tuple[np.ndarray, np.ndarray]], scratch: Path, ranges: int
 ) -> dict[str, int]:
     """Order one shard by cell in several ranges of rows; tasks exchange data in `scratch`."""

@@ -29,7 +29,7 @@ PROBE = "probe"
 
 
 @dataclass(frozen=True)
-class Terms:
+class WorkerRequirements:
     """The requirements for a worker: versions by package, the content of a file in a folder of the workspace, and a GPU
     if the others have one."""
 
@@ -40,13 +40,13 @@ class Terms:
 
 
 @contextmanager
-def terms_for(workspace: Path) -> Iterator[Terms]:
+def requirements_for(workspace: Path) -> Iterator[WorkerRequirements]:
     """The requirements from this process, with a probe file in the workspace inside the block."""
     with temporary_folder(workspace) as folder:
         folder.mkdir()
         content = secrets.token_hex(16)
         (folder / PROBE).write_text(content)
-        yield Terms(tuple(sorted(versions().items())), str(folder), content)
+        yield WorkerRequirements(tuple(sorted(versions().items())), str(folder), content)
 
 
 def versions(report: Mapping[str, Any] | None = None) -> dict[str, str]:
@@ -80,7 +80,7 @@ def differences(wanted: Mapping[str, str], found: Mapping[str, str], names: Sequ
     )
 
 
-def require_versions(reports: Mapping[str, Any], terms: Terms) -> None:
+def require_versions(reports: Mapping[str, Any], terms: WorkerRequirements) -> None:
     """Raise ClusterError if the scheduler or a worker has other versions; `reports` is the result of
     `Client.get_versions`."""
     wanted = dict(terms.versions)
@@ -94,7 +94,7 @@ def require_versions(reports: Mapping[str, Any], terms: Terms) -> None:
         )
 
 
-def require_files(answers: Mapping[str, Any], terms: Terms) -> None:
+def require_files(answers: Mapping[str, Any], terms: WorkerRequirements) -> None:
     """Raise ClusterError if a worker does not see the workspace; `answers` holds the result of `see_files`, or its
     exception, by worker."""
     blind = {f"worker {name}": str(answer) for name, answer in answers.items() if answer}
@@ -143,7 +143,7 @@ def see_files(folder: str, content: str, dask_worker: Any) -> str:
 
 
 @lru_cache(maxsize=8)
-def _unfit(terms: Terms, process: int) -> str:
+def _unfit(terms: WorkerRequirements, process: int) -> str:
     """The problem of this worker, or an empty string."""
     from distributed import get_worker
 
@@ -162,7 +162,7 @@ def _unfit(terms: Terms, process: int) -> str:
     return ""
 
 
-def if_fit(terms: Terms, task: Callable[..., Any], *arguments: Any) -> Any:
+def run_if_fit(terms: WorkerRequirements, task: Callable[..., Any], *arguments: Any) -> Any:
     """Run a task if this worker fits; otherwise raise ClusterError."""
     problem = _unfit(terms, os.getpid())
     if problem:

@@ -102,12 +102,12 @@ class WorkerProcesses:
             answer = {"problem": f"it ended with status {self._process.wait()}"}
         if "address" not in answer:
             raise ClusterError(
-                f"The local Dask workers do not start: {answer['problem']}.{self._last_words()} Fewer --workers need "
-                "less memory; without the option the work is done in this process."
+                f"The local Dask workers do not start: {answer['problem']}.{self._last_error_line()} Fewer --workers "
+                "need less memory; without the option the work is done in this process."
             )
         return str(answer["address"])
 
-    def _last_words(self) -> str:
+    def _last_error_line(self) -> str:
         """The last line of scheduler and workers on standard error."""
         lines = self._log.read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")

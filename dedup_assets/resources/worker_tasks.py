@@ -18,6 +18,7 @@ import numpy as np
 
 from dedup_assets.compute.blocks import ShardPiece
 from dedup_assets.compute.cells import CellAssignment, assign
+from dedup_assets.compute.distances import forget_distances
 from dedup_assets.compute.join import MAX_MATCHES, DenseCells, Matches, match_pieces
 from dedup_assets.encoder.models import encoder_for, locate_model
 from dedup_assets.encoder.probe import hold_to_probe
@@ -174,6 +175,7 @@ def match_cells_of_shards(
     `threads` is the number of threads of the task. `tell` is the topic and number under which it reports finished
     cells.
     """
+    forget_distances()  # the assignment is over
     pieces = [shard_piece(*shard) for shard in shards]
     owners = np.array([admission for _, admission, is_new in shards if is_new])
     runs = MatchRuns(Path(spill[0]), spill[1])
@@ -184,7 +186,7 @@ def match_cells_of_shards(
         "device": device,
         "max_matches": most,
         "turn": device_turn(device),
-        "done": _Teller(*tell),
+        "done": _ProgressReporter(*tell),
     }
     # Closed even if storing the matches fails, because the next task waits for the device.
     with closing(match_pieces(pieces, first, last, floor, dense=dense, threads=threads, **options)) as matches:
@@ -199,7 +201,7 @@ TELL_SECONDS = 0.5
 """Seconds between two progress reports of a task: often enough for a progress bar, without load."""
 
 
-class _Teller:
+class _ProgressReporter:
     """Counts the finished items of a task and reports to the client a few times a second; outside of Dask it reports
     nothing.
 

@@ -32,14 +32,14 @@ LOOK_SECONDS = 2.0
 KEPT = "What is finished is kept: run the same command again to go on."
 
 
-class Patience:
+class BoundedWait:
     """A wait that reports its reason every ten seconds, and ends after a number of seconds without progress."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self.go_on()
+        self.reset()
 
-    def go_on(self) -> None:
+    def reset(self) -> None:
         """Record progress."""
         self._since = self._said = time.monotonic()
 
@@ -93,7 +93,7 @@ class WorkerWatch:
         self._client = client
         self._address = address
         self._restarted = restarted
-        self._patience = Patience(seconds)
+        self._patience = BoundedWait(seconds)
         self._looked = time.monotonic()
         self._heard: dict[
             str, tuple[float, float]
@@ -102,7 +102,7 @@ class WorkerWatch:
 
     def watching(self, work: Callable[[], Result]) -> Result:
         """The result of a call to the client. Raises ClusterError if scheduler or workers are lost meanwhile."""
-        with self.minding():
+        with self.connection_errors():
             return meanwhile(work, self.look)
 
     def answers(self, question: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
@@ -120,7 +120,7 @@ class WorkerWatch:
                 finished.thread_condition.wait(0.1)
 
     @contextmanager
-    def minding(self) -> Iterator[None]:
+    def connection_errors(self) -> Iterator[None]:
         """Raise ClusterError instead of the client's errors after the connection broke."""
         from distributed.client import ClosedClientError
         from distributed.comm import CommClosedError
@@ -143,7 +143,7 @@ class WorkerWatch:
         if now - self._looked < every:
             return
         if now - self._looked > 10 * every:  # there was no wait in between
-            self._patience.go_on()
+            self._patience.reset()
             self._heard.clear()
         self._looked = now
         if self._client.status != "running":
@@ -158,9 +158,9 @@ class WorkerWatch:
         except OSError as problem:
             raise self._gone() from problem
         else:
-            self._judge(info["workers"])
+            self._check_all(info["workers"])
 
-    def start_anew(self, refused: Refused, *, most: int, before: int) -> None:
+    def restart_worker(self, refused: Refused, *, most: int, before: int) -> None:
         """End a worker whose GPU no longer works. Its nanny starts a replacement; without a nanny, other workers do its
         work.
 
@@ -198,7 +198,7 @@ class WorkerWatch:
             f"The Dask scheduler at {self._address} is gone, and with it the work it had given out. {KEPT}"
         )
 
-    def _judge(self, workers: dict[str, Any]) -> None:
+    def _check_all(self, workers: dict[str, Any]) -> None:
         now = time.monotonic()
         before = self._heard
         self._heard = {
@@ -210,9 +210,9 @@ class WorkerWatch:
         silent = {name: now - heard for name, (_, heard) in self._heard.items()}
         fresh = [name for name in workers if silent[name] < min(SAY_SECONDS, self._patience.seconds)]
         if any(_can_work(workers[name]) for name in fresh):
-            self._patience.go_on()
+            self._patience.reset()
             for name in workers.keys() - set(fresh):
-                self._miss(name, silent[name])
+                self._report_hanging(name, silent[name])
         elif fresh:
             self._patience.wait(
                 f"memory: all Dask workers at {self._address} are paused, because theirs is full",
@@ -222,7 +222,7 @@ class WorkerWatch:
             left = f"none of the {len(workers)} there gives a sign of life" if workers else "none is there"
             self._patience.wait(f"a Dask worker of {self._address}: {left}", f"Start workers. {KEPT}")
 
-    def _miss(self, name: str, seconds: float) -> None:
+    def _report_hanging(self, name: str, seconds: float) -> None:
         """Report that one of several workers hangs; others will do its work."""
         now = time.monotonic()
         if now - self._said.get(name, 0.0) >= SAY_SECONDS:

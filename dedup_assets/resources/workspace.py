@@ -15,7 +15,7 @@ from dedup_assets.errors import SettingsError
 from dedup_assets.names import DASK_KEY, DEFAULT_WORKSPACE, WORKSPACE_KEY
 from dedup_assets.settings import Settings
 from dedup_assets.storage.liveness import holding_run
-from dedup_assets.storage.permissions import refuse_unasked
+from dedup_assets.storage.permissions import refuse_unsealed
 from dedup_assets.storage.workspace import SETTINGS_FILE, Workspace
 
 
@@ -44,7 +44,7 @@ class WorkspaceResource(dg.ConfigurableResource):
     def open(self) -> Workspace:
         """The workspace with its current settings on disk."""
         workspace = Workspace.open(self.path).with_options(_harmless(self.options))
-        refuse_unasked(workspace.root, workspace.settings)
+        refuse_unsealed(workspace.root, workspace.settings)
         return workspace
 
 

@@ -31,16 +31,16 @@ class DecidedShard:
 
 
 @dataclass(frozen=True)
-class StandIns:
+class Representatives:
     """The representing record of each of some texts: its admission, row and id."""
 
     admissions: np.ndarray
     rows: np.ndarray
     ids: pa.Array
 
-    def take(self, at: np.ndarray) -> StandIns:
+    def take(self, at: np.ndarray) -> Representatives:
         """The entries at some indexes."""
-        return StandIns(self.admissions[at], self.rows[at], self.ids.take(pa.array(at)))
+        return Representatives(self.admissions[at], self.rows[at], self.ids.take(pa.array(at)))
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class _Texts:
     """Decided texts of one admission, sorted by key, with the record that represents each."""
 
     decisions: TextDecisions
-    stand_ins: StandIns
+    representatives: Representatives
 
 
 class DecisionStore:
@@ -70,13 +70,13 @@ class DecisionStore:
             parts.append(known.take(at[at >= 0]))
         return TextDecisions.joined(parts)
 
-    def remember(self, texts: TextDecisions, stand_ins: StandIns) -> list[int]:
+    def remember(self, texts: TextDecisions, representatives: Representatives) -> list[int]:
         """Cache texts that were just decided; returns the numbers of the admissions that introduced them."""
         brought_by = admission_of(texts.keys)
         numbers = [int(number) for number in np.unique(brought_by)]
         for number in numbers:
             mine = np.flatnonzero(brought_by == number)
-            self._seen[number] = _Texts(texts.take(mine), stand_ins.take(mine))
+            self._seen[number] = _Texts(texts.take(mine), representatives.take(mine))
         return numbers
 
     def _path(self, number: int) -> str:
@@ -94,7 +94,7 @@ class DecisionStore:
                 TextDecisions(
                     column["text"], column["kept"], column["keeper_text"], column["similarity"], column["place"]
                 ),
-                StandIns(
+                Representatives(
                     column["record_admission"],
                     column["record_row"],
                     ids.chunk(0) if len(ids) else pa.array([], pa.string()),
@@ -106,7 +106,7 @@ class DecisionStore:
         """Publish the cached texts that some admissions introduced."""
         for number in numbers:
             known = self._seen[number]
-            d, by = known.decisions, known.stand_ins
+            d, by = known.decisions, known.representatives
             table = pa.table(
                 [
                     pa.array(d.keys),
@@ -164,8 +164,8 @@ class DecisionStore:
             mine = np.flatnonzero(brought_by == number)
             known = self._of(int(number))
             at = known.decisions.find(keys[mine])
-            names[mine] = known.stand_ins.ids.take(pa.array(at)).to_pylist()
-            owners[mine] = known.stand_ins.admissions[at]
+            names[mine] = known.representatives.ids.take(pa.array(at)).to_pylist()
+            owners[mine] = known.representatives.admissions[at]
         groups = [f"{number}:{row}" for number, row in zip(brought_by.tolist(), row_of(keys).tolist(), strict=True)]
         return pa.array(names, pa.string()), owners, pa.array(groups, pa.string())
 

@@ -25,13 +25,13 @@ from dedup_assets.storage.ledger_schema import (
     Admission,
     Codebook,
     Completion,
+    CorpusState,
     Entry,
     Generation,
     Rebuild,
     Registration,
     Retraction,
     Shard,
-    Standing,
 )
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "Admission",
     "Codebook",
     "Completion",
+    "CorpusState",
     "Entry",
     "Generation",
     "Ledger",
@@ -53,7 +54,6 @@ __all__ = [
     "Registration",
     "Retraction",
     "Shard",
-    "Standing",
 ]
 
 _NOW = "strftime('%Y-%m-%dT%H:%M:%SZ', 'now')"
@@ -204,10 +204,10 @@ class Ledger(LedgerFile):
             )
             connection.execute("UPDATE rebuild SET codebook = ? WHERE codebook IS NULL", (codebook.number,))
 
-    def standing(self) -> Standing:
+    def standing(self) -> CorpusState:
         """The state of the corpus, read in one transaction: a retraction is in all of it or in none."""
         with self._transaction(write=False) as connection:
-            return Standing(_admissions(connection), _taken_down(connection), _last_retraction(connection))
+            return CorpusState(_admissions(connection), _taken_down(connection), _last_retraction(connection))
 
     def admissions(self) -> list[Admission]:
         """All admissions in curation order, including retracted ones: other shards may still have their texts."""
@@ -263,7 +263,7 @@ class Ledger(LedgerFile):
             last = connection.execute("SELECT max(number) FROM admission WHERE shard = ?", (key,)).fetchone()[0]
             retraction = _retract(connection, key, None if row is None else row["number"], reason, run_id)
             if last is not None:
-                _bury(connection, key, last, retraction, tombstones)
+                _add_tombstones(connection, key, last, retraction, tombstones)
             connection.execute("UPDATE shard SET retracted = ? WHERE key = ?", (reason, key))
             connection.execute("DELETE FROM failure WHERE shard = ?", (key,))
             _void(connection, key, STAGES)
@@ -279,7 +279,7 @@ class Ledger(LedgerFile):
             ]
             if new:
                 retraction = _retract(connection, admission.shard, admission.number, TAKEDOWN, run_id, whole=False)
-                _bury(connection, admission.shard, admission.number, retraction, new)
+                _add_tombstones(connection, admission.shard, admission.number, retraction, new)
         return len(new)
 
     def retractions(self) -> list[Retraction]:
@@ -408,7 +408,7 @@ def _void(connection: sqlite3.Connection, shard: str, stages: Sequence[str]) -> 
     )
 
 
-def _bury(
+def _add_tombstones(
     connection: sqlite3.Connection, shard: str, admission: int, retraction: int, records: Iterable[tuple[int, str]]
 ) -> None:
     connection.executemany(

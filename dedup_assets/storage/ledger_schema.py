@@ -128,7 +128,7 @@ class Retraction:
 
 
 @dataclass(frozen=True)
-class Standing:
+class CorpusState:
     """The state of the corpus at one moment.
 
     `admissions` holds all admissions in curation order, including retracted ones. `taken_down` holds the rows of single

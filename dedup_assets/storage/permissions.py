@@ -24,25 +24,25 @@ SEALS_FILE = "asked.json"
 SCHEDULER_VARIABLE = "DEDUP_ASSETS_SCHEDULER"
 
 
-def remember_asked(root: Path, settings: Settings) -> None:
+def seal_requests(root: Path, settings: Settings) -> None:
     """Seal the requests of a caller that are in the settings."""
     seals = _seals(root)
-    wanted = [_seal(root, name) for name, _ in _reaching_out(root, settings)]
+    wanted = [_seal(root, name) for name, _ in _external_settings(root, settings)]
     new = [seal for seal in dict.fromkeys(wanted) if seal not in seals]
     if new:
         publish_text(root / SEALS_FILE, json.dumps([*seals, *new]))
 
 
-def refuse_unasked(root: Path, settings: Settings) -> None:
+def refuse_unsealed(root: Path, settings: Settings) -> None:
     """Raise SettingsError for a scheduler, a watched URL or an output elsewhere that nobody on this machine asked this
     workspace to use."""
     seals = _seals(root)
-    for name, problem in _reaching_out(root, settings):
+    for name, problem in _external_settings(root, settings):
         if _seal(root, name) not in seals:
             raise SettingsError(f"{root} {problem}")
 
 
-def _reaching_out(root: Path, settings: Settings) -> Iterator[tuple[str, str]]:
+def _external_settings(root: Path, settings: Settings) -> Iterator[tuple[str, str]]:
     """The settings that lead out of the workspace: the name for the seal, and the message where it is missing."""
     scheduler = settings.scheduler
     if scheduler not in ("", os.environ.get(SCHEDULER_VARIABLE)):

@@ -33,7 +33,7 @@ from dedup_assets.settings import Settings, checked, default_floor
 from dedup_assets.storage.ledger import Admission, Codebook, Ledger
 from dedup_assets.storage.locks import Lock
 from dedup_assets.storage.own_folders import MARKER, MARKER_TEXT
-from dedup_assets.storage.permissions import remember_asked
+from dedup_assets.storage.permissions import seal_requests
 from dedup_assets.storage.publish import exclusive_lock, publish_text, storage_errors, sweep_temporary
 from dedup_assets.storage.raw_table import RawShard
 
@@ -107,11 +107,11 @@ class Workspace:
                 workspace.ledger.create()
                 publish_text(path / MARKER, MARKER_TEXT)
                 publish_text(file, settings.to_toml())
-                remember_asked(path, settings)
+                seal_requests(path, settings)
                 return workspace
         workspace = cls.open(path).with_options(options)
         asked = {name: options[name] for name in _REACHING_OUT if options.get(name)}
-        remember_asked(path, Settings().changed(asked))
+        seal_requests(path, Settings().changed(asked))
         return workspace
 
     def with_options(self, options: Mapping[str, Any]) -> Workspace:
@@ -148,7 +148,7 @@ class Workspace:
 
     def with_sources(self, setting: str, sources: Sequence[str]) -> Workspace:
         """This workspace with more watched sources, stored in `sources` or `reference_sources`, at a user's request."""
-        remember_asked(self.root, Settings().changed({setting: tuple(sources)}))
+        seal_requests(self.root, Settings().changed({setting: tuple(sources)}))
         return replace(
             self,
             settings=self._keep(lambda stored: {setting: tuple(dict.fromkeys([*getattr(stored, setting), *sources]))}),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from dedup_assets.compute.device.ghosts import Pile, Tile
+from dedup_assets.compute.device.ghosts import GhostCollector, Tile
 from dedup_assets.compute.device.memory import Room, by_slices, free_bytes
 from dedup_assets.compute.device.rows import DeviceRows, float32_sums
 from dedup_assets.compute.distances import distances_on
@@ -70,7 +70,7 @@ def home_and_ghosts(
     step = max(SMALLEST_TILE, min(tile_bytes // (2 * k), 1 << 20))
     tiles, uploads, wide = Room(device), Room(device, _rows_at_once(vectors, device)), Room(device)
     test = _Test(device, book, sine, margin, listed_above_zero, low)
-    pile = Pile(n, k, device)
+    pile = GhostCollector(n, k, device)
 
     def of_uploaded(at: slice) -> None:
         start = max(at.start, pile.done)  # an attempt that failed half way keeps its finished rows

@@ -35,7 +35,7 @@ class Tile(NamedTuple):
     """int32 (g,): cell after cell, ascending inside a cell; from `start` on."""
 
 
-class Pile:
+class GhostCollector:
     """Takes tiles in the order of their rows and returns homes and ghosts of all rows on the host.
 
     Parameters

@@ -162,7 +162,7 @@ class _Worker:
         """Compare one pack, in halves where it does not fit the device."""
         join = self.join
         for _ in in_halves(
-            join.packs[item], self._attempt, Pack.halves, lambda pack: pack.products, join.room, str, self._let_go
+            join.packs[item], self._attempt, Pack.halves, lambda pack: pack.products, join.room, str, self._free_buffers
         ):
             pass
         if self.chunks >= HOT_CHUNKS:
@@ -178,7 +178,7 @@ class _Worker:
             self._compact(self._products(pack), pack)
         return ()
 
-    def _let_go(self) -> None:
+    def _free_buffers(self) -> None:
         self.buffer = None
         self._settle()
         self._flush()
