@@ -112,10 +112,7 @@ def _home_counts(scope: Scope, codebook: Codebook, admissions: Sequence[Admissio
 
 def texts_fit_the_window(scope: Scope) -> Finding:
     """How many texts are longer than the model's window."""
-    done = [entry.stats for shard, entry in scope.workspace.ledger.completions("embeddings").items() if shard in scope]
-    embedded = sum(int(stats["embedded"]) for stats in done)
-    cut = sum(int(stats.get("texts_over_window", 0)) for stats in done)
-    share = cut / embedded if embedded else 0.0
+    embedded, cut, share = _embedded(scope, "texts_over_window")
     return judged(
         f"{cut} of {embedded} embedded texts are longer than the model's window ({share:.1%}).",
         {"embedded": embedded, "texts_over_window": cut, "share": round(share, 4), "limit": CUT_SHARE},
@@ -127,10 +124,7 @@ def texts_fit_the_window(scope: Scope) -> Finding:
 
 def texts_are_understood(scope: Scope) -> Finding:
     """How many texts have too few tokens known to the model, and match only their copies."""
-    done = [entry.stats for shard, entry in scope.workspace.ledger.completions("embeddings").items() if shard in scope]
-    embedded = sum(int(stats["embedded"]) for stats in done)
-    odd = sum(int(stats.get("texts_not_understood", 0)) for stats in done)
-    share = odd / embedded if embedded else 0.0
+    embedded, odd, share = _embedded(scope, "texts_not_understood")
     return judged(
         f"{odd} of {embedded} embedded texts have too few tokens that the model knows ({share:.1%}).",
         {"embedded": embedded, "texts_not_understood": odd, "share": round(share, 4), "limit": UNKNOWN_SHARE},
@@ -138,6 +132,14 @@ def texts_are_understood(scope: Scope) -> Finding:
         "The vocabulary of the model lacks their script: only their exact copies are removed. Curate into a new "
         "workspace with a multilingual model (--model), or with vectors of your own (--embedding-column).",
     )
+
+
+def _embedded(scope: Scope, kind: str) -> tuple[int, int, float]:
+    """Embedded texts, those of a kind among them, and their share."""
+    done = [entry.stats for shard, entry in scope.workspace.ledger.completions("embeddings").items() if shard in scope]
+    embedded = sum(int(stats["embedded"]) for stats in done)
+    found = sum(int(stats.get(kind, 0)) for stats in done)
+    return embedded, found, found / embedded if embedded else 0.0
 
 
 def nothing_waits(scope: Scope, now: datetime | None = None) -> Finding:
