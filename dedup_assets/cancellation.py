@@ -1,8 +1,7 @@
-"""Cancelled runs: Dagster's record of a cancellation, and an executor that looks at it between steps.
+"""Cancelled runs: Dagster's record of a cancellation, and an executor that checks it between steps.
 
-Dagster notes on the record that a run is to be cancelled, and then interrupts its process, once. Where the interrupt
-comes too early, too late or to nobody, the record still tells: it is looked at between steps, at the end of the run,
-and when its process ends.
+Dagster records the cancellation of a run and then interrupts its process once. If the interrupt comes too early or too
+late, or is lost, the record remains: it is checked between steps, at the end of the run, and when its process ends.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ _ASKED = {dg.DagsterEventType.RUN_CANCELING, dg.DagsterEventType.RUN_CANCELED}
 
 
 def raise_if_cancelled(instance: dg.DagsterInstance, run_id: str) -> None:
-    """Raise KeyboardInterrupt if this process was interrupted, or somebody cancelled its run."""
+    """Raise KeyboardInterrupt if this process was interrupted or its run was cancelled."""
     raise_interrupt()
     if not _is_cancelled(instance, run_id):
         return
     run = instance.get_run_by_id(run_id)
     if run is not None and run.status is dg.DagsterRunStatus.STARTED:
-        instance.report_run_canceling(run)  # it was cancelled while it started, which is recorded over that
+        instance.report_run_canceling(run)  # cancelled while it started: the start overwrote that status
     raise KeyboardInterrupt
 
 
@@ -40,7 +39,7 @@ def _is_cancelled(instance: dg.DagsterInstance, run_id: str) -> bool:
 
 
 class CancellableExecutor(InProcessExecutor):
-    """Dagster's executor for runs in one process, of which no cancelled run ends as if it was not."""
+    """Dagster's in-process executor, except that a cancelled run always ends as cancelled."""
 
     def execute(self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan) -> Iterator[DagsterEvent]:
         """All steps in this process."""
@@ -54,8 +53,8 @@ class CancellableExecutor(InProcessExecutor):
 
 
 def _settle(reference: InstanceRef, run_id: str) -> None:
-    """At the end of a run's process: cancelled in the moment between the last look and the record of its success, it
-    is on record as successful, or as being cancelled for ever."""
+    """Correct the status at the end of a run's process: a run cancelled between the last check and the record of its
+    success would stay successful, or for ever in the state of being cancelled."""
     with dg.DagsterInstance.from_ref(reference) as instance:
         run = instance.get_run_by_id(run_id)
         if run is not None and run.status is not dg.DagsterRunStatus.CANCELED and _is_cancelled(instance, run_id):
@@ -70,7 +69,7 @@ def _create(context: dg.InitExecutorContext) -> CancellableExecutor:
     return CancellableExecutor(usual.retries, usual.step_dependency_config, usual.marker_to_close)
 
 
-# Under Dagster's name and with its settings, which configurations of runs may hold.
+# Under Dagster's name and with its settings, because run configurations may contain them.
 cancellable_executor = dg.ExecutorDefinition(
     name=_dagsters.name,
     config_schema=_dagsters.config_schema,

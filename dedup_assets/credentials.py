@@ -1,4 +1,4 @@
-"""URLs that carry credentials: what of them is shown and stored, and what stays in the memory of this process.
+"""URLs with credentials: the part that is shown and stored, and the part that stays in the memory of this process.
 
 A password before a host and all that follows a `?` are taken out: the rest is how a file is named in the ledger, in
 Dagster's databases, in `curation.toml`, in files' names and in messages. The whole URL is known to the process that it
@@ -16,26 +16,26 @@ HIDDEN = "***"
 _WEB = ("http", "https")
 _COLON_IS_NO_PASSWORD = ("github", "git")  # github://org:repo@sha/path
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?:(?P<user>[^/?#@]*)@)?(?P<path>.*)", re.DOTALL)
-_QUERY = re.compile(r"\?(?=[^/?=]+=)")  # elsewhere than on the web, `?` may stand for any character
+_QUERY = re.compile(r"\?(?=[^/?=]+=)")  # outside of the web, `?` may be a wildcard
 _SECRET_NAME = re.compile(r"sig|token|key|secret|pass|cred|auth|code|session", re.IGNORECASE)
-_LONG = 16  # characters of a value that is no word
+_LONG = 16  # characters of a value that is not a word
 
-_known: dict[str, str] = {}  # whole URLs by what is shown of them
-_secrets: set[str] = set()  # what must not be seen
+_known: dict[str, str] = {}  # whole URLs by their shown form
+_secrets: set[str] = set()  # values that must not be shown
 
 
 def is_url(source: str) -> bool:
-    """Whether a source is an fsspec URL rather than a local path. A path that is there is that path."""
+    """Whether a source is an fsspec URL and not a local path. An existing path is a path."""
     return ("://" in source or "::" in source) and not os.path.lexists(absolute(source))
 
 
 def absolute(source: str) -> str:
-    """A path made absolute, `~` and all; links stay."""
+    """An absolute path, with `~` expanded; links are kept."""
     return os.path.abspath(os.path.expanduser(source))  # noqa: PTH100, PTH111 - keeps what Path would fold
 
 
 def without_credentials(url: str) -> str:
-    """What is shown and stored of a URL. The whole one is remembered as long as this process lives.
+    """The form of a URL that is shown and stored. The whole URL is kept in the memory of this process.
 
     Examples
     --------
@@ -51,22 +51,22 @@ def without_credentials(url: str) -> str:
 
 
 def without_query(name: str) -> str:
-    """The name of a file without what a URL says behind it."""
+    """The name of a file without the query of its URL."""
     return name.removesuffix(f"?{HIDDEN}")
 
 
 def holds_credentials(url: str) -> bool:
-    """Whether a part of a URL is not to be stored."""
+    """Whether a URL has a part that must not be stored."""
     return without_credentials(url) != url
 
 
 def with_credentials(shown: str) -> str | None:
-    """The whole URL behind what is shown of it; None where this process was not told."""
+    """The whole URL for its shown form; None if this process does not know it."""
     return _known.get(shown) if HIDDEN in shown else shown
 
 
 def scrubbed(text: str) -> str:
-    """A text without the credentials that this process was told."""
+    """A text without the credentials that this process knows."""
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     return text

@@ -1,8 +1,8 @@
-"""A demo corpus from what every Python machine has: the docstrings of its installed packages.
+"""A demo corpus of data on every Python machine: the docstrings of its installed packages.
 
-Docstrings are real text with thousands of natural near-duplicates (wrappers, back-ends, overloads), so the
-quick start shows something true without a download. The files are parsed, never imported. This module knows
-nothing of the pipeline: it writes shard files like any other source.
+Docstrings are real text with thousands of natural near-duplicates (wrappers, back-ends, overloads), so the quick start
+shows real results without a download. The files are parsed, never imported. The module writes shard files like any
+other source.
 """
 
 import ast
@@ -27,18 +27,18 @@ from dedup_assets.errors import SourceError, WorkspaceError
 DEFAULT_LIMIT = 12_000
 DEFAULT_SHARDS = 6
 
-# Shorter ones ("Return self.") say nothing that a reader could judge.
+# A reader cannot judge shorter ones ("Return self.").
 MIN_CHARACTERS = 20
 
-# Larger files are generated tables: seconds to parse, hardly a docstring in them.
+# Larger files are generated tables: they take seconds to parse and have hardly any docstrings.
 MAX_FILE_BYTES = 1_000_000
 
-# One module gives at most this share of the corpus, so that a small demo is not the text of one file.
+# Largest share of one module, so that a small demo is not the text of one file.
 MAX_MODULE_SHARE = 1 / 50
 
 COMPLETION_FILE = ".docstrings-complete.json"
 
-# Installed packages live in their own folders; the interpreter's own tests contain files broken on purpose.
+# Installed packages are in other folders; the interpreter's own tests contain deliberately broken files.
 _NOT_STANDARD_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "__pycache__", "lib-dynload"}
 
 
@@ -99,9 +99,8 @@ def _choose(limit: int) -> list[dict]:
 def write_demo_corpus(folder: Path, limit: int = DEFAULT_LIMIT, shards: int = DEFAULT_SHARDS) -> list[Path]:
     """Write the demo corpus as ``docstrings-00.jsonl.gz`` … below `folder` and return the paths in order.
 
-    The corpus is gathered once: a completion file says what was written, and later calls with the same
-    `limit` and `shards` return the same files even when packages were installed in between, because a
-    workspace made from them refuses changed shards.
+    The corpus is written once, with a completion file. Later calls with the same `limit` and `shards` return the same
+    files even if packages were installed in between, so that its workspace sees no changed shards.
 
     Parameters
     ----------
@@ -117,7 +116,7 @@ def write_demo_corpus(folder: Path, limit: int = DEFAULT_LIMIT, shards: int = DE
     WorkspaceError
         The folder holds a demo corpus made with another `limit` or `shards`.
     SourceError
-        There is no docstring to be found, or a number is below 1.
+        No docstring was found, or a number is below 1.
     """
     if shards < 1:
         raise SourceError(f"The demo corpus needs at least 1 shard, got {shards}.")
@@ -133,7 +132,7 @@ def write_demo_corpus(folder: Path, limit: int = DEFAULT_LIMIT, shards: int = DE
             f"{sysconfig.get_path('stdlib')} or in the installed packages. Pass your own files instead."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    # What a process that died before its completion file left behind.
+    # Leftovers of a process that died before its completion file.
     for leftover in folder.glob("docstrings-*.jsonl.gz*"):
         leftover.unlink()
     count = min(shards, len(records))
@@ -174,14 +173,14 @@ def _installed_modules() -> dict[str, Path]:
             if name is not None:
                 modules.setdefault(name, root / relative)
 
-    # First come, first served, as in an import: the standard library, then the search path in its order.
+    # The first one wins, as in an import: the standard library, then the search path in its order.
     library = Path(sysconfig.get_path("stdlib"))
     for entry in sorted(library.iterdir()):
         if entry.suffix == ".py":
             add(library, [PurePath(entry.name)])
         elif entry.is_dir() and entry.name not in _NOT_STANDARD_LIBRARY:
             add(library, (file.relative_to(library) for file in entry.rglob("*.py")))
-    # Only installed distributions: the working folder, on the path under `python -m`, must change nothing.
+    # Only installed distributions: the working folder, which `python -m` adds to the path, must not matter.
     for folder in sys.path:
         if PurePath(folder).name in {"site-packages", "dist-packages"}:
             found = metadata.distributions(path=[folder])
@@ -208,7 +207,7 @@ def _parse_file(file: Path, module: str) -> list[dict]:
         if file.stat().st_size > MAX_FILE_BYTES:
             return []
         with warnings.catch_warnings():
-            # Invalid escapes in other people's strings are not this program's news.
+            # Warnings about invalid escapes in parsed files do not concern our user.
             warnings.simplefilter("ignore")
             tree = ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):
@@ -246,7 +245,7 @@ def _documented(node: ast.AST, prefix: str) -> Iterator[tuple[str, str, int, str
         docstring = ast.get_docstring(node, clean=False)
         if docstring is not None:
             yield name or "__doc__", kind, line, docstring
-    # Definitions sit in blocks of statements only; walking the expressions too would take most of the time.
+    # Only blocks of statements contain definitions; walking the expressions too would take most of the time.
     for block in ("body", "handlers", "orelse", "finalbody", "cases"):
         children = getattr(node, block, ())
         for child in children if isinstance(children, list) else ():
@@ -264,12 +263,12 @@ def _is_unicode(text: str) -> bool:
 
 
 def _stable_hash(text: str) -> bytes:
-    """Return bytes that order texts evenly and alike in every process, unlike `hash`."""
+    """Return bytes that order texts evenly and the same way in every process, unlike `hash`."""
     return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
 
 def _compressed_lines(records: list[dict]) -> bytes:
-    """Return JSON lines compressed without the time of day or a file name in the header."""
+    """Return compressed JSON lines, without a time or file name in the header."""
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     return gzip.compress(lines.encode("utf-8"), compresslevel=6, mtime=0)
 

@@ -1,4 +1,4 @@
-"""Texts of a corpus made fit to be shown: cut to a readable length, and without what a terminal or a page obeys."""
+"""Prepares texts of a corpus for display: truncated to a readable length, with control characters escaped."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ LONG_TEXT = 500
 """Characters of a text shown in a table."""
 
 SHOWN = 40
-"""Characters of a value that an error shows."""
+"""Characters of a value shown in an error."""
 
 COLLECTIONS = (list, tuple, set, frozenset, dict)
-"""Types of which an error says how many items there are."""
+"""Types whose number of items an error gives."""
 
 
 def shorten(text: str, full: bool = False) -> str:
-    """A text cut to what a table shows, its control characters written out."""
+    """A text truncated for a table, with control characters escaped."""
     if full or len(text) <= LONG_TEXT:
         return visible(text)
     return visible(text[:LONG_TEXT]) + f" … ({len(text):,} characters)"
@@ -43,6 +43,6 @@ def kind_of(value: Any) -> str:
 
 
 def short(value: Any) -> str:
-    """A value on one line, cut to `SHOWN` characters."""
+    """A value on one line, truncated to `SHOWN` characters."""
     shown = visible(reprlib.repr(value))
     return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}…"

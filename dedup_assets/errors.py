@@ -1,4 +1,4 @@
-"""The errors that a person can act on.
+"""The errors that a user can act on.
 
 Every message says what was found, where, what was expected, and what to do. Anything that is not a
 `DedupError` is a defect of this software and keeps its traceback.
@@ -12,14 +12,14 @@ from dedup_assets.credentials import scrubbed
 from dedup_assets.unseen import visible
 
 VERBOSE = "DEDUP_ASSETS_VERBOSE"
-"""Environment variable by which the tracebacks of failures are shown on the terminal too."""
+"""Environment variable that also shows the tracebacks of failures on the terminal."""
 
 
 class DedupError(Exception):
     """Base class; the command line prints the message without a traceback and exits with 1.
 
-    Names and texts of a corpus stand in messages, which end on terminals: what is not seen in them is written out.
-    Credentials that came with a URL are left out.
+    Messages contain names and texts of a corpus and are shown on terminals, so invisible characters are escaped.
+    Credentials of URLs are removed.
     """
 
     def __str__(self) -> str:
@@ -31,7 +31,7 @@ class SourceError(DedupError):
 
 
 class ShardError(DedupError):
-    """One shard cannot be read or does not fit the settings; other shards are not concerned."""
+    """One shard cannot be read or does not fit the settings; other shards are not affected."""
 
 
 class FailedShardsError(ShardError):
@@ -56,7 +56,7 @@ class ModelError(DedupError):
 
 
 class ClusterError(DedupError):
-    """Dask's scheduler or workers are lost or do not fit: no shard is to blame, and none can be worked on."""
+    """Dask's scheduler or workers are lost or do not fit. No shard caused it, and no shard can be processed."""
 
 
 class NoRoomError(DedupError):
@@ -68,11 +68,11 @@ class MissingPackageError(DedupError, ModuleNotFoundError):
 
 
 class UnexpectedError(DedupError):
-    """An unforeseen failure that is not of a single shard; `__cause__` is the exception."""
+    """An unforeseen failure that does not belong to a single shard; `__cause__` is the exception."""
 
 
 def shown_cause(problem: BaseException) -> BaseException | None:
-    """What somebody else's exception may stand as the cause of ours: nothing that repeats credentials."""
+    """A library's exception as the cause of ours; None if it repeats credentials."""
     known: BaseException | None = problem
     while known is not None:
         said = f"{known!s} {known!r}"
@@ -83,17 +83,17 @@ def shown_cause(problem: BaseException) -> BaseException | None:
 
 
 def first_line(problem: BaseException) -> str:
-    """The first line of what an exception says, without its full stop; libraries add pages."""
+    """The first line of the message of an exception, without its full stop; libraries add pages."""
     lines = str(problem).strip().splitlines()
     return visible(scrubbed(lines[0]).rstrip(". ")[:500]) if lines else "no message"
 
 
 def reason(problem: BaseException) -> str:
-    """What somebody else's exception says, without the full stop that ours adds."""
+    """The message of a library's exception, without the full stop that ours adds."""
     return scrubbed(str(problem)).strip().rstrip(".")
 
 
 def some(names: Sequence[str], most: int = 5) -> str:
-    """The first names, and how many more there are."""
+    """The first names, and the number of others."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(visible, names[:most])) + rest

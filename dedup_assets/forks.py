@@ -1,7 +1,7 @@
-"""Processes that were forked from one that has computed.
+"""Refuses to compute in a process that was forked from one that has computed.
 
-The threads of torch, OpenMP, LanceDB and Dask are not there in such a process, and what they locked stays locked: the
-first call of one of these libraries would wait for ever.
+The threads of torch, OpenMP, LanceDB and Dask do not exist in such a process, and their locks stay locked: the first
+call of one of these libraries would hang.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _computing: int | None = None
 
 
 def require_own_threads() -> None:
-    """Note that this process computes. Raises DedupError where it was forked from one that did."""
+    """Note that this process computes. Raises DedupError if it was forked from one that did."""
     global _computing
     if _computing is None:
         _computing = os.getpid()

@@ -1,9 +1,9 @@
-"""Interrupts: they end the work that they interrupt, also when the exception is lost on its way.
+"""Interrupts end the work that they interrupt, even if the exception is lost on its way.
 
-A handler raises in whatever the main thread is at. That may be the callback of a weak reference, a finaliser or a
-callback of the garbage collector, of which Python ignores exceptions; and between the steps of a run Dagster's handlers
-only take note, and forget it when the run ends. Either way the work would go on to its end. Here every interrupt is
-noted below the handlers, whichever are in force, and whoever does long work looks at the note between two pieces of it.
+A signal handler raises in the code that the main thread is running. That may be the callback of a weak reference, a
+finaliser or a callback of the garbage collector, whose exceptions Python ignores. Between the steps of a run, Dagster's
+handlers only take a note, which is lost when the run ends. In both cases the work would continue to its end. Here every
+interrupt is also recorded below the handlers, and long work checks the record between its parts.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _INTERRUPTS = frozenset({signal.SIGINT, signal.SIGTERM})
 
 
 class _Note:
-    """The signals that arrived in a block. Of the process, as signals are."""
+    """The signals that arrived in a block. One for the process, like signals."""
 
     def __init__(self) -> None:
         self.taking = False
-        self.signals = b""  # a byte each
+        self.signals = b""  # one byte each
 
     @cached_property  # never closed: Python writes to it from a signal handler
     def pipe(self) -> tuple[int, int]:
@@ -54,8 +54,8 @@ _note = _Note()
 
 @contextmanager
 def interrupts_noted() -> Iterator[None]:
-    """While the block lasts, note SIGINT and SIGTERM for `raise_interrupt`. Within another such block, or outside the
-    main thread, in which signals arrive, it adds nothing."""
+    """Inside the block, record SIGINT and SIGTERM for `raise_interrupt`. It does nothing within another such block, or
+    outside the main thread, which receives the signals."""
     if _note.taking or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -71,10 +71,10 @@ def interrupts_noted() -> Iterator[None]:
 
 
 def _give_back(descriptor: int) -> None:
-    """Let signals be told to whoever was told of them before, such as an event loop, those too that arrived since."""
+    """Restore the previous receiver of signals, such as an event loop, and pass on the signals that arrived since."""
     try:
         signal.set_wakeup_fd(descriptor)
-    except (OSError, ValueError):  # closed by now
+    except (OSError, ValueError):  # already closed
         signal.set_wakeup_fd(-1)
         descriptor = -1
     signals = _note.clear()
@@ -85,17 +85,18 @@ def _give_back(descriptor: int) -> None:
 
 def raise_interrupt() -> None:
     """Raise KeyboardInterrupt in the main thread if an interrupt arrived in the block, even if it was raised before:
-    where somebody comes by here, that ended nothing."""
+    the exception ended nothing if the code gets here."""
     if _note.taking and threading.current_thread() is threading.main_thread() and _INTERRUPTS & {*_note.read()}:
         raise KeyboardInterrupt
 
 
 def letting_go(work: Callable[P, Result]) -> Callable[P, Result]:
-    """Let an interrupted call go of everything it had begun.
+    """Make an interrupted call release all its resources.
 
-    An interrupt may arrive when a context manager is entered and before its block is, which then never ends: the
-    traceback holds it, and a notebook holds the traceback. The next call would wait for its transaction, or its lock.
-    One that sets handlers ends late, and puts back what was there in the middle of the call: so they are set as before.
+    An interrupt may arrive after a context manager was entered and before its block begins. The manager then never
+    exits: the traceback holds it, and a notebook holds the traceback. The next call would wait for its transaction or
+    lock. A manager that sets signal handlers would exit late and restore handlers from the middle of the call, so the
+    handlers are restored here.
     """
 
     @wraps(work)
@@ -107,7 +108,7 @@ def letting_go(work: Callable[P, Result]) -> Callable[P, Result]:
             _clear_frames(interrupt)
             if threading.current_thread() is threading.main_thread():
                 for number, handler in handlers.items():
-                    if handler is not None:  # one that Python knows
+                    if handler is not None:  # a handler that Python knows
                         signal.signal(number, handler)
             raise
 
@@ -115,7 +116,7 @@ def letting_go(work: Callable[P, Result]) -> Callable[P, Result]:
 
 
 def _clear_frames(problem: BaseException) -> None:
-    """Close what hangs on the frames that an exception, and those that led to it, went through."""
+    """Clear the frames of an exception and its causes, which closes the objects they hold."""
     waiting: list[BaseException | None] = [problem]
     known: list[BaseException] = []
     while waiting:
@@ -128,7 +129,7 @@ def _clear_frames(problem: BaseException) -> None:
 
 
 def _forget() -> None:
-    """In a forked child: what it is sent is nothing to its parent, whose pipe it has."""
+    """In a forked child, which has its parent's pipe: its signals must not reach the parent."""
     global _note
     if _note.taking:
         signal.set_wakeup_fd(-1)

@@ -1,4 +1,4 @@
-"""Which record of a shard comes first and so is kept: the setting `keep`, read."""
+"""The setting `keep`: which record of a shard comes first and so is kept."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import re
 from dataclasses import dataclass
 
 ORDERS = ("first", "longest", "hard", "easy", "random")
-"""Orders with a name; beside them stands `column:NAME[:asc|desc]`."""
+"""Named orders; the other one is `column:NAME[:asc|desc]`."""
 
 _COLUMN = re.compile(r"column:(?P<name>.+?)(?::(?P<direction>asc|desc))?", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class KeepRule:
-    """The order in which the records of a shard are judged.
+    """The order of the records of a shard.
 
     Attributes
     ----------
     order : str
         One of `ORDERS`, or "column".
     column : str
-        The column that orders keepers; "" where none does.
+        The column that orders keepers; "" if none does.
     descending : bool
         Whether the largest value comes first.
     """
@@ -37,10 +37,10 @@ class KeepRule:
         found = _COLUMN.fullmatch(keep)
         if found is None:
             raise ValueError(f"expected {', '.join(ORDERS)} or column:NAME[:asc|desc]")
-        # A quality score is the usual case, so the highest value is kept unless told otherwise.
+        # A quality score is the usual case, so the highest value is kept by default.
         return cls("column", found["name"], found["direction"] != "asc")
 
     @property
     def needs_prototype(self) -> bool:
-        """Whether records are ordered by their likeness to the mean vector of the shard."""
+        """Whether records are ordered by their similarity to the mean vector of the shard."""
         return self.order in ("hard", "easy")

@@ -1,7 +1,7 @@
-"""What `dedup-assets ui` and `workspace.yaml` serve: the definitions, each run in one process.
+"""The code location of `dedup-assets ui` and `workspace.yaml`: the definitions, with each run in one process.
 
-Runs that are started in the asset graph have no job of their own and take the executor of their location. A process
-for each of the seven steps would add its start, about four seconds each; the parallel work is done by Dask.
+Runs started in the asset graph have no job and use the executor of their location. A process for each of the seven
+steps would add its start, about four seconds each; Dask does the parallel work.
 """
 
 import dagster as dg
@@ -9,5 +9,5 @@ import dagster as dg
 from dedup_assets import definitions
 from dedup_assets.cancellation import cancellable_executor
 
-# Dagster looks for the one Definitions of a module: the other is no name here.
+# Dagster expects one Definitions in a module, so the other has no name here.
 defs = dg.Definitions.merge(definitions.defs, dg.Definitions(executor=cancellable_executor))

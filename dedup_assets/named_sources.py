@@ -1,4 +1,4 @@
-"""Sources of a call: list their files, register them as shards, report what is not read."""
+"""The sources of a call: lists their files, registers them as shards, reports unread files."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _EXAMPLES = 10
 def brought_in(
     sources: Sequence[str | Path], workspace: str | Path, role: str, options: Mapping[str, Any]
 ) -> tuple[Workspace, Found, Registered]:
-    """The workspace with the shards of some sources registered, and what the sources hold."""
+    """The workspace with the shards of some sources registered, and the files of the sources."""
     wanted = resolve_options(options)
     path = workspace_path(workspace)
     follow = wanted.get("follow_links", load_settings_or_default(path).follow_links)
     found = find_sources(source_names(sources), follow) if sources else Found([], [])
-    _refuse_unread(found, bool(wanted.get("strict")))  # before a workspace is made for nothing
+    _refuse_unread(found, bool(wanted.get("strict")))  # before an unnecessary workspace is created
     space = Workspace.create_or_open(path, wanted)
     _refuse_unread(found, space.settings.strict)
     space.sweep()
@@ -43,7 +43,7 @@ def _refuse_unread(found: Found, strict: bool) -> None:
 
 
 def unread_summary(unread: Sequence[Unread]) -> dict[str, Any]:
-    """What of the sources is not read: how many files, how many for each reason, and examples."""
+    """The unread files of the sources: their number, the number for each reason, and examples."""
     return {
         "files": len(unread),
         "by_reason": dict(Counter(item.reason for item in unread)),

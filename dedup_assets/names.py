@@ -1,4 +1,4 @@
-"""What the things of a workspace are called in Dagster, beside other work and other workspaces."""
+"""Names of a workspace's objects in Dagster, distinct from those of other workspaces and other assets."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path
 DEFAULT_WORKSPACE = "dedup-workspace"
 
 WORKSPACE_KEY, DASK_KEY = "dedup_workspace_", "dedup_dask_"
-"""How the keys of every workspace's resources begin."""
+"""Prefix of the keys of every workspace's resources."""
 
 
 @dataclass(frozen=True)
 class Names:
-    """Names with the workspace in them: its folder's, and a digest of where that is.
+    """Names that contain the workspace's folder name and a digest of its path.
 
-    A workspace that is moved has others. Nothing is lost by that: partitions are added again by the next curation, and
-    materialisations are known by asset and shard.
+    A moved workspace has other names. Nothing is lost: the next curation adds the partitions again, and
+    materialisations are identified by asset and shard.
 
     Attributes
     ----------
     partitions : str
-        The set of partitions, one a shard.
+        The set of partitions, one for each shard.
     workspace, dask : str
         Keys of the resources.
     """
@@ -34,7 +34,7 @@ class Names:
 
     @classmethod
     def of(cls, root: str | Path) -> Names:
-        """Names for the workspace in a folder, which need not be there."""
+        """Names for the workspace in a folder, which need not exist."""
         place = Path(root).expanduser().resolve()
         digest = hashlib.blake2b(str(place).encode(errors="surrogateescape"), digest_size=4).hexdigest()
         suffix = f"{re.sub(r'[^A-Za-z0-9]+', '_', place.name)[:30].strip('_')}_{digest}".lstrip("_")

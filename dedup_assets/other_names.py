@@ -1,4 +1,4 @@
-"""Names that other tools give to our settings, for the hint after an unknown setting or option."""
+"""Names of our settings in other tools, for the hint after an unknown setting or option."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ _MEANT = {other: name for name, others in _OTHER_NAMES.items() for other in othe
 
 
 def meant_by(name: str, known: Iterable[str]) -> str:
-    """The known name that somebody meant by another one: what other tools call it, or else a slip of the pen; ""
-    where nothing comes near."""
+    """The known name meant by an unknown one: a synonym of other tools, or else a close spelling; "" if there is
+    none."""
     known = list(known)
     plain = name.lstrip("-").replace("-", "_").lower()
     if plain in known:

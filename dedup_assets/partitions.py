@@ -1,4 +1,4 @@
-"""Partitions: every asset has one a shard, in a set of the workspace's own (see `Names`)."""
+"""Partitions: every asset has one for each shard, in a set of the workspace (see `Names`)."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import dagster as dg
 from sqlalchemy.exc import IntegrityError
 
-# As Dagster itself names them; it does not export the names.
+# Dagster's own tags, whose names it does not export.
 _ONE = "dagster/partition"
 _FIRST, _LAST = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
 def register_partitions(instance: dg.DagsterInstance, name: str, keys: Sequence[str]) -> list[str]:
-    """Add shard keys to a set of partitions, in order; returns those that are new to the instance."""
+    """Add shard keys to a set of partitions, in order; returns the keys that are new to the instance."""
     known = set(instance.get_dynamic_partitions(name))
     new = [key for key in keys if key not in known]
     if new:
         try:
             instance.add_dynamic_partitions(name, new)
         except IntegrityError:
-            # Dagster looks for those that are there, and adds the others, in two steps: another process came between.
+            # Dagster finds existing keys and adds the others in two steps, and another process came between.
             if known.issuperset(instance.get_dynamic_partitions(name)):
                 raise
             register_partitions(instance, name, keys)
@@ -30,17 +30,16 @@ def register_partitions(instance: dg.DagsterInstance, name: str, keys: Sequence[
 def spans(
     partitions: Sequence[str], wanted: Collection[str], order: Sequence[str] | None = None
 ) -> Iterator[list[str]]:
-    """Cut the wanted keys into runs of neighbours: a run covers one range of partitions, and only wanted ones.
+    """Split the wanted keys into runs of neighbours: each covers one range of partitions with only wanted ones.
 
     Parameters
     ----------
     partitions
-        All of Dagster's partitions in its order, strangers too: a range is one of these.
+        All of Dagster's partitions in its order, including unknown ones: a range refers to these.
     wanted
-        Keys; those that are no partitions are passed over.
+        Keys; those without a partition are skipped.
     order
-        In which the keys are to be worked on, by default that of `partitions`. Where the two differ there are more
-        runs, and none of them is out of order.
+        Order of processing, by default that of `partitions`. Where the two differ there are more runs, each in order.
     """
     place = {key: at for at, key in enumerate(partitions)}
     chosen = place.keys() & set(wanted)
@@ -62,12 +61,12 @@ def range_tags(span: Sequence[str]) -> dict[str, str]:
 
 
 def range_ends(tags: Mapping[str, str]) -> tuple[str | None, str | None]:
-    """The first and the last partition of the range that a run with these tags is over; None where it is over none."""
+    """The first and last partition of the range of a run with these tags; None if it has no range."""
     return tags.get(_FIRST, tags.get(_ONE)), tags.get(_LAST, tags.get(_ONE))
 
 
 def partitions_of(tags: Mapping[str, str], keys: Sequence[str]) -> list[str]:
-    """The partitions that a run with these tags is over; `keys` are all there are, in Dagster's order."""
+    """The partitions of a run with these tags; `keys` are all partitions in Dagster's order."""
     if _ONE in tags:
         return [key for key in keys if key == tags[_ONE]]
     first, last = range_ends(tags)

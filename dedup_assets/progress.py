@@ -1,4 +1,4 @@
-"""How far a stage is, told to whoever listens. Stages report; the command line draws; nobody waits."""
+"""Progress of stages: stages report it, listeners such as the command line show it."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from typing import Protocol, runtime_checkable
 
 
 class Listener(Protocol):
-    """Hears what stages report."""
+    """Receives the reports of stages."""
 
     def stage_started(self, stage: str) -> None:
         """A stage begins."""
 
     def stage_total(self, stage: str, total: int, unit: str) -> None:
-        """The stage now knows how much there is to do."""
+        """The total of the stage is known."""
 
     def stage_advanced(self, stage: str, amount: int) -> None:
-        """Some of it is done."""
+        """Some units are done."""
 
     def stage_finished(self, stage: str) -> None:
-        """A stage ends, well or not."""
+        """A stage ends, successfully or not."""
 
 
 @runtime_checkable
 class NoteListener(Protocol):
-    """Hears what a stage has to say in words, too."""
+    """Also receives notes of a stage."""
 
     def stage_noted(self, stage: str, note: str) -> None:
-        """A stage has something to say, in one line."""
+        """A stage gives a note of one line."""
 
 
 @dataclass
@@ -43,7 +43,7 @@ class StageTime:
 
 @dataclass
 class StageClock:
-    """Collects the compute time of stages. Orchestration is what the wall clock shows beyond it."""
+    """Collects the compute time of stages. The remaining wall time is orchestration."""
 
     stages: dict[str, StageTime] = field(default_factory=dict)
 
@@ -65,15 +65,15 @@ class Progress:
     def __init__(self, stage: str) -> None:
         self.stage = stage
         self.before: Callable[[], None] = lambda: None
-        """Called before anything is reported; what it raises ends the stage."""
+        """Called before each report; an exception from it ends the stage."""
 
     def total(self, total: int, unit: str) -> None:
-        """Announce how many units (`records`, `texts`, `cells`, `shards`) there are to do."""
+        """Announce the number of units (`records`, `texts`, `cells`, `shards`) to do."""
         for listener in _listeners:
             listener.stage_total(self.stage, total, unit)
 
     def note(self, note: str) -> None:
-        """Say something that a person should know while the stage runs, in one line."""
+        """Give a note of one line to the user while the stage runs."""
         for listener in _listeners:
             if isinstance(listener, NoteListener):
                 listener.stage_noted(self.stage, note)
@@ -91,7 +91,7 @@ _clocks: list[StageClock] = []
 
 @contextmanager
 def listening(listener: Listener | None, clock: StageClock) -> Iterator[None]:
-    """Hear the stages that run in this process while the block lasts."""
+    """Listen to the stages of this process inside the block."""
     if listener is not None:
         _listeners.append(listener)
     _clocks.append(clock)

@@ -1,4 +1,4 @@
-"""The published result of a workspace as Python sees it: lazy tables, look-ups, ratios, and a few lines on it."""
+"""The published result of a workspace in Python: lazy tables, look-ups, ratios, and a short summary."""
 
 from __future__ import annotations
 
@@ -17,31 +17,29 @@ from dedup_assets.result_lookups import ResultLookups
 from dedup_assets.storage.tables import DUPLICATES, PAIRS, QUARANTINE
 
 PAIRS_SHOWN = pa.schema([PAIRS.field(name) for name in ("id_a", "id_b", "similarity")])
-"""What people see of matches; the keys beside them are numbers of this software's own."""
+"""The columns of matches that are shown; the keys are internal."""
 
 _REASONS = 2
 
 
 @dataclass(frozen=True, repr=False)
 class Curation(ResultLookups):
-    """The published result of a workspace, and what the last call did to it.
+    """The published result of a workspace, and the outcome of the last call.
 
-    `kept`, `removed`, `quarantined` and `pairs` are read when they are asked for. `published` is the folder of the
-    generation that was in force when this was made: the tables are of that one, whatever is published later. Look-ups
-    (`explain`, `pairs_around`, `matches`, `search`, `history`, `groups`, `report`) answer from the workspace as it is
-    when they are called.
+    `kept`, `removed`, `quarantined` and `pairs` are read on access. `published` is the folder of the generation that
+    was current at construction; the tables stay those of that generation. Look-ups (`explain`, `pairs_around`,
+    `matches`, `search`, `history`, `groups`, `report`) read the workspace when they are called.
 
     Attributes
     ----------
     workspace, output : Path
-        Folders of the workspace and of what it publishes.
+        Folders of the workspace and of its output.
     summary : mapping
-        The numbers: rows by what became of them, seconds of each stage, ids of the runs.
+        Figures: rows by outcome, seconds of each stage, ids of the runs.
     failures : mapping
         Shards that failed in the last call, with the reason for each.
     failed_checks : mapping
-        Those of the contract's checks that failed after the last call, with what they found: the result is published
-        all the same.
+        Checks that failed after the last call, with their findings; the result is published anyway.
     published : Path
         The folder of the generation.
 
@@ -80,7 +78,7 @@ class Curation(ResultLookups):
     def removed(self) -> LazyTable:
         """The removed records: `id, shard, keeper_id, keeper_shard, similarity, kind, group_id`.
 
-        Ids are whole numbers where the input has them so in every shard, and text otherwise.
+        Ids are integers if they are in every shard of the input, and text otherwise.
 
         Examples
         --------
@@ -105,8 +103,8 @@ class Curation(ResultLookups):
     def pairs(self) -> LazyTable:
         """All matches down to the floor, one row for each pair of distinct texts: `id_a, id_b, similarity`.
 
-        Except those inside dense cells, where near-copies come by the thousand (setting `dense_limit`): these
-        take part in every decision and are not listed one by one.
+        Matches inside dense cells, with thousands of near-copies (setting `dense_limit`), are not listed, but take part
+        in every decision.
 
         Examples
         --------
@@ -124,7 +122,7 @@ class Curation(ResultLookups):
 
     @property
     def keepers(self) -> pa.Table:
-        """The kept records for which others went: `id, shard, removed, least_similarity`, those of most first.
+        """The kept records for which others were removed: `id, shard, removed, least_similarity`, most removed first.
 
         Examples
         --------
@@ -140,7 +138,7 @@ class Curation(ResultLookups):
         return counted.sort_by([("removed", "descending"), ("shard", "ascending"), ("id", "ascending")])
 
     def least_similar(self, count: int = 10) -> pa.Table:
-        """The removed records least like their keepers, the least first: the columns of `removed`.
+        """The removed records least similar to their keepers, the least similar first: the columns of `removed`.
 
         Examples
         --------
@@ -179,7 +177,7 @@ class Curation(ResultLookups):
         return f"Curation of {counted(self.summary['shards'], 'shard')} at threshold {self.summary['threshold']:g}"
 
     def _facts(self) -> list[tuple[str, str, str]]:
-        """Name, value and remark of what there is to say, in nine lines at most."""
+        """Name, value and remark of each line of the summary, at most nine."""
         total = self.summary["rows_in"]
 
         def share(count: int) -> str:

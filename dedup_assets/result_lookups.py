@@ -1,6 +1,6 @@
 """The look-ups of a result in Python. The command line prints what they return.
 
-Each loads what it needs when it is called: a result is made and shown without a model or a table of vectors.
+Each loads its data when it is called, so a result is shown without a model or a table of vectors.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from dedup_assets.storage.workspace import Workspace
 
 
 class ResultLookups:
-    """Answers from a workspace as it is when they are asked for."""
+    """Look-ups in the current state of a workspace."""
 
     workspace: Path
 
     def explain(self, record: str | int) -> Explanation:
-        """Why a record was kept, removed or quarantined, and where it comes from.
+        """Why a record was kept, removed or quarantined, and its origin.
 
         Parameters
         ----------
@@ -46,7 +46,7 @@ class ResultLookups:
         return explain(self._space(), as_text("record", record))
 
     def pairs_around(self, similarity: float | None = None, count: int = 20) -> Pairs:
-        """The stored matches nearest a similarity, to look at what a threshold would mean.
+        """The stored matches closest to a similarity, for judging a threshold.
 
         Parameters
         ----------
@@ -58,7 +58,7 @@ class ResultLookups:
         Returns
         -------
         Pairs
-            A table, the most alike first: `similarity`, and `id_a, shard_a, text_a`, `id_b, shard_b, text_b`.
+            A table, most similar first: `similarity`, and `id_a, shard_a, text_a`, `id_b, shard_b, text_b`.
 
         Examples
         --------
@@ -71,7 +71,7 @@ class ResultLookups:
         return pairs_around(self._space(), similarity, at_least_one("count", count))
 
     def matches(self, *, record: str | int | None = None, group: str | None = None, count: int = 100) -> Pairs:
-        """The matches of one record, or among the texts of one group, those in dense cells too.
+        """The matches of one record, or among the texts of one group, including those in dense cells.
 
         Parameters
         ----------
@@ -80,7 +80,7 @@ class ResultLookups:
         group : str, optional
             A `group_id` of `removed`.
         count : int
-            How many at most, the most alike first.
+            Largest number of matches, most similar first.
 
         Returns
         -------
@@ -102,24 +102,24 @@ class ResultLookups:
         return matches_of_group(self._space(), as_text("group", group), count)
 
     def search(self, text: str, count: int = 10) -> Hits:
-        """The records of the corpus most like a text, kept and removed ones alike.
+        """The records of the corpus most similar to a text, kept and removed.
 
         Parameters
         ----------
         text : str
-            Read by the model of the workspace.
+            The model of the workspace embeds it.
         count : int
             How many at most.
 
         Returns
         -------
         Hits
-            A table, the most alike first: `id, shard, similarity, decision, text`.
+            A table, most similar first: `id, shard, similarity, decision, text`.
 
         Raises
         ------
         SettingsError
-            The model reads nothing in the text, or the vectors came with the data.
+            The model knows too little of the text, or the vectors came with the data.
 
         Examples
         --------
@@ -138,7 +138,7 @@ class ResultLookups:
         count : int or None
             How many groups at most; None: all.
         members : int or None
-            Removed records of each that are named with their texts, those least like the keeper; None: all.
+            Removed records of each group listed with their texts, the least similar to the keeper; None: all.
 
         Returns
         -------
@@ -161,7 +161,7 @@ class ResultLookups:
         )
 
     def history(self, shard: str) -> History:
-        """All that happened to a shard, and in which run: read, embedded, admitted, decided, published, retracted.
+        """The events of a shard, with their runs: read, embedded, admitted, decided, published, retracted.
 
         Parameters
         ----------

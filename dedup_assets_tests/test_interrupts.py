@@ -14,7 +14,7 @@ import pytest
 
 import dedup_assets as da
 from dedup_assets.interrupts import interrupts_noted, raise_interrupt
-from dedup_assets.resources.worker_watch import Patience, meanwhile
+from dedup_assets.resources.worker_watch import BoundedWait, meanwhile
 from dedup_assets.storage.ledger import STAGES
 from dedup_assets.storage.publish import exclusive_lock
 from dedup_assets.storage.workspace import Workspace
@@ -179,7 +179,7 @@ def test_it_is_noted_whatever_the_handler_does_and_forgotten_with_its_block(numb
 
 @pytest.mark.usefixtures("ignored")
 def test_waits_end_for_an_interrupt_that_ended_nothing(tmp_path: Path) -> None:
-    patience = Patience(60)
+    patience = BoundedWait(60)
     with interrupts_noted():
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):

@@ -1,6 +1,6 @@
-"""What curating a corpus costs, stage by stage: constants, each with its measurement or assumption, and the model.
+"""The cost of a curation by stage: constants, each with its measurement or assumption, and the model.
 
-Knows counts and seconds; nothing of how cells vary in size or of who does which task.
+It works with counts and seconds; `scale_schedule` adds the sizes of cells and the schedule of tasks.
 """
 
 from __future__ import annotations
@@ -121,12 +121,12 @@ DISTANCE_CELL = 44e-9
 0.71 s; k = 2,000: 0.22 s)."""
 
 LANE_BYTES = 1 << 30
-"""What a task of the join may gather: a quarter of 64 GB that are free, divided among 16 tasks."""
+"""Memory for the gathered rows of a join task: a quarter of 64 GB free memory, divided among 16 tasks."""
 
 ROW_BYTES = 2 * DIMENSION
 STORED_SKETCH_BYTES = 2 * 128
 SHARD_ROWS = 1_000_000
-"""Records of a shard in the predictions; what grows with the number of shards grows faster with smaller ones."""
+"""Records of a shard in the predictions; with smaller shards, costs per shard grow faster."""
 
 
 def ghosts_per_record(cells: int, growth: float = GHOST_GROWTH) -> float:
@@ -228,7 +228,7 @@ PLANTS = (
 def work(
     records: float, cells: int | None = None, growth: float = 0.0, group_bytes: float = 2 * LANE_BYTES, lanes: int = 1
 ) -> dict[str, float]:
-    """How much there is of everything, for a corpus curated at once: counts, no seconds."""
+    """Amounts of work for a corpus curated at once: counts, not seconds."""
     k = cells or choose_cells(int(records), FLOOR)
     m = ghosts_per_record(k, growth)
     per_cell = records / k
@@ -276,7 +276,7 @@ def predict(plant: Plant, records: float, cells: int | None = None, growth: floa
         fit = product(fit_rows * k, DIMENSION, FIT_DEVICE_BYTES)
         assign = product(records * k, DIMENSION, ASSIGN_DEVICE_BYTES)
         pairs = product(w["pairs"], 128, PAIR_DEVICE_BYTES)
-        lanes = plant.gpus  # a task is one thread beside its GPU
+        lanes = plant.gpus  # a task has one host thread besides its GPU
         if plant.fused:
             blocks = plant.gpus * w["rows_in_blocks"] * ROW_BYTES / (HOST_LINK * plant.gpus)
             listing = marks = 0.0
@@ -302,7 +302,7 @@ def predict(plant: Plant, records: float, cells: int | None = None, growth: floa
 
 
 def best_cells(records: float) -> dict[str, float]:
-    """The number of cells that the model likes best on CPU cores, and what the rule's choice costs beside it."""
+    """The number of cells with the lowest modelled cost on CPU cores, and the relative cost of the rule's choice."""
     single = Plant("1 core", 1)
 
     def join_seconds(k: int) -> float:

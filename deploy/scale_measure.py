@@ -1,4 +1,4 @@
-"""What the cost model is checked against: stages measured in the way of a worker, and how to measure them again."""
+"""Measurements that the cost model is checked against, and the code to repeat them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ no copy, so nothing is built there. The million are generated vectors
 
 
 def check() -> list[dict[str, float | str]]:
-    """Predicted beside measured, CPU seconds of one thread."""
+    """Predicted and measured CPU seconds of one thread."""
     lines: list[dict[str, float | str]] = []
     for found in MEASURED:
         n = found["records"]

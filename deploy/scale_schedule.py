@@ -1,6 +1,7 @@
-"""The join's schedule over many workers: cells as uneven as measured, groups of them, and who does which when.
+"""Simulates the join's schedule over many workers: cells with measured unevenness, their groups, and the assignment to
+workers.
 
-Knows the costs of the model; measures nothing.
+It uses the costs of the model and measures nothing.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def skewed_cells(records: int, cells: int, growth: float = 0.0) -> tuple[np.ndar
 def plan(
     home: np.ndarray, ghosts: np.ndarray, max_bytes: float, min_groups: int = 1, row_bytes: float = ROW_BYTES
 ) -> list[tuple[int, int]]:
-    """`plan_groups` with the rows of a block told by `foreign_rows`, as no rows are at hand to be counted."""
+    """`plan_groups` with the rows of a block estimated by `foreign_rows`, because there are no rows to count."""
     total, cost = home.sum(), home * (home + ghosts) + home + ghosts
     target = cost.sum() / max(1, min(min_groups, len(home)))
     groups, first, spent, rows, listed = [], 0, 0.0, 0.0, 0.0
@@ -84,7 +85,7 @@ def tasks_of(
     new: float = 1.0,
     stored_sketch: bool = False,
 ) -> Tasks:
-    """What each group costs a worker. `new` is the share of records that are new: 1 compares everything.
+    """The cost of each group for a worker. `new` is the share of records that are new: 1 compares everything.
 
     `stored_sketch`: rows come as the
     sketch that was made once when they were assigned; vectors are read for proposals alone, which is left out.
@@ -114,7 +115,7 @@ def tasks_of(
 
 @dataclass(frozen=True)
 class Schedule:
-    """What came out: which worker did which task, when all was done, and how long each worker was busy."""
+    """The result: the worker of each task, the end of all work, and the busy time of each worker."""
 
     worker: np.ndarray
     busy: np.ndarray
@@ -131,7 +132,7 @@ def schedule(seconds: np.ndarray, workers: int, longest_first: bool = True, ahea
 
     The client keeps `WINDOW_PER_THREAD` tasks per worker in flight; the scheduler gives the oldest to the
     worker that holds fewest, up to one running and `ahead` waiting (1: Dask's worker-saturation of 1.1, rounded
-    up); the rest of the window waits for whoever is free. No stealing.
+    up); the rest of the window waits for a free worker. No work stealing.
     """
     order = np.argsort(-seconds, kind="stable") if longest_first else np.arange(len(seconds))
     room = min(1 + ahead, WINDOW_PER_THREAD)
@@ -179,7 +180,7 @@ def scenario(
     new: float = 1.0,
     stored_sketch: bool = False,
 ) -> dict[str, float]:
-    """Plan, run and sum up one join."""
+    """Plan, simulate and summarise one join."""
     home, ghosts = skewed_cells(records, choose_cells(records, FLOOR))
     row_bytes = STORED_SKETCH_BYTES if stored_sketch else ROW_BYTES
     cost = float((home * (home + ghosts)).sum())
@@ -204,7 +205,7 @@ def scenario(
 
 
 def limits(records: int) -> dict[str, float]:
-    """Bytes that one process must hold, as the code stands."""
+    """Bytes that one process must hold with the current code."""
     k = choose_cells(records, FLOOR)
     home, ghosts = skewed_cells(records, k)
     groups = plan(home, ghosts, LANE_BYTES, GROUPS_PER_LANE * 16)

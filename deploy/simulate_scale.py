@@ -1,11 +1,10 @@
-"""What a corpus costs beyond one machine: a cost model with measured constants, and a simulated schedule.
+"""The cost of a corpus beyond one machine: a cost model with measured constants, and a simulated schedule.
 
     python deploy/simulate_scale.py                    # tables
     python deploy/simulate_scale.py --json             # the same as one JSON object; equal on every call
     python deploy/simulate_scale.py --measure FILE.npy # measure again what the constants were taken from
 
-Needs no workspace, model or GPU. What is measured and what is assumed is said beside each constant and in
-`scale.md`.
+Needs no workspace, model or GPU. Each constant, and `scale.md`, says what is measured and what is assumed.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))  # the modules beside this one, wherever it is started from
+sys.path.insert(0, str(Path(__file__).parent))  # for the modules in this folder, from any working folder
 
 from scale_costs import PLANTS, Plant, best_cells, predict, work
 from scale_measure import check, measure
@@ -81,7 +80,7 @@ def table(lines: Sequence[dict[str, object]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print what was asked for."""
+    """Print the requested tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--measure", type=Path, metavar="FILE", help="vectors (n, 384), *.npy")

@@ -1,7 +1,7 @@
 """Cluster partitions: admission to the corpus, and the shard's new texts by home cell with their ghosts.
 
-Admission gives the shard its number in the curation order. Its cells are on disk before it is admitted,
-and its matches are looked for after, so of two shards at least one sees the other.
+Admission gives the shard its number in the curation order. Its cells are on disk before it is admitted, and its matches
+are computed afterwards. So of two concurrent shards, at least one is compared with the other.
 """
 
 import shutil
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import dagster as dg
 import numpy as np
 
-from dedup_assets.assets.failures import concerns_all
+from dedup_assets.assets.failures import affects_all_shards
 from dedup_assets.assets.kmeans_centroids import codebook_in_force
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.hashes import HashIndex, first_occurrences, hash_ids
@@ -31,13 +31,13 @@ from dedup_assets.storage.shards import REJECTED, RETRACTED_ID, AdmittedShard, R
 @shard_asset(
     deps=["kmeans_centroids"],
     kinds={"numpy", "dask"},
-    description="The shard's place in the curation order, and its new texts by home cell with their ghosts.",
+    description="The shard's position in the curation order, and its new texts by home cell with their ghosts.",
 )
 def cluster_partitions(context: dg.AssetExecutionContext, workspace: WorkspaceResource, dask: DaskCluster) -> None:
-    """Admit shards in order: settle which texts are new, lay them out by cell, then record the admission."""
+    """Admit shards in order: find their new texts, order these by cell, then record the admission."""
     with stage_run(context, workspace, dask) as run:
         input_versions = {shard: done.input_version for shard, done in run.upstream("kmeans_centroids").items()}
-        readings = run.ledger.versions("raw_shards")  # a file may have been read again since, and not embedded yet
+        readings = run.ledger.versions("raw_shards")  # a file may have been read again since and not be embedded yet
         raw = {shard: readings[shard, input_version] for shard, input_version in input_versions.items()}
         waiting = set(_unadmitted(run, input_versions))
         run.ledger.recover(run.stage, set(run.shards) - waiting)
@@ -45,22 +45,21 @@ def cluster_partitions(context: dg.AssetExecutionContext, workspace: WorkspaceRe
             return
         run.progress.total(sum(raw[shard].stats["records"] for shard in waiting), "records")
         with run.workspace.lock(Lock.ADMISSION):
-            # Another run may have admitted some of them, or refitted, or retracted, while this one waited.
+            # Another run may have admitted, refitted or retracted while this one waited.
             pending = _unadmitted(run, input_versions)
             codebook = codebook_in_force(run, dask)
             try:
                 _admit(run, dask, codebook, {shard: raw[shard] for shard in pending})
             except Exception as problem:
-                if concerns_all(problem):
+                if affects_all_shards(problem):
                     raise
-                for shard in pending:  # one of them: each alone, in the same order
+                for shard in pending:  # the failure belongs to one shard: process each alone, in the same order
                     with run.isolating(shard):
                         _admit(run, dask, codebook, {shard: raw[shard]})
 
 
 def _unadmitted(run: StageRun, contents: Mapping[str, str]) -> list[str]:
-    """Shards of this run that are not admitted with the content that was read, or with one that was read since, and
-    are not retracted."""
+    """Shards of this run that are neither retracted nor admitted with the content that was read or a newer one."""
     live = {a.shard: a.fingerprint for a in run.ledger.live_admissions()}
     latest = {shard: done.input_version for shard, done in run.ledger.completions("raw_shards").items()}
     out = {shard.key for shard in run.ledger.shards() if shard.retracted is not None}
@@ -82,13 +81,13 @@ class _Candidate:
 
 
 def _admit(run: StageRun, dask: DaskCluster, codebook: Codebook, shards: dict[str, Completion]) -> None:
-    """Admit shards one after the other; their cells are laid out side by side."""
+    """Admit shards in sequence; their cells are computed in parallel."""
     workspace = run.workspace
     started = time.perf_counter()
     candidates = _candidates(run, codebook, shards)
     layouts = []
     for c in candidates:
-        # What a killed run left under these names may rest on texts that have been retracted since.
+        # Leftovers of a killed run under these names may depend on texts that were retracted since.
         for folder in (workspace.admitted(c.admission), workspace.cells(codebook, c.admission)):
             shutil.rmtree(folder, ignore_errors=True)
         c.settled.write(workspace.admitted(c.admission))
@@ -119,9 +118,9 @@ def _admit(run: StageRun, dask: DaskCluster, codebook: Codebook, shards: dict[st
 
 
 def _candidates(run: StageRun, codebook: Codebook, shards: dict[str, Completion]) -> list[_Candidate]:
-    """Settle what each shard brings, in order. A shard that is refused is recorded as failed and left out."""
+    """Determine the new texts of each shard, in order. A refused shard is recorded as failed and left out."""
     workspace = run.workspace
-    # Content that takes over from other content of its shard is compared with what is there without that.
+    # New content of a shard is compared with the corpus without the shard's old content.
     living = LiveTexts(workspace, without=shards)
     texts, ids, retracted = corpus_index(workspace, living)
     number = living.all[-1].number if living.all else 0
@@ -140,7 +139,7 @@ def _candidates(run: StageRun, codebook: Codebook, shards: dict[str, Completion]
                 ),
             )
             if any(a.shard == shard for a in living.all if a.retracted is None):
-                # Its old content stays in force after all, so the others are to be compared with it.
+                # Its old content stays in the corpus, so the other shards must be compared with it.
                 return _candidates(run, codebook, {key: done for key, done in shards.items() if key != shard})
             continue
         number += 1
@@ -164,14 +163,14 @@ def _candidates(run: StageRun, codebook: Codebook, shards: dict[str, Completion]
 
 
 def _settle(records: Records, admission: int, texts: HashIndex, ids: HashIndex, retracted: HashIndex) -> AdmittedShard:
-    """Which text each record has, and which texts are new."""
+    """Find the text of each record, and the new texts."""
     id_hashes = hash_ids(records.ids.to_pylist())
     gone = retracted.find(id_hashes) >= 0
     accepted = (ids.find(id_hashes) < 0) & ~gone
     known = texts.find(records.hashes)
     keys = np.where(gone, np.int64(RETRACTED_ID), np.int64(REJECTED))
     keys[accepted] = known[accepted]
-    # A text is named by its first accepted record here, whatever record the keeper order will prefer.
+    # A text gets the key of its first accepted record, whichever record the keeper order prefers.
     candidates = np.flatnonzero(accepted & (known < 0))
     first = candidates[first_occurrences(records.hashes[candidates])]
     keys[candidates] = text_keys(admission, records.rows[first])

@@ -88,7 +88,7 @@ def publish_decided(run: StageRun, dask: DaskCluster) -> None:
     for a in pending:
         started = time.perf_counter()
         read = raw[a.shard, a.fingerprint].stats
-        with run.blaming(a.shard):
+        with run.attributing_to(a.shard):
             result = publish_shard(
                 workspace, a, generation, living, earlier, read["rows"], read["quarantined_by_reason"]
             )

@@ -1,7 +1,7 @@
 """Duplicate ids: one decision for every record, with the keeper and the similarity where it is removed.
 
-Appending decides one admission at a time and never touches an earlier one. What is no append (other settings, a
-retraction, a late reference, a rebuild) makes a new generation of decisions beside the old one.
+Appending decides one admission at a time and never changes an earlier one. Every other change (settings, a retraction,
+a late reference, a rebuild) makes a new generation of decisions beside the old one.
 """
 
 import shutil
@@ -24,7 +24,7 @@ from dedup_assets.corpus.live_texts import LiveTexts, reference_texts
 from dedup_assets.corpus.retraction import forget_dead_pairs
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.workspace import WorkspaceResource
-from dedup_assets.storage.decisions import DecidedShard, DecisionStore, StandIns
+from dedup_assets.storage.decisions import DecidedShard, DecisionStore, Representatives
 from dedup_assets.storage.dense_texts import dense_cells
 from dedup_assets.storage.ledger import REFERENCE, Admission, Entry
 from dedup_assets.storage.shards import ROW_BITS, admission_of
@@ -48,8 +48,7 @@ def duplicate_ids(context: dg.AssetExecutionContext, workspace: WorkspaceResourc
 
 
 def decide_shards(run: StageRun, dask: DaskCluster) -> None:
-    """Bring the decisions up to date for the shards of this run, without those that it fails for. The caller holds
-    the decision lock."""
+    """Update the decisions for the shards of this run, without failing shards. The caller holds the decision lock."""
     run.without_failing(lambda: _decide_shards(run, dask))
 
 
@@ -63,7 +62,7 @@ def _decide_shards(run: StageRun, dask: DaskCluster) -> None:
     owners = [*pending, *_gone_owners(plan, living)]
     _ensure_matches(run, dask, owners)
     if plan.is_new:
-        # A killed run may have left some under this number, of admissions that have been retracted since.
+        # A killed run may have left decisions under this number, of admissions that were retracted since.
         shutil.rmtree(run.workspace.generation(plan.generation.number), ignore_errors=True)
         if living.retractions:
             forget_dead_pairs(run.workspace, living)
@@ -72,7 +71,7 @@ def _decide_shards(run: StageRun, dask: DaskCluster) -> None:
     entries: list[Entry] = []
     for batch in plan.batches:
         started = time.perf_counter()
-        with run.blaming(batch[0].shard) if len(batch) == 1 else nullcontext():
+        with run.attributing_to(batch[0].shard) if len(batch) == 1 else nullcontext():
             stats = decider.decide(batch)
         seconds = time.perf_counter() - started
         total = max(1, sum(a.records for a in batch))
@@ -89,25 +88,25 @@ def _decide_shards(run: StageRun, dask: DaskCluster) -> None:
 
 
 def _gone_owners(plan: Plan, living: LiveTexts) -> list[Admission]:
-    """Retracted admissions whose matches count: some of their texts live on in the shards of a new generation."""
+    """Retracted admissions whose matches are needed: some of their texts are live in the shards of a new generation."""
     return [a for a in living.visible if a.retracted is not None] if plan.is_new else []
 
 
 def _ensure_matches(run: StageRun, dask: DaskCluster, admissions: Iterable[Admission]) -> None:
-    """Find the matches of shards that were admitted by a run that did not get further.
+    """Compute the matches of shards whose own run stopped after their admission.
 
-    The run that decides computes them too. The result is the same whichever run computes it, and no run waits for one
-    that may be dead. A file of matches is published whole, and under the name of its admission.
+    The deciding run computes them, so it need not wait for a run that may be dead; any run gives the same result. A
+    file of matches is published atomically under the name of its admission.
     """
     missing = [a for a in admissions if not run.workspace.pairs(a).is_file()]
     if missing:
         find_matches_of(run, dask, [a.shard for a in missing if a.retracted is None])
         match_shards(run, dask, [a for a in missing if a.retracted is not None])
-        run.help_out("pairwise_similarities", [a.shard for a in missing if a.retracted is None])
+        run.record_stage("pairwise_similarities", [a.shard for a in missing if a.retracted is None])
 
 
 class _Decider:
-    """Decides the batches of a plan one after the other."""
+    """Decides the batches of a plan in sequence."""
 
     def __init__(self, run: StageRun, plan: Plan, living: LiveTexts) -> None:
         self.run = run
@@ -121,7 +120,7 @@ class _Decider:
 
     @cached_property
     def references(self) -> np.ndarray:
-        """Keys of the texts that living references have."""
+        """Keys of the texts of live references."""
         return reference_texts(self.workspace, self.living)
 
     def decide(self, batch: Sequence[Admission]) -> dict[int, dict[str, Any]]:
@@ -129,21 +128,21 @@ class _Decider:
         settings = self.workspace.settings
         shards = []
         for a in batch:
-            with self.run.blaming(a.shard):
+            with self.run.attributing_to(a.shard):
                 shards.append(load_shard(self.workspace, a, self.living))
         record_texts = np.concatenate([s.texts for s in shards])
-        # Those of retracted admissions are among texts that this generation decides with its first batch.
+        # Matches of retracted admissions are among texts that this generation decides with its first batch.
         owners = [*batch, *(self.gone if self.decided == 0 else ())]
         columns = []
         for a in owners:
-            with self.run.blaming(a.shard):
+            with self.run.attributing_to(a.shard):
                 columns.append(read_pairs(self.workspace.pairs(a), settings.threshold))
         pairs = tuple(np.concatenate([part[i] for part in columns]) for i in range(3))
         named = {a: part[3] for a, part in zip(owners, columns, strict=True)}
         cells = dense_cells(self.workspace, named, self.living.visible)
         referred = np.unique(np.concatenate([record_texts, pairs[0], pairs[1], *(cell.members for cell in cells)]))
         own = np.isin(admission_of(referred), [a.number for a in batch])
-        # Of the batch's own texts nothing is decided, whatever a killed run left on disk.
+        # The batch's own texts count as undecided, even if a killed run left decisions on disk.
         earlier = self.store.texts(referred[~own]) if self.decided else TextDecisions.empty()
         decisions = decide_batch(
             record_texts,
@@ -167,9 +166,9 @@ class _Decider:
         numbers = np.concatenate([np.full(len(shard), shard.admission.number) for shard in shards])
         rows = np.concatenate([shard.rows for shard in shards])
         ids = [record_id for shard in shards for record_id in shard.ids.to_pylist()]
-        stand_ins = StandIns(numbers[at], rows[at], pa.array([ids[i] for i in at], pa.string()))
-        # Keepers may stand in any shard of the batch: all representatives are known before a shard is written.
-        self.store.write_texts(self.store.remember(decisions.texts, stand_ins))
+        representatives = Representatives(numbers[at], rows[at], pa.array([ids[i] for i in at], pa.string()))
+        # Keepers may be in any shard of the batch, so all representatives are known before a shard is written.
+        self.store.write_texts(self.store.remember(decisions.texts, representatives))
         stats: dict[int, dict[str, Any]] = {}
         start = 0
         for shard in shards:
@@ -184,7 +183,7 @@ class _Decider:
                 similarity=decisions.similarity[part],
                 exact=decisions.exact[part],
             )
-            with self.run.blaming(shard.admission.shard):
+            with self.run.attributing_to(shard.admission.shard):
                 elsewhere = self.store.write_records(decided)
             stats[shard.admission.number] = self._stats(shard, ~decisions.kept[part], decisions.exact[part], elsewhere)
             start = stop

@@ -9,7 +9,7 @@ import dagster as dg
 import numpy as np
 import pyarrow as pa
 
-from dedup_assets.assets.failures import concerns_all
+from dedup_assets.assets.failures import affects_all_shards
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.hashes import HashIndex, first_occurrences
 from dedup_assets.encoder.estimate import SAMPLE_TEXTS, can_be_long, how_long
@@ -42,7 +42,7 @@ def embeddings(context: dg.AssetExecutionContext, workspace: WorkspaceResource, 
             return
         encoder = None if run.workspace.settings.embedding_column else settle_encoder(run.workspace)
         if settled_dimension(run.workspace) is None:
-            # Vectors come with the data, and no valid record has come yet: there is nothing to store.
+            # Vectors come with the data, and there is no valid record yet, so nothing to store.
             for shard in pending:
                 run.complete(shard, input_versions[shard], {"rows": 0, "embedded": 0, "reused": 0}, 0.0)
             return
@@ -60,15 +60,15 @@ def embeddings(context: dg.AssetExecutionContext, workspace: WorkspaceResource, 
             try:
                 known = _embed_group(run, dask, plan, table, known, group, input_versions, encoder)
             except Exception as problem:
-                if concerns_all(problem):
+                if affects_all_shards(problem):
                     raise
-                for key, records in group.items():  # one of them: each alone
+                for key, records in group.items():  # the failure belongs to one shard: process each alone
                     with run.isolating(key):
                         known = _embed_group(run, dask, plan, table, known, {key: records}, input_versions, encoder)
 
 
 def _plan(run: StageRun, dask: DaskCluster) -> TextPlan:
-    """How texts are given out to the workers, who are asked."""
+    """How texts are divided among the workers, which report their resources."""
     settings = run.workspace.settings
     if settings.exact_only:
         return text_plan(settings)
@@ -78,7 +78,7 @@ def _plan(run: StageRun, dask: DaskCluster) -> TextPlan:
 
 @dataclass(frozen=True)
 class _ShardTexts:
-    """One shard of a group: its records and which of them bring a text that has no vector yet."""
+    """One shard of a group: its records, and which of them introduce a text without a vector."""
 
     key: str
     records: Records
@@ -93,9 +93,9 @@ def _tell_how_long(
     input_versions: dict[str, str],
     encoder: ModelLocation,
 ) -> None:
-    """Say how long the texts will take where a processor computes them and it will be long."""
+    """Report the expected time if a CPU embeds the texts and it will be long."""
     settings = run.workspace.settings
-    # Asked of all records first: which of their texts are new takes a pass over the hashes.
+    # Estimated for all records first, because finding the new texts takes a pass over the hashes.
     if settings.scheduler or not can_be_long(encoder, sum(map(len, records.values()))):
         return
     shards = _new_texts(records, known)
@@ -140,8 +140,8 @@ def _embed_group(
     encoded, truncated, unreadable = None, np.zeros(len(hashes), bool), np.zeros(len(hashes), bool)
     if encoder is not None:
         encoded, truncated, unreadable = _encode(run, dask, plan, shards, input_versions, encoder, table.dimension)
-    # Nothing is taken away: texts of these shards may have their vectors from a run that was killed before
-    # it could record them, or from one that runs beside this.
+    # Existing vectors are kept: texts of these shards may have them from a run that was killed before it recorded them,
+    # or from a concurrent run.
     with run.workspace.lock(Lock.EMBEDDINGS):
         table.add(_rows(run.workspace, table, shards, input_versions, encoded), unknown=True)
     seconds = time.perf_counter() - started
@@ -161,7 +161,7 @@ def _embed_group(
             "model_fingerprint": encoder.fingerprint if encoder else "",
             "table_folder": str(run.workspace.lancedb),
         }
-        # Shards of a group are embedded together: each is given its share of the time.
+        # Shards of a group are embedded together; each is charged its share of the time.
         entries.append((s.key, input_versions[s.key], stats, seconds * len(s.records) / total))
         start = stop
         run.spent.rows += len(s.records)
@@ -171,7 +171,7 @@ def _embed_group(
 
 
 def _new_texts(group: dict[str, Records], known: HashIndex) -> list[_ShardTexts]:
-    """Which records bring a text without a vector: unknown to the table, first in the group."""
+    """The records that introduce a text without a vector: unknown to the table, first in the group."""
     hashes = np.concatenate([records.hashes for records in group.values()])
     new = (known.find(hashes) < 0) & (first_occurrences(hashes) == np.arange(len(hashes)))
     shards, start = [], 0
@@ -211,7 +211,7 @@ def _encode(
             for s in part:
                 texts += read_texts(run.workspace.raw(s.key, input_versions[s.key]), spec, s.records.positions[s.new])
             characters = np.concatenate([s.records.characters[s.new] for s in part])
-            # Longest first: batches hold texts of like length, and no long batch is left for the end.
+            # Longest first: batches hold texts of similar length, and no long batch is left for the end.
             order = np.argsort(-characters, kind="stable")
             step = plan.task(len(order))
             for start in range(0, len(order), step):
@@ -231,7 +231,7 @@ def _encode(
 
 
 def _at_once(shards: list[_ShardTexts], most: int) -> Iterator[list[_ShardTexts]]:
-    """The new texts of shards, in order, in parts of at most so many; a large shard is cut."""
+    """The new texts of shards, in order, in parts of at most ``most``; a large shard is split."""
     part: list[_ShardTexts] = []
     room = most
     for s in shards:
@@ -254,8 +254,8 @@ def _rows(
     input_versions: dict[str, str],
     encoded: np.ndarray | None,
 ) -> Iterator[pa.Table]:
-    """The new texts with their vectors, in parts. Those that came with the data, already checked and of unit norm,
-    are read from where they lie."""
+    """The new texts with their vectors, in parts. Vectors that came with the data, already checked and of unit norm,
+    are read from the files of the shard."""
     start = 0
     for s in shards:
         if not len(s.new):

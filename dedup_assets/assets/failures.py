@@ -1,4 +1,4 @@
-"""What a failure concerns: one shard, which then fails alone, or all of them."""
+"""Whether a failure affects one shard, which then fails alone, or all shards."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class ShardFailure(Exception):
         self.shard = shard
 
 
-def concerns_all(problem: Exception) -> bool:
-    """Whether an error concerns all shards: a full disk, a lost cluster, a missing model."""
+def affects_all_shards(problem: Exception) -> bool:
+    """Whether an error affects all shards: a full disk, a lost cluster, a missing model."""
     if isinstance(problem, OSError) and problem.errno in _OF_THE_MACHINE:
         return True
     return isinstance(problem, DedupError) and not isinstance(problem, ShardError | SourceError)

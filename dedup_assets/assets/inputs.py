@@ -1,6 +1,6 @@
 """The inputs of the seven assets as observable sources: source files, decision rules, output folder.
 
-Dagster compares the version observed last with the one that a result was computed from, and shows what is stale.
+Dagster compares the last observed version with the input version of a result, and shows stale results.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ INPUTS_OF = {
     "duplicate_ids": (DECISION_RULES,),
     "deduplicated_dataset": (OUTPUT_FOLDER,),
 }
-"""The sources that an asset rests on, by its name."""
+"""The sources that an asset depends on, by its name."""
 
 
 def define_inputs(names: Names) -> list[dg.SourceAsset]:
@@ -42,16 +42,16 @@ def define_inputs(names: Names) -> list[dg.SourceAsset]:
         warnings.simplefilter("ignore", dg.BetaWarning)  # as in `ShardAsset`
 
         @source(
-            "The file of each shard. Its version is that of the content: size and time of a file are looked at, and a "
-            "file that changed is read.",
+            "The file of each shard. Its version is that of its content. A file is read only if its size or time "
+            "changed.",
             partitions_def=dg.DynamicPartitionsDefinition(name=names.partitions),
         )
         def source_files(context) -> dg.DataVersionsByPartition:
             return dg.DataVersionsByPartition(file_versions(opened(context)))
 
         @source(
-            "What decides which records are kept: threshold, keeper rule and the other settings of decisions, what was "
-            "retracted, rebuilds that were asked for. Another version is another generation of decisions."
+            "The inputs of decisions: threshold, keeper rule and other settings, retractions, and requested rebuilds. "
+            "Another version is another generation of decisions."
         )
         def decision_rules(context) -> dg.DataVersion:
             space = opened(context)

@@ -1,6 +1,6 @@
-"""K-means centroids: the codebook in force, fitted by the first shard, when the corpus outgrew it, or on request.
+"""K-means centroids: the current codebook, fitted with the first shard, after the corpus outgrew it, or on request.
 
-Centroids decide what a join costs and never what it finds, so a refit makes no shard stale.
+Centroids affect the cost of a join and never its result, so a refit makes no shard stale.
 """
 
 import hashlib
@@ -29,17 +29,17 @@ everything again at every doubling costs, over the life of a corpus, at most one
 the amortised growth of an array."""
 
 SMALL_FIT = 10_000_000
-"""Sampled rows times centroids up to which a CPU fits in about a second, and no GPU is asked: up to some 450 cells,
+"""Sampled rows times centroids up to which a CPU fits in about a second, so that no GPU is used: up to about 450 cells,
 a corpus of a few hundred thousand texts."""
 
 FIT_ROWS = 2_000
-"""Texts of a shard used to measure how well the codebook fits it: the mean is then good to about 0.002."""
+"""Texts of a shard used to measure how well the codebook fits it: the standard error of the mean is about 0.002."""
 
 
 @shard_asset(
     deps=["embeddings"],
     kinds={"torch", "cuml"},
-    description="The codebook in force for this shard. Stale or badly trained centroids cost time, never a match.",
+    description="The codebook for this shard. Stale or badly trained centroids cost time, never a match.",
 )
 def kmeans_centroids(context: dg.AssetExecutionContext, workspace: WorkspaceResource, dask: DaskCluster) -> None:
     """Fit a codebook if there is none or the corpus outgrew it, and report how well it fits each shard."""
@@ -71,7 +71,7 @@ def kmeans_centroids(context: dg.AssetExecutionContext, workspace: WorkspaceReso
 
 
 def codebook_in_force(run: StageRun, dask: DaskCluster) -> Codebook:
-    """The codebook in force, after a fit if one is due. The caller holds the admission lock."""
+    """The current codebook, after a fit if one is due. The caller holds the admission lock."""
     workspace = run.workspace
     settings = workspace.settings
     current = run.ledger.codebook()
@@ -92,19 +92,19 @@ def codebook_in_force(run: StageRun, dask: DaskCluster) -> Codebook:
     write_centroids(workspace.codebook(codebook), centroids)
     if current is not None:
         _reassign_admitted(run, dask, current, codebook)
-    # Only now: two shards are compared under one codebook, so every admitted shard has its cells first.
+    # Only now: two shards are compared under one codebook, so every admitted shard needs its cells first.
     run.ledger.add_codebook(codebook)
     return codebook
 
 
 def _refit_requested(run: StageRun) -> bool:
-    """Whether a rebuild was asked for that no fit has answered yet."""
+    """Whether a requested rebuild still waits for a fit."""
     return any(request.codebook is None for request in run.ledger.rebuilds())
 
 
 def _fitted(workspace: Workspace, dask: DaskCluster, texts: int, cells: int) -> tuple[np.ndarray, dict[str, object]]:
     if texts == 0:
-        # Empty shards can be admitted before any vector is known; the first text brings a refit.
+        # Empty shards can be admitted before any vector is known; the first text causes a refit.
         dimension = settled_dimension(workspace) or 1
         return np.eye(1, dimension, dtype=np.float32), {"sample": 0, "fitted_with": "nothing"}
     sample = open_table(workspace).sample(sample_size(texts, cells), workspace.settings.seed)
@@ -120,7 +120,7 @@ def _fitted(workspace: Workspace, dask: DaskCluster, texts: int, cells: int) -> 
 
 
 def _reassign_admitted(run: StageRun, dask: DaskCluster, old: Codebook, new: Codebook) -> None:
-    """Lay every admitted shard of which a text lives out under a new codebook, before it comes into force."""
+    """Assign every admitted shard with a live text to the cells of a new codebook, before it becomes current."""
     workspace = run.workspace
     centroids = str(workspace.codebook(new))
     layouts = [

@@ -1,7 +1,7 @@
 """Materialisations with their data versions, shard by shard.
 
-Dagster gives all partitions of a run over a range one data version, and by that would show each as stale as soon as
-another was changed. So the stages report every shard by themselves, with the version of its own.
+Dagster gives all partitions of a run over a range the same data version, so each would become stale when another
+changes. Therefore the stages report every shard separately with its own version.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from dedup_assets.corpus.data_versions import (
     WITHDRAWN,
     changed_files,
     data_version,
-    decided_by,
+    parent_version,
     place_version,
-    published_to,
-    rested_on,
+    place_version_in,
     rules_version,
+    rules_version_in,
 )
 from dedup_assets.storage.ledger import FORMAT, STAGES, Completion
 from dedup_assets.storage.workspace import Workspace
@@ -41,24 +41,24 @@ CODE_VERSION = str(FORMAT)
 """Results of one format of the workspace are comparable; a workspace of another format is refused."""
 
 REPORTED: Mapping[str, Any] = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
-"""Metadata of an output whose events its step has logged by itself: Dagster adds none. Its own observable sources,
-which have a data version for each partition too, do the same."""
+"""Metadata of an output whose step has logged its events itself, so that Dagster adds none. Dagster's observable
+sources with a data version for each partition do the same."""
 
 _BEFORE_ALL = "1"
-"""Pointer to an event before all others: whatever stands there now counts as new."""
+"""Pointer to an event before all others, so that any present event counts as new."""
 
 _MATERIALIZATION, _OBSERVATION = dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_OBSERVATION
 
 
 class Lineage:
-    """The versions of a workspace's results, and of what they rest on, as Dagster's tags.
+    """The versions of a workspace's results and of their inputs, as Dagster's tags.
 
     Parameters
     ----------
     workspace : Workspace
     instance : DagsterInstance
     shards : collection of str
-        Those that will be asked for.
+        The shards that will be queried.
     """
 
     def __init__(self, workspace: Workspace, instance: dg.DagsterInstance, shards: Collection[str]) -> None:
@@ -69,13 +69,13 @@ class Lineage:
         self._pointers: dict[str, Mapping[str, int]] = {}
 
     def done(self, stage: str) -> dict[str, Completion]:
-        """What the ledger has of a stage, by shard, when it was first asked for."""
+        """The completions of a stage in the ledger at the first call, by shard."""
         if stage not in self._done:
             self._done[stage] = self._workspace.ledger.completions(stage)
         return self._done[stage]
 
     def finished(self, stage: str, shard: str, metadata: Mapping[str, Any]) -> dg.AssetMaterialization:
-        """The materialisation of a shard that the ledger has as finished. What it rests on is to be reported first."""
+        """The materialisation of a shard that is finished in the ledger. Its inputs must be reported first."""
         input_version = self.done(stage)[shard].input_version
         tags = {
             DATA_VERSION_TAG: data_version(stage, input_version),
@@ -89,8 +89,8 @@ class Lineage:
         return dg.AssetMaterialization(stage, partition=shard, metadata=dict(metadata), tags=tags)
 
     def void(self, stage: str, shard: str) -> dg.AssetMaterialization:
-        """A materialisation by which what is on record of a shard counts as stale: it is void, and nothing else is
-        there so far."""
+        """A materialisation that makes the recorded result of a shard stale, because it is void and has no successor
+        yet."""
         parent = INPUTS_OF[stage][0] if stage == STAGES[0] else STAGES[STAGES.index(stage) - 1]
         key = dg.AssetKey(parent)
         tags = {
@@ -103,8 +103,8 @@ class Lineage:
         return dg.AssetMaterialization(stage, partition=shard, metadata={"withdrawn": True}, tags=tags)
 
     def _parents(self, stage: str, shard: str, input_version: str) -> Iterator[tuple[str, str, str]]:
-        """Name, version and pointer of each of what a result rests on."""
-        before = rested_on(stage, input_version)
+        """Name, version and pointer of each input of a result."""
+        before = parent_version(stage, input_version)
         parent, now = SOURCE_FILES, self._files.get(shard, before)
         if stage != STAGES[0]:
             parent = STAGES[STAGES.index(stage) - 1]
@@ -112,9 +112,9 @@ class Lineage:
             now = "" if done is None else data_version(parent, done.input_version)
         yield parent, before, self._pointer(parent, shard) if now == before else _BEFORE_ALL
         if stage == "duplicate_ids":
-            yield DECISION_RULES, decided_by(input_version), NULL_EVENT_POINTER
+            yield DECISION_RULES, rules_version_in(input_version), NULL_EVENT_POINTER
         if stage == "deduplicated_dataset":
-            yield OUTPUT_FOLDER, published_to(input_version), NULL_EVENT_POINTER
+            yield OUTPUT_FOLDER, place_version_in(input_version), NULL_EVENT_POINTER
 
     @cached_property
     def _files(self) -> dict[str, str]:
@@ -130,7 +130,7 @@ class Lineage:
 
 
 def retracted(stage: str, shard: str, reason: str) -> dg.AssetMaterialization:
-    """The materialisation of a shard that is out of the corpus. It rests on nothing, and is never stale."""
+    """The materialisation of a shard that is not in the corpus. It has no inputs and is never stale."""
     return dg.AssetMaterialization(
         stage,
         partition=shard,
@@ -140,18 +140,18 @@ def retracted(stage: str, shard: str, reason: str) -> dg.AssetMaterialization:
 
 
 def reported_versions(instance: dg.DagsterInstance, stage: str) -> dict[str, str]:
-    """The version that Dagster has of each partition of an asset."""
+    """The version of each partition of an asset in Dagster."""
     return _latest(instance, stage, _MATERIALIZATION, None)
 
 
 def reported_shards(instance: dg.DagsterInstance, stage: str, shards: Collection[str]) -> set[str]:
-    """Those of some shards of which Dagster has a materialisation."""
+    """The given shards that have a materialisation in Dagster."""
     storage = instance.event_log_storage
     return set(storage.get_latest_storage_id_by_partition(dg.AssetKey(stage), _MATERIALIZATION, set(shards)))
 
 
 def observed_files(instance: dg.DagsterInstance, shards: Collection[str] | None = None) -> dict[str, str]:
-    """The version of the file of each shard that was observed last."""
+    """The last observed version of the file of each shard."""
     return _latest(instance, SOURCE_FILES, _OBSERVATION, shards)
 
 
@@ -165,8 +165,8 @@ def observations(
     workspace
     instance
     files
-        Versions of files, by shard, as they were found now. A shard that was read, and whose file was never observed,
-        was observed when it was read.
+        Current versions of files, by shard. A shard that was read and whose file was never observed counts as observed
+        when it was read.
     """
     known = observed_files(instance)
     done = workspace.ledger.completions(STAGES[0])

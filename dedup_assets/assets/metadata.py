@@ -1,6 +1,6 @@
-"""What Dagster shows of a materialisation: numbers it charts, tables, links, schemas, lineage and pictures.
+"""Metadata of a materialisation in Dagster: numbers for its charts, tables, links, schemas, lineage and pictures.
 
-Describes what a finished stage left on record and on disk; computes nothing that another stage rests on.
+It describes the recorded results of a finished stage; no other stage uses its values.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dedup_assets.assets.table_columns import column_lineage, table_schema
-from dedup_assets.corpus.data_versions import place_version, published_to
+from dedup_assets.corpus.data_versions import place_version, place_version_in
 from dedup_assets.corpus.output import MANIFEST, read_manifest
 from dedup_assets.lookups import measures
 from dedup_assets.lookups.corpus import Corpus
@@ -28,28 +28,28 @@ from dedup_assets.storage.tables import PAIRS, RECORD_DECISIONS
 from dedup_assets.storage.workspace import Workspace
 
 LATEST = 5
-"""Admissions of an input version that are listed; the digest stands for all of them, the manifest lists them."""
+"""Number of admissions of an input version that are listed; the digest covers all, and the manifest lists all."""
 
 GROUPS = 5
-"""Groups of a shard shown in the UI, each with the removed record least like the keeper."""
+"""Groups of a shard shown in the UI, each with the removed record least similar to the keeper."""
 
 SHOWN_TEXT = 160
-"""Characters of a text in a table of the UI, whose columns are narrow."""
+"""Characters of a text in a table of the UI, which has narrow columns."""
 
 PICTURE_BUDGET = 1_000_000
-"""Records and matches up to which the corpus as a whole is looked at when a run ends: a second of work. Beyond
-it the pictures of the corpus come with `dedup-assets report`."""
+"""Records and matches up to which a run draws the pictures of the whole corpus: a second of work. For a larger corpus
+`dedup-assets report` draws them."""
 
 TABLE_OF_TEXTS = "largest_groups"
-"""The one entry of metadata that holds texts of records, and a column of it by which it is known for ours."""
+"""The only metadata entry with texts of records, and a column by which our tables are recognised."""
 
 TEXT_COLUMN = "removed_least_like_it"
 
 DENSE_TEXT = 100
-"""What a text of a dense cell counts in that budget: at every threshold it is compared with its keepers again."""
+"""Weight of a text of a dense cell in that budget: at every threshold it is compared with its keepers again."""
 
 INTERNAL = ("schema", "source_state", "quarantined_by_reason")
-"""Facts that are shown in another form, or are of use to the next run only."""
+"""Stats that are shown in another form or serve only the next run."""
 
 
 class RunMetadata:
@@ -60,7 +60,7 @@ class RunMetadata:
     workspace : Workspace
     stage : str
     shards : sequence of str
-        Shards of the run. What concerns the corpus as a whole is said with the one admitted last.
+        Shards of the run. Metadata of the whole corpus is attached to the one admitted last.
     """
 
     def __init__(self, workspace: Workspace, stage: str, shards: Sequence[str]) -> None:
@@ -109,8 +109,8 @@ class RunMetadata:
             try:
                 metadata |= describe(self._admissions[shard])
             except Exception as problem:
-                # Another process retracted, decided or pruned meanwhile, and what was read is of two states: what this
-                # run did is done all the same.
+                # Another process retracted, decided or pruned meanwhile, so the reads mix two states; the result of
+                # this run is valid anyway.
                 if not isinstance(problem, FileNotFoundError) and _moment(self._workspace) == self._began:
                     raise
                 metadata["not_described"] = f"what it rests on is no longer there: {type(problem).__name__}: {problem}"
@@ -124,17 +124,17 @@ class RunMetadata:
 
     @cached_property
     def _digests(self) -> list[bytes]:
-        """For each number of live admissions, the digest of so many of them in order."""
+        """Entry n is the digest of the first n live admissions."""
         digests = [b""]
         for a in self._live:
             digests.append(_chained(digests[-1], a))
         return digests
 
     def _basis(self, a: Admission) -> dict[str, Any]:
-        """Which shards this one was held against: how many, the last ones, and a digest of all.
+        """The shards that this one was compared with: their number, the last ones, and a digest of all.
 
-        Those are the ones admitted up to it. Decisions rest besides on all that stands in one order since a
-        rebuild, and on every reference.
+        These are the shards admitted up to it. Decisions also depend on all shards of the rebuilt order and on every
+        reference.
         """
         reach, references = a.number, []
         if self._stage in ("duplicate_ids", "deduplicated_dataset") and self._generation is not None:
@@ -164,7 +164,7 @@ class RunMetadata:
     # -- columns --------------------------------------------------------------------------------------
 
     def _columns(self, done: Completion) -> dict[str, Any]:
-        """Column schema and lineage of what the stage made of a shard."""
+        """Column schema and lineage of the stage's result for a shard."""
         raw = self._raw_schema(done.shard)
         schema: pa.Schema | None = {
             "raw_shards": raw,
@@ -184,7 +184,7 @@ class RunMetadata:
         return columns | ({"dagster/column_lineage": lineage} if lineage else {})
 
     def _raw_schema(self, shard: str) -> pa.Schema | None:
-        """The input's own columns; None where the shard was read by a run that came to nothing."""
+        """The input's own columns; None if the files of the read content are gone."""
         done = self._read.get(shard)
         path = self._workspace.raw(shard, done.input_version).table if done else None
         return pq.read_schema(path) if path and path.is_file() else None
@@ -225,7 +225,7 @@ class RunMetadata:
         return metadata
 
     def _corpus_curve(self) -> dict[str, Any]:
-        """What other thresholds would remove of the whole corpus, where that is a matter of a second."""
+        """The share of the corpus that other thresholds would remove, if it takes about a second."""
         admissions = measures.decided_admissions(self._workspace)
         matched = self._workspace.ledger.completions("pairwise_similarities")
         work = sum(a.records for a in admissions) + sum(
@@ -261,8 +261,8 @@ class RunMetadata:
     def _published(self, a: Admission) -> dict[str, Any]:
         files = [value for name, value in self._done[a.shard].stats.items() if name.endswith("_file")]
         metadata = {**self._model(), "bytes_written": sum(_bytes(Path(file)) for file in files)}
-        is_here = published_to(self._done[a.shard].input_version) == place_version(self._workspace)
-        if a.shard == self._last and is_here:  # elsewhere: another place was asked for since
+        is_here = place_version_in(self._done[a.shard].input_version) == place_version(self._workspace)
+        if a.shard == self._last and is_here:  # elsewhere: another output was set since
             totals = read_manifest(self._workspace)["totals"]
             removed = totals["removed_exact"] + totals["removed_semantic"]
             metadata |= {
@@ -285,19 +285,19 @@ class RunMetadata:
 
 
 def _moment(workspace: Workspace) -> tuple[object, ...]:
-    """What is another once something was retracted, admitted or decided again."""
+    """A value that changes with every retraction, admission and new decision."""
     standing = workspace.ledger.standing()
     return standing.retractions, len(standing.admissions), workspace.ledger.generation()
 
 
 def _chained(digest: bytes, a: Admission) -> bytes:
-    """A digest that takes one more admission in."""
+    """The digest extended by one admission."""
     step = f"{a.number} {a.shard} {a.role} {a.fingerprint}".encode()
     return hashlib.blake2b(digest + step, digest_size=16).digest()
 
 
 def _reasons(by_reason: Mapping[str, int]) -> dict[str, Any]:
-    """Quarantined rows by reason, each a number that Dagster charts."""
+    """Quarantined rows by reason, each a number for Dagster's charts."""
     return {f"quarantined: {reason}": count for reason, count in sorted(by_reason.items())}
 
 
@@ -310,7 +310,7 @@ def _short(text: str) -> str:
 
 
 def _bytes(path: Path) -> int:
-    """Size of a file, or of all files of a folder; 0 where it is not."""
+    """Size of a file, or of all files of a folder; 0 if it does not exist."""
     files = path.iterdir() if path.is_dir() else [path] if path.is_file() else []
     return sum(file.stat().st_size for file in files)
 

@@ -1,6 +1,5 @@
-"""Pairwise similarities: every match of a shard with itself and with all shards admitted before it, down
-to the floor. Matches inside dense cells are not listed but implied: the cells are named, and their texts are
-on disk."""
+"""Pairwise similarities: every match of a shard with itself and with all shards admitted before it, down to the floor.
+Matches inside dense cells are not listed: the cells are named, and their texts are on disk."""
 
 import threading
 import time
@@ -11,7 +10,7 @@ import dagster as dg
 import numpy as np
 import pyarrow as pa
 
-from dedup_assets.assets.failures import concerns_all
+from dedup_assets.assets.failures import affects_all_shards
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.cell_groups import CellGroup, plan_groups
 from dedup_assets.compute.join import Matches
@@ -34,12 +33,11 @@ from dedup_assets.storage.workspace import Workspace
 STAGE = "pairwise_similarities"
 
 GROUPS_PER_LANE = 4
-"""Groups of cells for each task that runs at once, and for each GPU: given out longest first, workers then end
-together."""
+"""Groups of cells for each concurrent task, and for each GPU: with the longest first, workers end together."""
 
 GROUP_COST = 5e8
-"""Pairs and rows that are worth a task of their own: half a second on one core. Every group gathers and sketches
-again what its neighbours hold too."""
+"""Pairs and rows that justify a separate task: half a second on one core. Every group gathers and sketches rows that
+its neighbours also hold."""
 
 GPU_GROUP_COST = 1e10
 """The same on a GPU, by arithmetic: a third of a second at 60,000 rows/s with 500,000 pairs each, as a corpus of 100
@@ -53,7 +51,7 @@ million rows is modelled on one H200."""
     "same set that comparing every pair gives.",
 )
 def pairwise_similarities(context: dg.AssetExecutionContext, workspace: WorkspaceResource, dask: DaskCluster) -> None:
-    """Join the shards of this run with themselves and with what was admitted before them."""
+    """Join the shards of this run with themselves and with all shards admitted before them."""
     with stage_run(context, workspace, dask) as run:
         input_versions = {shard: done.input_version for shard, done in run.upstream("cluster_partitions").items()}
         pending = run.unfinished(input_versions)
@@ -62,20 +60,20 @@ def pairwise_similarities(context: dg.AssetExecutionContext, workspace: Workspac
 
 
 def find_matches_of(run: StageRun, dask: DaskCluster, shards: Sequence[str]) -> None:
-    """Find the matches of the admitted ones of some shards. Raises ShardFailure for one that it fails for alone."""
+    """Compute the matches of the admitted ones of some shards. Raises ShardFailure if a single shard fails."""
     wanted = [a for a in run.ledger.live_admissions() if a.shard in set(shards)]
     try:
         match_shards(run, dask, wanted)
     except Exception as problem:
-        if concerns_all(problem):
+        if affects_all_shards(problem):
             raise
         for a in wanted:
-            with run.blaming(a.shard):
+            with run.attributing_to(a.shard):
                 match_shards(run, dask, [a])
 
 
 def match_shards(run: StageRun, dask: DaskCluster, wanted: Sequence[Admission]) -> None:
-    """Find, publish and record the matches of admissions; one join per codebook they stand under."""
+    """Compute, publish and record the matches of admissions; one join per codebook."""
     living = LiveTexts(run.workspace)
     codebooks = run.ledger.codebooks()
     plans = []
@@ -86,7 +84,7 @@ def match_shards(run: StageRun, dask: DaskCluster, wanted: Sequence[Admission]) 
     run.progress.total(sum(codebook.cells for codebook, _, _ in plans), "cells")
     for codebook, new, visible in plans:
         _match_under(run, dask, codebook, new, visible, living)
-    # Who decided after a retraction that came meanwhile may have been here already, and is not coming again.
+    # A decision after a concurrent retraction may already have cleaned the matches, and will not do it again.
     while run.ledger.last_retraction() != living.retractions:
         living = LiveTexts(run.workspace)
         forget_dead_pairs_of(run.workspace, living, wanted)
@@ -112,7 +110,7 @@ def _match_under(
     done = _CellsDone(run.progress, groups, codebook.cells)
     topic = f"cells of {run.run_id}, {codebook.name}"
     dense: list[int] = []
-    with temporary_folder(workspace.root) as scratch, dask.hearing(topic, done.hear):
+    with temporary_folder(workspace.root) as scratch, dask.subscribed(topic, done.hear):
         gathered = MatchRuns(scratch, memory.match_bytes)
         options = (workspace.settings.floor, dask.resolved_device(), workspace.settings.dense_limit)
         spill = (str(scratch), memory.task_match_bytes)
@@ -137,21 +135,21 @@ def _match_under(
 
 
 class _CellsDone:
-    """Progress by cell: what tasks tell while they run, and the rest of a group when it is back."""
+    """Progress by cell: reports of running tasks, and the rest of a group when it is finished."""
 
     def __init__(self, progress: Progress, groups: Sequence[CellGroup], cells: int) -> None:
         self._progress = progress
         self._sizes = [group.last - group.first for group in groups]
         self._done = [0] * len(groups)
-        self._lock = threading.Lock()  # tasks are heard on another thread
+        self._lock = threading.Lock()  # reports arrive on another thread
         progress.advance(cells - sum(self._sizes))
 
     def hear(self, told: tuple[int, int]) -> None:
-        """A task says how many cells of its group are done."""
+        """Handle a task's report of the finished cells of its group."""
         self.reach(*told)
 
     def reach(self, index: int, cells: int | None = None) -> None:
-        """So many cells of a group are done; all of them by default. Never goes back."""
+        """Set the finished cells of a group; all by default. It never decreases."""
         with self._lock:
             size = self._sizes[index]
             more = (size if cells is None else min(cells, size)) - self._done[index]
@@ -168,7 +166,7 @@ def _write(
     parts: Iterable[Matches],
     dense_cells: Sequence[int],
 ) -> dict[str, Any]:
-    """Publish the matches that a shard owns; returns the stats. Of the dense cells it names those it is listed in."""
+    """Publish the matches that a shard owns, with the names of the dense cells that list it; returns the stats."""
     counts = dict.fromkeys(("matches", "matches_at_threshold", "with_earlier_shards"), 0)
 
     def tables() -> Iterator[pa.Table]:
@@ -196,9 +194,9 @@ def _write(
 
 
 def _plan(folders: Sequence[tuple[str, int, bool]], group_bytes: int, lanes: Lanes) -> list[CellGroup]:
-    """Groups of cells that fit in memory, as few as keep all lanes busy: none where there is nothing to compare.
+    """Groups of cells that fit in memory, as few as keep all lanes busy; none if there is nothing to compare.
 
-    A GPU alone gets several too: while it is at one, its host builds the next.
+    A single GPU also gets several: while it joins one, its host builds the next.
     """
     pieces = [piece for folder in folders if len((piece := shard_piece(*folder)).vectors)]
     groups = plan_groups(pieces, group_bytes)

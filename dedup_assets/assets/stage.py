@@ -1,5 +1,5 @@
-"""The life cycle that the shard assets share: which shards a run is over, which are unfinished, and the record of what
-was done, in the ledger and in Dagster's metadata."""
+"""The shared life cycle of the shard assets: the shards of a run, the unfinished ones among them, and the record of
+results in the ledger and in Dagster's metadata."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import dagster as dg
 
-from dedup_assets.assets.failures import ShardFailure, concerns_all
+from dedup_assets.assets.failures import ShardFailure, affects_all_shards
 from dedup_assets.assets.inputs import INPUTS_OF
 from dedup_assets.assets.lineage import CODE_VERSION, REPORTED, Lineage, observations, reported_shards, retracted
 from dedup_assets.assets.metadata import RunMetadata
@@ -35,21 +35,21 @@ GROUP = "deduplication"
 OWNERS = ["team:corpus"]
 
 RECURATE = "dedup-assets/recurate"
-"""Tag of a run that asks for a rebuild where it is "true": new centroids, and one order over all that is live."""
+"""Tag of a run that requests a rebuild if it is "true": new centroids, and one order over all live records."""
 
 __all__ = ["GROUP", "RECURATE", "STAGES", "StageRun", "shard_asset", "stage_run"]
 
 
 @dataclass(frozen=True)
 class ShardAsset:
-    """One of the seven, for any workspace: `define` makes the asset of one workspace of it.
+    """One of the seven assets, for any workspace: `define` makes the asset of one workspace.
 
     Attributes
     ----------
     compute : callable
-        Takes the context, the workspace and, where it has a parameter for them, the Dask workers.
+        Takes the context, the workspace and, if it has the parameter, the Dask workers.
     deps : tuple of str
-        Names of the assets and sources it rests on.
+        Names of the assets and sources it depends on.
     """
 
     compute: Callable[..., None]
@@ -62,17 +62,17 @@ class ShardAsset:
         return self.compute.__name__
 
     def define(self, names: Names) -> dg.AssetsDefinition:
-        """The asset: one partition a shard, one or many in a run, identity mappings upstream."""
+        """The asset: one partition for each shard, one or many in a run, identity mappings upstream."""
         keys = [names.workspace]
         if "dask" in inspect.signature(self.compute).parameters:
             keys.append(names.dask)
 
-        def compute(context) -> None:  # without an annotation: Dagster takes none that is a string
+        def compute(context) -> None:  # without annotations: Dagster accepts none that are strings
             self.compute(context, *(getattr(context.resources, key) for key in keys))
 
         code = self.compute.__code__
         with warnings.catch_warnings():
-            # "Beta" in this Dagster: the tests hold for the versions that are allowed.
+            # "Beta" in this Dagster; the tests cover the allowed versions.
             warnings.simplefilter("ignore", dg.BetaWarning)
             reference = dg.LocalFileCodeReference(
                 file_path=code.co_filename, line_number=code.co_firstlineno, label=Path(code.co_filename).name
@@ -88,7 +88,7 @@ class ShardAsset:
                 kinds=set(self.kinds),
                 description=self.description,
                 code_version=CODE_VERSION,
-                # Paths of this machine; nothing is looked up elsewhere.
+                # Local paths only.
                 metadata={"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[reference])},
             )(compute)
 
@@ -101,7 +101,8 @@ def shard_asset(*, deps: Sequence[str], kinds: set[str], description: str) -> Ca
 class StageRun:
     """One run of one asset over one or many shards.
 
-    Partitions of retracted shards stay, for the audit; `shards` are the others, `retracted` says why of these.
+    Partitions of retracted shards stay, for the audit trail; `shards` holds the others, `retracted` the reasons of the
+    retracted ones.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class StageRun:
         self.stage = stage
         self.workspace = resource.open()
         self.retracted: dict[str, str] = {}
-        # Dagster has partitions in the order in which it was told of them: one that was deleted comes back at the end.
+        # Dagster keeps partitions in the order of their addition: a deleted one returns at the end.
         place = {shard.key: at for at, shard in enumerate(self.ledger.shards())}
         self.shards = sorted(partitions, key=lambda key: place.get(key, len(place)))
         self._leave_out_retracted()
@@ -132,7 +133,7 @@ class StageRun:
         return self.workspace.ledger
 
     def upstream(self, stage: str) -> dict[str, Completion]:
-        """Completions of an earlier stage for the shards of this run. Raises if one is not there."""
+        """Completions of an earlier stage for the shards of this run. Raises if one is missing."""
         done = self.ledger.completions(stage)
         self._require(stage, done)
         return {shard: done[shard] for shard in self.shards}
@@ -140,8 +141,8 @@ class StageRun:
     def require(self, stage: str) -> None:
         """Raise if an earlier stage was never finished for a shard of this run, or the shard is not admitted.
 
-        That is enough to decide: where other content took a shard over since this run was asked for, its matches
-        are found on the way.
+        That is enough to decide: if new content replaced a shard since this run was requested, its matches are computed
+        during the decision.
         """
         admitted = {a.shard for a in self.ledger.live_admissions()}
         self._require(stage, self.ledger.ever_finished(stage) & admitted)
@@ -164,14 +165,14 @@ class StageRun:
 
     @contextmanager
     def deciding(self) -> Iterator[None]:
-        """Hold the decision lock, with the settings as they are when it is held: whoever held it before may have
-        been asked for others, and what was decided by those is not to be undone."""
+        """Hold the decision lock and reload the settings under it: the previous holder may have had newer settings,
+        whose decisions must not be undone."""
         with self.workspace.lock(Lock.DECISIONS):
             self.workspace = self._resource.open()
             yield
 
     def unfinished(self, input_versions: Mapping[str, str]) -> list[str]:
-        """Shards of this run whose completion is not on record for the given versions of its input."""
+        """Shards of this run without a recorded completion for the given input versions."""
         done = self.ledger.completions(self.stage)
         return [s for s in self.shards if s not in done or done[s].input_version != input_versions[s]]
 
@@ -180,17 +181,17 @@ class StageRun:
         self.ledger.complete(self.stage, [(shard, input_version, stats, seconds)], self.run_id)
 
     def moved(self) -> list[str]:
-        """Shards outside this run that it finished again: a new generation decides and publishes all of them."""
+        """Shards outside this run that it finished again, because a new generation decides and publishes all shards."""
         done = self.ledger.completions(self.stage).values()
         own = {*self.shards, *self.retracted}
         return [entry.shard for entry in done if entry.run_id == self.run_id and entry.shard not in own]
 
-    def help_out(self, stage: str, shards: Sequence[str]) -> None:
-        """Note that this run finished another stage for some shards, whose own run did not come so far."""
+    def record_stage(self, stage: str, shards: Sequence[str]) -> None:
+        """Note that this run finished another stage for some shards, whose own run stopped before it."""
         self.helped.setdefault(stage, []).extend(shards)
 
     def fail(self, shard: str, problem: Exception) -> None:
-        """Record that a shard cannot be processed, and go on with the others."""
+        """Record that a shard cannot be processed, and continue with the others."""
         message = str(problem) if isinstance(problem, DedupError) else self._unexpected(shard, problem)
         self.failed[shard] = message
         self.ledger.fail(shard, self.stage, message, self.run_id)
@@ -206,30 +207,29 @@ class StageRun:
 
     @contextmanager
     def isolating(self, shard: str) -> Iterator[None]:
-        """Turn an error that concerns one shard into the failure of that shard alone."""
+        """Turn an error that affects one shard into the failure of that shard alone."""
         try:
             yield
         except Exception as problem:
-            if concerns_all(problem):
+            if affects_all_shards(problem):
                 raise
             self.fail(shard, problem)
 
     @contextmanager
-    def blaming(self, shard: str) -> Iterator[None]:
-        """Attribute an error to this shard, unless it concerns all shards."""
+    def attributing_to(self, shard: str) -> Iterator[None]:
+        """Attribute an error to this shard, unless it affects all shards."""
         try:
             yield
         except Exception as problem:
-            if concerns_all(problem) or isinstance(problem, ShardFailure):
+            if affects_all_shards(problem) or isinstance(problem, ShardFailure):
                 raise
             raise ShardFailure(shard) from problem
 
     def without_failing(self, work: Callable[[], None]) -> None:
-        """Do some work on admitted shards; those that it fails for are withdrawn, and it is done without them.
+        """Do some work on admitted shards; failing shards are withdrawn, and the work is repeated without them.
 
-        Shards of this run that were admitted after a failing one may have texts that it was the first to bring: they
-        are withdrawn too, and admitted again by the run that follows without it. A shard of which something is
-        published stays: then the failure is that of the run.
+        Shards of this run admitted after a failing one may have texts that it introduced. They are withdrawn too, and
+        the next run admits them again without it. A shard with published results stays: then the whole run fails.
         """
         while True:
             try:
@@ -283,7 +283,7 @@ def stage_run(
     if dask is not None:
         dask.adopt(run.workspace.settings, run.workspace.root)
     if context.run.tags.get(RECURATE) == "true":
-        # Once for all runs of a backfill, and for a run and its retries.
+        # The same for all runs of a backfill, and for a run and its retries.
         token = context.run.tags.get("dagster/backfill") or context.run.root_run_id or context.run.run_id
         run.ledger.request_rebuild(token)
     with (
@@ -304,7 +304,8 @@ def stage_run(
 def _report(context: dg.AssetExecutionContext, run: StageRun) -> None:
     """Log a materialisation for every shard that is finished at this stage, with numbers from the ledger as metadata.
 
-    This is done also when other shards failed: from a failed step alone Dagster would mark the whole range as failed.
+    This also happens when other shards failed, because from a failed step alone Dagster would mark the whole range as
+    failed.
     """
     own = [shard for shard in run.shards if shard not in run.failed]
     moved = run.moved()
@@ -314,11 +315,11 @@ def _report(context: dg.AssetExecutionContext, run: StageRun) -> None:
         files = {shard: read[shard].input_version for shard in own if shard in read}
         for observation in observations(run.workspace, context.instance, files):
             context.log_event(observation)
-    # Outside the range of this run, or of its asset, yet what Dagster knew of them is no longer so.
+    # Outside the range of this run, or of its asset, but Dagster's record of them is outdated.
     reports = [(stage, run.helped[stage]) for stage in STAGES if stage in run.helped]
     reports.append((run.stage, [*own, *moved]))
     if wiped := set(own).difference(reported_shards(context.instance, run.stage, own)):
-        # What rests on them was compared with what is no longer in Dagster's history.
+        # Dependent results were compared with versions that are no longer in Dagster's history.
         reports += [
             (stage, [shard for shard in own if shard in wiped and shard in lineage.done(stage)])
             for stage in STAGES[STAGES.index(run.stage) + 1 :]

@@ -1,4 +1,4 @@
-"""The columns of what each asset writes, and which columns they come from, as Dagster shows them."""
+"""The columns that each asset writes and their source columns, for Dagster."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from dedup_assets.settings import Settings
 
 DESCRIPTIONS = {
     "embeddings": {
-        "id": "record that brought the text first",
+        "id": "first record with the text",
         "shard": "its shard",
         "text_hash": "BLAKE2b-128 of the text",
-        "vector": "of unit norm, as every similarity sees it",
+        "vector": "unit norm; every similarity uses this vector",
     },
     "pairwise_similarities": {
         "id_a": "first record with the one text",

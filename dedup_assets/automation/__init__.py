@@ -1,1 +1,1 @@
-"""Runs and what starts them: instance, jobs, sensors, schedules, server; agreement of Dagster with the ledger."""
+"""Dagster runs and their triggers: instance, jobs, sensors, schedules, server, and agreement with the ledger."""

@@ -1,6 +1,6 @@
-"""Dagster's list of shards and of what is done, brought in line with the ledger, which is right.
+"""Brings Dagster's partitions and materialisations in line with the ledger, which is authoritative.
 
-`differences` is pure: from what both know to what is to be done. `agree` does it.
+`differences` is pure: it compares both states. `agree` carries out the changes.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from dedup_assets.storage.workspace import Workspace
 
 @dataclass(frozen=True)
 class Differences:
-    """What Dagster does not know yet, and what it knows that is none of this workspace's.
+    """What Dagster lacks, and what it has that does not belong to this workspace.
 
     Attributes
     ----------
     missing : list of str
-        Shards that are no partitions, in the order in which they were registered.
+        Shards without a partition, in the order of their registration.
     unreported : mapping
-        By stage, shards of which Dagster has another version than the ledger, or none, in that order.
+        By stage, shards for which Dagster has no version or another one than the ledger, in that order.
     void : mapping
-        By stage, shards of which Dagster has a version, and the ledger none that holds.
+        By stage, shards for which Dagster has a version and the ledger has no valid one.
     strangers : list of str
-        Partitions that are no shards.
+        Partitions that are not shards.
     changed : list of str
-        Shards whose files have other content than was read, where files were looked at.
+        Shards whose files changed since they were read, if files were checked.
     """
 
     missing: list[str] = field(default_factory=list)
@@ -60,9 +60,9 @@ def differences(
     partitions: Collection[str],
     reported: Mapping[str, Mapping[str, str]],
 ) -> Differences:
-    """Hold the ledger against Dagster.
+    """Compare the ledger with Dagster.
 
-    What rests on a result that is reported is reported after it: Dagster may have lost the history by which it
+    Results computed from a reported result are reported after it: Dagster may have lost the history by which it
     compares the two.
 
     Parameters
@@ -70,11 +70,11 @@ def differences(
     shards
         Registered shards, in order.
     finished
-        By stage, in their order, the data versions of the shards that are finished.
+        By stage, in pipeline order, the data versions of the finished shards.
     partitions
         Dagster's partitions.
     reported
-        By stage, the data versions that Dagster has.
+        By stage, the data versions in Dagster.
     """
     known, registered = set(partitions), set(shards)
     due: set[str] = set()
@@ -94,20 +94,19 @@ def differences(
 
 
 def agree(workspace: Workspace, instance: dg.DagsterInstance, look_at_files: bool = False) -> Differences:
-    """Add the partitions, and report the materialisations and observations, that Dagster lacks; returns what there was
-    to do.
+    """Add missing partitions to Dagster, and report missing materialisations and observations; returns the differences.
 
-    A deleted partition comes back, and so does what was wiped: what stands in the ledger is published. A partition
-    that is red only because a run over it broke off, while all that it was to do is finished, is green again.
+    Deleted partitions and wiped materialisations return, because the ledger says that they are published. A partition
+    that is red only because a run over it was interrupted, although all its work is finished, becomes green.
     """
-    # Dagster first: what is finished between the two looks is reported twice then, and never as void.
+    # Dagster is read first: a stage finished between the two reads is then reported twice, and never as void.
     name = Names.of(workspace.root).partitions
     partitions = list(instance.get_dynamic_partitions(name))
     ledger = workspace.ledger
     shards = ledger.shards()
-    register_partitions(instance, name, [shard.key for shard in shards])  # without, Dagster has no status of them
+    register_partitions(instance, name, [shard.key for shard in shards])  # otherwise Dagster has no status for them
     failing = set(ledger.failures())
-    reported = {stage: _standing(instance, name, stage, failing) for stage in STAGES}
+    reported = {stage: _current_versions(instance, name, stage, failing) for stage in STAGES}
     versions = finished_versions(ledger)
     found = differences([shard.key for shard in shards], versions, partitions, reported)
     files = file_versions(workspace) if look_at_files else {}
@@ -131,11 +130,11 @@ def agree(workspace: Workspace, instance: dg.DagsterInstance, look_at_files: boo
     return found
 
 
-def _standing(instance: dg.DagsterInstance, name: str, stage: str, failing: Collection[str]) -> dict[str, str]:
-    """The version that Dagster has of each partition of an asset, without those that it shows as failed although their
-    shard is none of the `failing`.
+def _current_versions(instance: dg.DagsterInstance, name: str, stage: str, failing: Collection[str]) -> dict[str, str]:
+    """The version of each partition of an asset in Dagster, without partitions shown as failed whose shard is not
+    `failing`.
 
-    What is failed is read from the status that the UI keeps and goes on with.
+    The failed ones come from the status cache that the UI keeps and extends.
     """
     partitions = dg.DynamicPartitionsDefinition(name=name)
     status = get_and_update_asset_status_cache_value(instance, dg.AssetKey(stage), partitions)

@@ -1,10 +1,10 @@
-"""Dagster's webserver behind a check of who asks.
+"""Dagster's webserver behind a check of the origin of requests.
 
 `python -m dedup_assets.automation.guarded_webserver HOST PORT FILE [OPTIONS OF dagster-webserver]`
 
-The UI has no login, so every page that a browser on this machine opens could send it requests. Here it answers only
-under its own names, which a foreign name that leads to this address is not, and only to its own pages: what comes from
-another origin, or in a form that a browser sends to strangers without asking them first, is refused.
+The UI has no login, so any page open in a browser on this machine could send it requests. This server answers only
+under its own names, so a foreign name that resolves to this address is refused, and only to its own pages: requests
+from another origin, or of a type that a browser sends across origins without a preflight, are refused.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Scope = MutableMapping[str, Any]
 Application = Callable[[Scope, Any, Any], Awaitable[None]]
 
 ASKED_FIRST = ("application/json", "application/graphql")
-"""Content types that a browser sends to another origin only after that has agreed, which this server never does."""
+"""Content types that a browser sends to another origin only after a preflight, which this server never approves."""
 
 
 class Guard:
-    """An ASGI application that lets through what this server's own pages and plain programs send."""
+    """An ASGI application that accepts requests of this server's own pages and of programs that are not browsers."""
 
     def __init__(self, application: Application, host: str) -> None:
         self._application = application
@@ -60,12 +60,12 @@ class Guard:
             kind = headers.get("content-type", [""])[0].partition(";")[0].strip().lower()
             return "" if kind in ASKED_FIRST else f"Send {ASKED_FIRST[0]}, not {kind or 'an unnamed type'}."
         if "query" in parse_qs(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True):
-            page = "text/html" in ",".join(headers.get("accept", []))  # the page for writing queries, which runs none
+            page = "text/html" in ",".join(headers.get("accept", []))  # the query editor, whose page runs no query
             return "" if page else "Queries are sent by POST."
         return ""
 
     def _is_own(self, host: str) -> bool:
-        """Whether a Host header names this server: an address, which no foreign name can lead to, or its names."""
+        """Whether a Host header names this server: an IP address, which is no foreign name, or one of its names."""
         try:
             name = (urlsplit(f"//{host}").hostname or "").lower()
         except ValueError:
@@ -83,7 +83,7 @@ def main() -> None:
 
     host, port, locations, *options = sys.argv[1:]
     make = cli.create_app_from_workspace_process_context
-    guarded: Any = lambda *args, **options: Guard(make(*args, **options), host)  # noqa: E731 - a def has a type of its own
+    guarded: Any = lambda *args, **options: Guard(make(*args, **options), host)  # noqa: E731 - a def has another type
     cli.create_app_from_workspace_process_context = guarded
     cli.cli(["-w", locations, "-h", host, "-p", port, *options], auto_envvar_prefix="DAGSTER_WEBSERVER")
 

@@ -1,6 +1,6 @@
 """The Dagster instance of a workspace: opened for one process, with errors that say what to do.
 
-It lies inside the workspace, unless DAGSTER_HOME names another.
+It is inside the workspace unless DAGSTER_HOME names another.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ nux:
   enabled: false
 concurrency:
   runs:
-    # One run uses every core, and of runs that were started by hand the others wait.
+    # One run uses every core, so other runs wait.
     max_concurrent_runs: 1
 run_monitoring:
   enabled: true
-  # Importing torch from a cold disk belongs to the start.
+  # The start includes importing torch from a cold disk.
   start_timeout_seconds: 300
-  # Runs whose process was killed are ended by the sensor `arriving_shards`; this is for those it knows nothing of.
+  # The sensor `arriving_shards` ends runs whose process was killed; this limit is for all other runs.
   max_runtime_seconds: 86400
 """
 
@@ -68,15 +68,15 @@ helper processes, which answer Ctrl-C with tracebacks. Runs from the UI keep the
 
 
 def reference(home: Path, overrides: Any = None) -> InstanceRef:
-    """How processes open the instance in a folder."""
+    """The reference by which processes open the instance in a folder."""
     return with_steady_storage(InstanceRef.from_dir(str(home), overrides=overrides))
 
 
 class WorkspaceInstance:
     """The Dagster instance that belongs to a workspace; a context manager.
 
-    It is the one in the workspace, unless DAGSTER_HOME names another: whoever sets that runs Dagster as a
-    service and wants to see these runs there.
+    It is the one in the workspace unless DAGSTER_HOME names another: a user who sets that runs Dagster as a service and
+    expects the runs there.
     """
 
     def __init__(self, workspace: Workspace) -> None:
@@ -85,7 +85,7 @@ class WorkspaceInstance:
 
     def __enter__(self) -> Self:
         require_own_threads()
-        # Dagster makes the tables of a new instance without a look at who else does: one process at a time.
+        # Dagster creates the tables of a new instance without a lock: only one process at a time.
         with self._workspace.lock(Lock.INSTANCE):
             home = prepare_home(self._workspace)
             with ExitStack() as opening, storage_errors(home), instance_errors(home), unusable_home(home):
@@ -102,14 +102,14 @@ class WorkspaceInstance:
         self._open.close()
 
     def register(self) -> None:
-        """Add all shards that are no partitions."""
+        """Add a partition for each shard that has none."""
         with instance_errors(self._instance.root_directory):
             register_partitions(
                 self._instance, self._names.partitions, [shard.key for shard in self._workspace.ledger.shards()]
             )
 
     def scrub(self) -> int:
-        """Take the texts of records out of the history; returns how many events had some."""
+        """Remove the texts of records from the history; returns how many events had some."""
         with instance_errors(self._instance.root_directory):
             return scrub_history(self._instance)
 
@@ -118,7 +118,7 @@ class WorkspaceInstance:
         ended = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
         storage = self._instance.event_log_storage
         with instance_errors(self._instance.root_directory):
-            # Of a run that failed before its checks, only their plan is on record.
+            # A run that failed before its checks has recorded only their plan.
             found = [storage.get_asset_check_execution_history(check.key, limit=1, status=ended) for check in CHECKS]
         evaluations = [record.evaluation for records in found for record in records]
         return [CheckResult.of(evaluation) for evaluation in evaluations if evaluation is not None]
@@ -126,11 +126,11 @@ class WorkspaceInstance:
 
 @contextmanager
 def no_running_loop() -> Iterator[None]:
-    """Hide the event loop that runs in this thread while the block lasts.
+    """Hide the running event loop of this thread inside the block.
 
-    A notebook runs its cells inside one, and so may a caller. It waits for this call anyway; but a second loop, which
-    Dagster makes for each run, is refused beside it: what Dagster gives that one to do at its end would be dropped with
-    a RuntimeWarning, and an async asset would fail.
+    A notebook runs its cells inside one, and so may a caller. That loop waits for this call anyway, but Python refuses
+    the second loop that Dagster makes for each run: Dagster's final tasks would be dropped with a RuntimeWarning, and
+    an async asset would fail.
     """
     running = asyncio._get_running_loop()
     asyncio._set_running_loop(None)
@@ -144,8 +144,8 @@ def no_running_loop() -> Iterator[None]:
 def instance_errors(home: Path | str) -> Iterator[None]:
     """Turn failures of the instance's database, such as a full disk, into errors that say what to do.
 
-    The database may fail in the middle of a step or while Dagster records another failure, so it is looked
-    for among the causes too.
+    The database may fail in the middle of a step or while Dagster records another failure, so the causes are searched
+    too.
     """
     try:
         yield
@@ -164,7 +164,7 @@ def instance_errors(home: Path | str) -> Iterator[None]:
 
 @contextmanager
 def unusable_home(home: Path | str) -> Iterator[None]:
-    """Turn a dagster.yaml that Dagster cannot read, or a storage that it cannot reach, into one line."""
+    """Turn an unreadable dagster.yaml or an unreachable storage into a one-line error."""
     try:
         yield
     except (DedupError, OSError, OperationalError, sqlite3.OperationalError):
@@ -178,7 +178,7 @@ def unusable_home(home: Path | str) -> Iterator[None]:
 
 
 def causes(problem: BaseException) -> Iterator[BaseException]:
-    """An exception and those that led to it. Such chains can run in circles."""
+    """An exception and its causes. Such chains can be cyclic."""
     seen: list[BaseException] = []
     cause: BaseException | None = problem
     while cause is not None and not any(cause is known for known in seen):
@@ -188,7 +188,7 @@ def causes(problem: BaseException) -> Iterator[BaseException]:
 
 
 def prepare_home(workspace: Workspace) -> Path:
-    """The folder of the instance; the workspace's own is made ready on first use."""
+    """The folder of the instance; the workspace's own is created on first use."""
     named = os.environ.get("DAGSTER_HOME")
     if named:
         if not Path(named).is_dir():
@@ -207,7 +207,7 @@ def prepare_home(workspace: Workspace) -> Path:
 
 def _refuse_loading(home: Path) -> None:
     """Raise WorkspaceError where the instance of a workspace, which may come from elsewhere, would load modules or
-    connect to a database. Whoever names it by DAGSTER_HOME means it."""
+    connect to a database. An instance named by DAGSTER_HOME is trusted."""
     file = home / "dagster.yaml"
     try:
         found = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
@@ -222,7 +222,7 @@ def _refuse_loading(home: Path) -> None:
 
 
 def recorded_checks(workspace: Workspace) -> list[CheckResult]:
-    """The last result of each check of a workspace; none where no run was ever recorded."""
+    """The last result of each check of a workspace; empty if no run was ever recorded."""
     if not os.environ.get("DAGSTER_HOME") and not (workspace.dagster_home / "dagster.yaml").is_file():
         return []
     with WorkspaceInstance(workspace) as dagster:

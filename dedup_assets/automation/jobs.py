@@ -1,4 +1,4 @@
-"""Jobs, named for what people do."""
+"""The jobs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dedup_assets.assets.stage import RECURATE, STAGES
 from dedup_assets.cancellation import cancellable_executor
 from dedup_assets.checks.asset_checks import CHECKS
 
-# In process: the chain of seven is short and the parallel work is done by Dask, so a process per step
-# would only add its start, about four seconds each.
+# In process: the chain of seven assets is short and Dask does the parallel work, so a process per step would only add
+# its start, about four seconds each.
 curate_new_shards = dg.define_asset_job(
     "curate_new_shards",
-    # By name, here and below: what others hang on these assets, in definitions that are merged, is theirs to run.
+    # Selected by name, here and below: in merged definitions, other downstream assets are not part of the job.
     selection=dg.AssetSelection.assets(*STAGES),
     executor_def=cancellable_executor,
     description="All seven assets for some shards: from files to the deduplicated dataset.",
@@ -27,8 +27,8 @@ redecide = dg.define_asset_job(
 
 recurate_corpus = dg.define_asset_job(
     "recurate_corpus",
-    # Without the two that read files and texts: what is curated again is what is there. Those between the centroids
-    # and the decisions keep the order, and have nothing to do.
+    # Without the two assets that read files and texts: the stored corpus is curated again. The assets between centroids
+    # and decisions keep the order, and have nothing to do.
     selection=dg.AssetSelection.assets(*STAGES[2:]),
     executor_def=cancellable_executor,
     tags={RECURATE: "true"},

@@ -1,7 +1,7 @@
-"""Running the jobs on the Dagster instance that lives inside a workspace.
+"""Runs the jobs on the Dagster instance of a workspace.
 
-The command line and the Python API come through here: the same assets that the UI shows and runs, in this
-process, recorded in the instance that `dedup-assets ui` opens.
+The command line and the Python API use it: it runs the assets that the UI shows, in this process, and records the runs
+in the instance that `dedup-assets ui` opens.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ _running = threading.RLock()
 
 @contextmanager
 def one_run_at_a_time() -> Iterator[None]:
-    """Let no other thread of this process run a job while the block lasts: a run of Dagster's begins by configuring
-    the process's logging again, which does not go together with what another one logs, and each uses every core. An
-    interrupt that a run lost ends the block with it."""
+    """Keep other threads of this process from running a job inside the block: a Dagster run reconfigures the logging of
+    the process, which disturbs the logs of another run, and each run uses every core. An interrupt that a run lost is
+    raised at the end of the block."""
     require_own_threads()
     with _running, interrupts_noted():
         raise_interrupt()
@@ -54,8 +54,7 @@ def one_run_at_a_time() -> Iterator[None]:
 
 @dataclass
 class Outcome:
-    """The outcome of a series of runs: failed shards with their reasons, ids of the runs, results of the checks after
-    them."""
+    """The outcome of a series of runs: failed shards with reasons, ids of the runs, results of their checks."""
 
     failures: dict[str, str] = field(default_factory=dict)
     run_ids: list[str] = field(default_factory=list)
@@ -65,7 +64,8 @@ class Outcome:
 class EmbeddedDagster(WorkspaceInstance):
     """Runs of a workspace's jobs in this process, recorded in its instance; a context manager.
 
-    `definitions` gives the definitions of the workspace in a folder: who wires them knows this module.
+    `definitions` returns the definitions of the workspace in a folder. It is a parameter because the module with the
+    definitions imports this one.
     """
 
     def __init__(self, workspace: Workspace, definitions: Callable[[Path], dg.Definitions]) -> None:
@@ -73,11 +73,11 @@ class EmbeddedDagster(WorkspaceInstance):
         self._definitions = definitions
 
     def curate(self, named: Sequence[str]) -> Outcome:
-        """Finish every registered shard that is not finished, and bring all decisions up to date.
+        """Finish every unfinished registered shard, and update all decisions.
 
-        Named shards that are finished are checked: a file that changed since is read again, or refused as the
-        settings say. A shard that fails fails its run; the others run again without it, which is cheap, because
-        what was finished is on record.
+        The files of named finished shards are checked: a changed file is read again, or refused if the settings say so.
+        A failing shard fails its run; the others run again without it, which is cheap because finished work is
+        recorded.
         """
         with instance_errors(self._instance.root_directory):
             return self._curate(named)
@@ -95,18 +95,18 @@ class EmbeddedDagster(WorkspaceInstance):
         return outcome
 
     def sync(self) -> Differences:
-        """Bring Dagster's partitions, materialisations and observations in line with ledger and files; returns what
-        there was to do."""
+        """Bring Dagster's partitions, materialisations and observations in line with ledger and files; returns the
+        differences."""
         with instance_errors(self._instance.root_directory):
             return self._agree(look_at_files=True)
 
     def _agree(self, look_at_files: bool = False) -> Differences:
-        # Partitions of a run whose process was killed would be shown as under way for ever where no daemon looks.
+        # Without a daemon, partitions of a run whose process was killed would be shown as in progress for ever.
         end_dead_runs(self._instance, self._workspace)
         return agree(self._workspace, self._instance, look_at_files)
 
     def _spans(self, wanted: Collection[str]) -> list[list[str]]:
-        """The wanted shards as ranges of Dagster's partitions, in the order in which they were registered."""
+        """The wanted shards as ranges of Dagster's partitions, in the order of registration."""
         order = [shard.key for shard in self._workspace.ledger.shards()]
         return list(spans(self._instance.get_dynamic_partitions(self._names.partitions), wanted, order))
 
@@ -121,14 +121,14 @@ class EmbeddedDagster(WorkspaceInstance):
         with instance_errors(self._instance.root_directory):
             self.register()
             outcome = Outcome()
-            self._admit_freed(outcome)  # first: what is decided without them would be published
+            self._admit_freed(outcome)  # first, so that no decision without them is published
             for span in self._spans(decidable(self._workspace.ledger, retracted)):
                 self._run(redecide.name, span, outcome)
             self._redecide(outcome)
             return outcome
 
     def audit(self, sample: int) -> Outcome:
-        """Evaluate all checks on the whole corpus, with samples of a size, or the usual one where it is 0."""
+        """Evaluate all checks on the whole corpus, with samples of the given size; 0 uses the default."""
         with one_run_at_a_time(), instance_errors(self._instance.root_directory):
             config = {**self._run_config(), "ops": {STEP: {"config": {"sample": sample}}}}
             result = self._job(audit_recall.name).execute_in_process(instance=self._instance, run_config=config)
@@ -154,12 +154,12 @@ class EmbeddedDagster(WorkspaceInstance):
             return outcome
 
     def _redecide(self, outcome: Outcome) -> None:
-        """Decide and publish again the shards whose decisions or files are out of date after the runs before."""
+        """Decide and publish again the shards whose decisions or files are out of date after the previous runs."""
         for span in self._spans(decisions_due(self._workspace)):
             self._run(redecide.name, span, outcome)
 
     def _run(self, job_name: str, span: list[str], outcome: Outcome) -> None:
-        """Run a job over neighbouring partitions; without the failed ones again if some failed."""
+        """Run a job over a range of partitions; if some fail, run it again without them."""
         try:
             run_id = str(uuid.uuid4())
             with one_run_at_a_time(), self._ended(run_id):
@@ -174,19 +174,19 @@ class EmbeddedDagster(WorkspaceInstance):
         except dg.DagsterExecutionInterruptedError as interrupt:
             raise KeyboardInterrupt from interrupt
         except FailedShardsError as problem:
-            # Not those in the ledger: other processes enter theirs there, and take out what they mended.
+            # Not the failures in the ledger: other processes add theirs there, and remove those they corrected.
             is_news = not outcome.failures.keys() >= problem.failures.keys()
             outcome.failures.update(problem.failures)
             outcome.run_ids.append(problem.run_id)
             rest = [key for key in span if key not in problem.failures]
-            if is_news or len(rest) < len(span):  # a run that made no progress is not repeated
+            if is_news or len(rest) < len(span):  # a run without progress is not repeated
                 for part in self._spans(rest):
                     self._run(job_name, part, outcome)
         except DedupError:
             raise
         except Exception as problem:
             if any(isinstance(cause, OperationalError | sqlite3.OperationalError) for cause in causes(problem)):
-                raise  # `instance_errors` says what it means
+                raise  # `instance_errors` explains it
             raise UnexpectedError(
                 f"{job_name} failed unexpectedly: {type(problem).__name__}: {first_line(problem)}. What was finished "
                 "is kept. Run the same command again; with --verbose it shows the traceback, which the log of the run "
@@ -195,19 +195,19 @@ class EmbeddedDagster(WorkspaceInstance):
 
     def _job(self, name: str) -> dg.JobDefinition:
         with warnings.catch_warnings():
-            # Of Dagster's own making, where it takes an observable source for an asset.
+            # A warning of Dagster's own, which treats an observable source as an asset.
             warnings.simplefilter("ignore", DeprecationWarning)
             return self._definitions(self._workspace.root).resolve_job_def(name)
 
     @contextmanager
     def _ended(self, run_id: str) -> Iterator[None]:
-        """See to it that a run ends with the block, whatever ends that: Dagster plans the partitions of a run before it
-        begins, and one that never begins, or whose end is not recorded, shows them as under way for ever."""
+        """Ensure that a run ends with the block: Dagster plans the partitions of a run before it begins, and if the run
+        never begins or its end is not recorded, shows them as in progress for ever."""
         with holding_run(self._workspace.root, run_id):
             try:
                 yield
             except BaseException:
-                with suppress(Exception):  # what broke the run off is told
+                with suppress(Exception):  # the interruption itself is reported
                     run = self._instance.get_run_by_id(run_id)
                     if run is not None and not run.is_finished:
                         self._instance.report_run_failed(
@@ -216,11 +216,11 @@ class EmbeddedDagster(WorkspaceInstance):
                 raise
 
     def _run_config(self) -> dict[str, object]:
-        # What the caller asked for this once. Where to publish is kept in the workspace, and another process may have
-        # changed it since.
+        # The caller's options for this call. The output folder is stored in the workspace, and another process may have
+        # changed it.
         options = {name: value for name, value in self._workspace.settings.layer("cost").items() if name != "output"}
         return {
-            # The command line says what happened; Dagster's own log stays in the instance.
+            # The command line reports the outcome; Dagster's own log stays in the instance.
             "loggers": {"console": {"config": {"log_level": "ERROR" if os.environ.get(VERBOSE) else "CRITICAL"}}},
             "resources": {
                 self._names.workspace: {
@@ -234,8 +234,8 @@ class EmbeddedDagster(WorkspaceInstance):
 
 
 def changed_shards(workspace: Workspace, named: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Named shards that were read before and whose file has other content now: those to be read again, and those
-    that are refused, each with the error."""
+    """Named shards that were read before and whose file has changed: the shards to read again, and the refused ones
+    with their errors."""
     registered = {shard.key: shard for shard in workspace.ledger.shards()}
     done = workspace.ledger.completions("raw_shards")
     changed: list[str] = []

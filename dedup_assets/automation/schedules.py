@@ -1,4 +1,4 @@
-"""The schedule of re-curation, and what the definitions have to know of a workspace before it is opened."""
+"""The schedule of re-curation."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from dedup_assets.partitions import range_tags, spans
 from dedup_assets.storage.ledger import STAGES
 
 SUNDAYS = "0 3 * * 0"
-"""When it would run if it were switched on by hand in the UI."""
+"""The time if the schedule is switched on in the UI without a setting."""
 
 
 def weekly_recuration_schedule(names: Names, cron: str) -> dg.ScheduleDefinition:
-    """The schedule `weekly_recuration`: off until `recurate_cron` in curation.toml says when, or a person does."""
+    """The schedule `weekly_recuration`: off until `recurate_cron` is set in curation.toml or it is switched on in the
+    UI."""
 
     @dg.schedule(
         name="weekly_recuration",
@@ -31,7 +32,7 @@ def weekly_recuration_schedule(names: Names, cron: str) -> dg.ScheduleDefinition
             decided = getattr(context.resources, names.workspace).open().ledger.completions(STAGES[-1])
         except DedupError as problem:
             return dg.SkipReason(str(problem))
-        # Two runs would be two re-curations, and any shard will do: the result covers all.
+        # One shard is enough, because the result covers all; two runs would be two re-curations.
         ranges = list(spans(context.instance.get_dynamic_partitions(names.partitions), decided))
         if not ranges:
             return dg.SkipReason("Nothing is curated yet: there is nothing to decide again.")

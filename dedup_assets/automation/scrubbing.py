@@ -1,6 +1,7 @@
-"""Taking texts out of Dagster's history: the tables of metadata in which assets show records.
+"""Removes texts from Dagster's history: the metadata tables in which assets show records.
 
-All of them, since a text is not looked for: what the next run writes is there again, of what is left.
+It empties all of these tables and does not search for a text; the next run writes them again, without retracted
+records.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def scrub_history(instance: dg.DagsterInstance) -> int:
 
 @contextmanager
 def _sqlite(path: Path) -> Iterator[sa.Connection]:
-    """A connection to a file in which nothing of what is written over stays."""
+    """A connection to a file that overwrites deleted content."""
     engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 60}, isolation_level="AUTOCOMMIT")
     try:
         with engine.connect() as connection:
@@ -76,12 +77,12 @@ def _scrub(connection: sa.Connection) -> int:
 
 
 def _emptied(value: Any) -> bool:
-    """Empty the tables of texts inside a JSON value; whether there was one with rows."""
+    """Empty the tables of texts inside a JSON value; returns whether any had rows."""
     changed = False
     if isinstance(value, dict):
         if value.get("label") == TABLE_OF_TEXTS and isinstance(value.get("entry_data"), dict):
             records = value["entry_data"].get("records") or []
-            if any(TEXT_COLUMN in json.dumps(record) for record in records):  # and not somebody else's table
+            if any(TEXT_COLUMN in json.dumps(record) for record in records):  # not a table of other metadata
                 value["entry_data"]["records"], changed = [], True
         return any([changed, *map(_emptied, value.values())])
     return any(map(_emptied, value)) if isinstance(value, list) else False

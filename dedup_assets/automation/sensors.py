@@ -1,6 +1,6 @@
 """The sensor of watched sources: new, changed and vanished files become runs.
 
-How files are compared is in `arrival`; here are the effects on the ledger and what Dagster is asked for.
+`arrival` compares the files; this module updates the ledger and requests runs from Dagster.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ _JOBS = {MAINTAIN_STORE, *(job.name for job in (audit_recall, curate_new_shards,
 _ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 _FAILED, _FAILED_RUNS = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]), 20
 LAUNCH_SECONDS = 300
-"""A run is put into the queue as soon as it is made; after this time it never will be."""
+"""A run enters the queue immediately after its creation; after this time it never will."""
 
 _UNDER_WAY = dg.RunsFilter(statuses=[status for status in dg.DagsterRunStatus if status not in _ENDED])
 
 
 def arriving_shards_sensor(names: Names, watch_seconds: int) -> dg.SensorDefinition:
-    """The sensor `arriving_shards`, which looks every `watch_seconds` (Dagster's daemon: every 5 at most)."""
+    """The sensor `arriving_shards`, which checks the sources every `watch_seconds` (at least 5, the interval of
+    Dagster's daemon)."""
 
     @dg.sensor(
         name="arriving_shards",
@@ -61,15 +62,15 @@ def arriving_shards_sensor(names: Names, watch_seconds: int) -> dg.SensorDefinit
                 )
             return _tick(context, space)
         except DedupError as problem:
-            # A sensor that fails shows a traceback; what is wrong here is for a person to put right.
+            # A failing sensor shows a traceback; these errors are for the user to correct.
             return dg.SkipReason(str(problem))
 
     return arriving_shards
 
 
 def end_dead_runs(instance: dg.DagsterInstance, space: Workspace) -> None:
-    """Say of runs whose process was killed, and of those that never got into the queue, that they have failed: nobody
-    else does, and while they count as under way no other run begins and their shards wait."""
+    """Report runs whose process was killed, and runs that never entered the queue, as failed: nothing else does, and
+    while they count as in progress no other run begins and their shards wait."""
     for run in runs_under_way(instance, space):
         if has_died(space.root, run.run_id):
             instance.report_run_failed(run, "Its process is gone. Run it again: what was finished is kept.")
@@ -79,15 +80,15 @@ def end_dead_runs(instance: dg.DagsterInstance, space: Workspace) -> None:
 
 
 def runs_under_way(instance: dg.DagsterInstance, space: Workspace) -> list[dg.DagsterRun]:
-    """The runs on this workspace's assets that have not ended. The instance may be shared with other work, which is
-    none of ours, and with other workspaces, as far as a run's configuration names them."""
+    """The unfinished runs on this workspace's assets. The instance may also hold runs of other assets and of other
+    workspaces, which the configuration of a run names."""
     partitions = instance.get_dynamic_partitions(Names.of(space.root).partitions)
     return [run for run in instance.get_runs(_UNDER_WAY) if _is_ours(run, space, partitions)]
 
 
 def _was_never_launched(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Whether a run has stayed as it was made: Dagster makes it before it looks at its range, and leaves it so where it
-    refuses that."""
+    """Whether a run was created and never started: Dagster creates it before it checks its range, and leaves it so if
+    it refuses the range."""
     record = instance.get_run_record_by_id(run.run_id) if run.status is dg.DagsterRunStatus.NOT_STARTED else None
     return record is not None and record.create_timestamp.timestamp() <= time.time() - LAUNCH_SECONDS
 
@@ -99,19 +100,19 @@ def _is_ours(run: dg.DagsterRun, space: Workspace, partitions: Sequence[str]) ->
     theirs = [key for key in resources if key.startswith(WORKSPACE_KEY)] if isinstance(resources, dict) else []
     if theirs:
         return Names.of(space.root).workspace in theirs
-    # A run from the UI of another workspace is over partitions that are none of ours.
+    # A run from the UI of another workspace is over that workspace's partitions.
     ends = [end for end in range_ends(run.tags) if end is not None]
     return not ends or any(end in partitions for end in ends)
 
 
 def _assets_of(run: dg.DagsterRun) -> set[str]:
-    """Names of the assets that a run was asked for one by one."""
+    """Names of the assets selected for a run."""
     return {key.path[-1] for key in run.asset_selection or ()}
 
 
 def _rest_of_failed_runs(instance: dg.DagsterInstance, space: Workspace) -> list[dg.RunRequest]:
-    """Runs for the shards that were in a run with shards that failed, such as a backfill from the UI, and could not
-    be finished with it: each such run is followed by one. To be asked for while none is under way."""
+    """Requests for the shards that were in a run with failing shards, such as a backfill from the UI, and are
+    unfinished for that reason: one follow-up run for each such run. Call it while no run is in progress."""
     failures = space.ledger.failures()
     waiting = set(unfinished_shards(space)).difference(failures) if failures else set()
     if not waiting:
@@ -148,7 +149,7 @@ def _tick(context: dg.SensorEvaluationContext, space: Workspace) -> dg.SensorRes
     if found.vanished:
         retract_shards(space, found.vanished, VANISHED)
     if not under_way:
-        readmit_freed(space)  # those are unfinished then, and due at the next look
+        readmit_freed(space)  # they are unfinished then, and due at the next check
     _register(space, found)
     if not under_way:
         ask_for_decisions(space, memory, found)
@@ -172,7 +173,7 @@ def _tick(context: dg.SensorEvaluationContext, space: Workspace) -> dg.SensorRes
 
 
 def _deleted(space: Workspace, missing: Sequence[str]) -> Iterator[str]:
-    """What to say of shards that are no partitions although they are published: somebody deleted these in the UI."""
+    """The message about published shards without a partition: a user deleted it in the UI."""
     published = space.ledger.completions(STAGES[-1]) if missing else {}
     if deleted := [key for key in missing if key in published]:
         yield (
@@ -182,7 +183,7 @@ def _deleted(space: Workspace, missing: Sequence[str]) -> Iterator[str]:
 
 
 def _register(space: Workspace, found: Survey) -> None:
-    """Enter the shards that are due in the ledger; one that cannot be is left out and named."""
+    """Register the due shards in the ledger; a shard that is refused is left out and reported."""
     for role, files in found.moved.items():
         register_files(space.ledger, files, role)
     for role, group in groupby(found.due, key=lambda due: due.role):
@@ -212,12 +213,12 @@ def _requests(found: Survey, partitions: Sequence[str]) -> Iterator[dg.RunReques
         yield dg.RunRequest(
             run_key=_run_key([tokens[key] for key in span]), job_name=curate_new_shards.name, tags=range_tags(span)
         )
-    for span in list(spans(partitions, found.redecide))[:1]:  # one run decides and publishes everything
+    for span in list(spans(partitions, found.redecide))[:1]:  # one run decides and publishes all shards
         yield dg.RunRequest(run_key=found.redecide_token, job_name=redecide.name, tags=range_tags(span))
 
 
 def _run_key(tokens: Sequence[str]) -> str:
-    """What a run is for: the content of its shard, or of several in short. Dagster never runs a key twice."""
+    """The key of a run: the content of its shard, or a digest for several. Dagster never runs a key twice."""
     if len(tokens) == 1:
         return tokens[0]
     digest = hashlib.blake2b("\n".join(tokens).encode(), digest_size=16).hexdigest()

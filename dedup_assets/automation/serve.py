@@ -1,4 +1,4 @@
-"""The Dagster webserver and daemon on one workspace, ended together."""
+"""Starts and ends the Dagster webserver and daemon of one workspace together."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ load_from:
 """
 
 START_SECONDS = 90
-"""The webserver is ready in 4 s on a laptop; a loaded machine may take long."""
+"""The webserver is ready in 4 s on a laptop; a loaded machine may take much longer."""
 
 
 def serve(workspace: Workspace, host: str, port: int, say: Callable[[str], object]) -> None:
@@ -48,10 +48,10 @@ def serve(workspace: Workspace, host: str, port: int, say: Callable[[str], objec
         "DEDUP_ASSETS_WORKSPACE": str(workspace.root),
         "DAGSTER_DISABLE_TELEMETRY": "1",
         FOLDER_VARIABLE: str(Path.cwd()),
-        # Nothing is imported from the folder that somebody happens to be in, by the servers and all that they start.
+        # The servers and their children import nothing from the current folder.
         "PYTHONSAFEPATH": "1",
     }
-    # The servers, and all processes that they start for runs, open the instance by this.
+    # The servers, and the processes that they start for runs, open this instance.
     instance = ("--instance-ref", serialize_value(reference(home.absolute())))
     commands = (
         ["-m", "dedup_assets.automation.guarded_webserver", host, str(port), str(locations), *instance],
@@ -64,10 +64,10 @@ def serve(workspace: Workspace, host: str, port: int, say: Callable[[str], objec
         )
     processes: list[subprocess.Popen[bytes]] = []
     previous = signal.signal(signal.SIGTERM, _interrupt)
-    own = tempfile.TemporaryDirectory(prefix="dedup-assets-ui-")  # Dagster reads `.env`, and modules, from where it is
+    own = tempfile.TemporaryDirectory(prefix="dedup-assets-ui-")  # Dagster reads `.env` and modules from its folder
     try:
         for command in commands:
-            # A group of its own each: both start code servers, which have to end with them.
+            # A separate process group each: both start code servers, which must end with them.
             processes.append(
                 subprocess.Popen([sys.executable, *command], env=environment, cwd=own.name, start_new_session=True)
             )
@@ -118,7 +118,7 @@ def _wait_until_ready(host: str, port: int, processes: list[subprocess.Popen[byt
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:
-    """Ask each process group to end, and end those that do not."""
+    """Ask each process group to end, and kill those that do not."""
     for sent, patience in ((signal.SIGINT, 10.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
         for process in processes:
             try:

@@ -1,4 +1,4 @@
-"""The job `maintain_store`: what `dedup-assets maintain` does, from the UI or on a schedule."""
+"""The job `maintain_store`: `dedup-assets maintain` from the UI or on a schedule."""
 
 from typing import Any
 
@@ -12,13 +12,13 @@ MAINTAIN_STORE = "maintain_store"
 
 
 def define_maintain_store(names: Names) -> dg.JobDefinition:
-    """The job for one workspace. Its one step waits for stages under way and keeps others from starting."""
+    """The job for one workspace. Its only step waits for running stages and keeps others from starting."""
 
     @dg.op(
         required_resource_keys={names.workspace},
         description="Removes what nothing that is current refers to, and compacts the table of embeddings.",
     )
-    def run_maintenance(context) -> None:  # Dagster reads annotations, and not as strings
+    def run_maintenance(context) -> None:  # Dagster reads annotations, but not as strings
         freed = maintain(getattr(context.resources, names.workspace).open())
         metadata: dict[str, Any] = {"bytes_freed": freed.total}
         metadata |= {f"{kind} (entries)": count for kind, count in freed.counts.items()}

@@ -1,1 +1,1 @@
-"""Asset checks: what the contract promises, measured on what is published. See `asset_checks` for Dagster's view."""
+"""Asset checks: the contract, measured on the published result. See `asset_checks` for Dagster's side."""

@@ -1,12 +1,11 @@
 """The checks as Dagster's asset checks: after every run for its shards, in the job `audit_recall` for everything.
 
-One step evaluates all checks of a run: a step of its own each would cost more than most of them. None is blocking:
-they look at what is published, and a published shard that fails is better named than hidden. So a failing check
-fails no run; it is red in the UI, `dedup-assets curate` names it and ends with status 1, and so does
-`dedup-assets audit`.
+One step evaluates all checks of a run, because a separate step for each would cost more than most checks. None is
+blocking: they examine the published result, and a failed check must be visible and must not hide the result. So a
+failing check fails no run; it is red in the UI, `dedup-assets curate` and `dedup-assets audit` name it and end with
+status 1.
 
-They are checks of the asset as a whole: partitioned checks are a preview in this Dagster. Each result says which
-shards it is about.
+They belong to the asset as a whole, because partitioned checks are in preview in Dagster. Each result names its shards.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,7 +29,7 @@ STEP = "corpus_checks"
 
 @dataclass(frozen=True)
 class Check:
-    """One check: which asset it belongs to, what it promises, and how it is evaluated."""
+    """One check: its asset, its promise, and its evaluation."""
 
     asset: str
     name: str
@@ -115,14 +114,14 @@ CHECKS = (
 
 
 class AuditConfig(dg.Config):
-    """How much the checks look at."""
+    """The sample sizes of the checks."""
 
     sample: int = 0
     """Records, and removals, in each sample; 0: 64 after a run over some shards, 1,000 for the whole corpus."""
 
 
 def define_checks(names: Names) -> dg.AssetChecksDefinition:
-    """The checks of one workspace."""
+    """Define the checks of one workspace."""
 
     @dg.multi_asset_check(
         name=STEP,
@@ -135,11 +134,11 @@ def define_checks(names: Names) -> dg.AssetChecksDefinition:
         description="What the contract promises, measured on what is published.",
     )
     def corpus_checks(context: dg.AssetCheckExecutionContext, config: AuditConfig) -> Iterator[dg.AssetCheckResult]:
-        """Evaluate the checks that were asked for, on the shards of the run, or on everything where it has none."""
+        """Evaluate the selected checks on the shards of the run, or on the whole corpus if the run has none."""
         workspace: WorkspaceResource = getattr(context.resources, names.workspace)
         scope = Scope(workspace.open(), run_shards(context, names), config.sample)
         brute_force = BruteForce(scope)
-        # What is published now may be of the past before the last check: it is not pruned under their eyes.
+        # A newer generation may be published before the last check: the lock keeps this one from being pruned.
         with scope.workspace.lock(Lock.MAINTENANCE, shared=True):
             for check in CHECKS:
                 raise_interrupt()
@@ -150,7 +149,7 @@ def define_checks(names: Names) -> dg.AssetChecksDefinition:
 
 
 def run_shards(context: dg.AssetCheckExecutionContext, names: Names) -> list[str] | None:
-    """Shards of the run this step is part of; None where it is about no partition."""
+    """Shards of the run that this step belongs to; None if it has no partition."""
     tags = context.run.tags
     if range_ends(tags) == (None, None):
         return None
@@ -158,7 +157,8 @@ def run_shards(context: dg.AssetCheckExecutionContext, names: Names) -> list[str
 
 
 def evaluated(check: Check, scope: Scope, brute_force: BruteForce) -> Finding:
-    """What a check found. One that cannot be evaluated is a finding too: it fails no run whose result is published."""
+    """The finding of a check. A check that cannot be evaluated is a finding too, because it must not fail a run with a
+    published result."""
     try:
         return check.evaluate(scope, brute_force)
     except Exception as problem:
@@ -171,7 +171,7 @@ def evaluated(check: Check, scope: Scope, brute_force: BruteForce) -> Finding:
 
 
 def as_result(check: Check, scope: Scope, finding: Finding) -> dg.AssetCheckResult:
-    """A finding as Dagster shows it."""
+    """A finding as Dagster's result."""
     metadata: dict[str, Any] = {"summary": finding.summary, "scope": scope.words, **finding.numbers}
     if finding.offending:
         shown = [entry for entry in finding.offending[:NAMED] if entry]

@@ -26,7 +26,7 @@ ADVICE = (
 
 
 def removed_have_keepers(scope: Scope) -> Finding:
-    """Removed records, all or a sample: the keeper is there, is kept, and is as similar as was said."""
+    """Removed records, all or a sample: the keeper exists, is kept, and has the published similarity."""
     published = scope.published
     if published is None:
         return NOTHING
@@ -37,7 +37,7 @@ def removed_have_keepers(scope: Scope) -> Finding:
     removals: list[dict[str, Any]] = []
     for shard, chosen in scope.choose(counts).items():
         table = pq.read_table(published.file("duplicates", shard))
-        for name in ("id", "keeper_id"):  # whole numbers, where the input has them
+        for name in ("id", "keeper_id"):  # integers if the input's ids are
             table = table.set_column(table.schema.get_field_index(name), name, table[name].cast(pa.string()))
         removals += [{**row, "shard": shard} for row in table.take(pa.array(chosen)).to_pylist()]
     wrong = _contradictions(scope, published, removals)
@@ -58,7 +58,7 @@ def removed_have_keepers(scope: Scope) -> Finding:
 
 
 def _contradictions(scope: Scope, published: Published, removals: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What does not hold, one entry for each removal of which something does not."""
+    """The contradictions, one entry for each removal that has any."""
     own, is_record = _hashes(published, [(row["shard"], row["id"]) for row in removals])
     keepers, _ = _hashes(published, [(row["keeper_shard"], row["keeper_id"]) for row in removals])
     problems = _keeper_problems(published, removals)
@@ -97,12 +97,12 @@ def _similarity_problem(row: Mapping[str, Any], similarity: float, same_text: bo
 
 
 def _keeper_problems(published: Published, removals: Sequence[Mapping[str, Any]]) -> list[str]:
-    """For each removal what is wrong with its keeper; "" where it is there and stays."""
+    """For each removal the problem with its keeper; "" if it exists and is kept."""
     problems = [""] * len(removals)
     by_shard: dict[str, list[int]] = {}
     for at, row in enumerate(removals):
         by_shard.setdefault(row["keeper_shard"], []).append(at)
-    # SemDeDup's rule removes records for removed ones: that is what it is there to show.
+    # SemDeDup's rule removes records for removed ones; the check does not apply to it.
     must_stay = published.manifest["keeper_rule"] != "semdedup"
     for shard, members in by_shard.items():
         if shard not in published.admissions:
@@ -138,7 +138,7 @@ def _places(published: Published, shard: str, ids: Sequence[str]) -> np.ndarray:
 
 
 def _hashes(published: Published, records: Sequence[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
-    """Text hash of each record by shard and id: (n, 2), and whether there is such a record: bool (n,)."""
+    """Text hash of each record by shard and id: (n, 2), and whether the record exists: bool (n,)."""
     hashes = np.zeros((len(records), 2), np.uint64)
     there = np.zeros(len(records), bool)
     by_shard: dict[str, list[int]] = {}

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 NAMED = 10
-"""Offending records that a finding names: enough to look at, and a page in the UI still opens."""
+"""Largest number of offending records that a finding names, so that its page in the UI still opens."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The answer of one check.
+    """The result of one check.
 
     Attributes
     ----------
@@ -19,9 +19,9 @@ class Finding:
     summary : str
         One sentence with the numbers that matter.
     numbers : mapping
-        Everything that was counted, by name.
+        All figures, by name.
     offending : sequence of str
-        What is wrong, one entry each; only the first `NAMED` are shown.
+        The problems, one entry each; only the first `NAMED` are shown.
     advice : str
         What to do about it; empty where the check passed.
     """
@@ -34,5 +34,5 @@ class Finding:
 
 
 def judged(summary: str, numbers: Mapping[str, int | float | str], offending: Sequence[str], advice: str) -> Finding:
-    """A finding that passes where nothing offends."""
+    """A finding that passes if nothing offends."""
     return Finding(not offending, summary, numbers, offending, advice if offending else "")

@@ -1,4 +1,4 @@
-"""Checks of drift and freshness. Their findings are warnings: nothing is wrong, but work costs more or comes later."""
+"""Checks of drift and freshness. Their findings are warnings: the result is correct, but work costs more or is late."""
 
 from __future__ import annotations
 
@@ -15,42 +15,41 @@ from dedup_assets.storage.cells import ShardCells
 from dedup_assets.storage.ledger import Admission, Codebook
 
 GHOST_DRIFT = 2.0
-"""Entries of a text in cells (its home and its ghosts), against those of the texts the codebook was fitted with, from
-which a refit pays: a join compares what is at home in a cell with all its entries, so its work grows with them."""
+"""A refit pays from this ratio of entries per text (its home and its ghosts), new texts to those of the fit: a join
+compares the home rows of a cell with all its entries, so its work grows with them."""
 
 SKEW = 8.0
-"""Comparisons inside cells, against those of cells of one size, from which a refit may pay. Measured on 50,000 vectors
-with the spectrum of real text: 1.4 (largest cell 4.5 × mean, Gini 0.31); where half of them are near-copies of ten
-templates, which no refit can spread: 7.1. Few texts say nothing, see `SKEW_TEXTS`."""
+"""A refit may pay from this ratio of comparisons inside cells to those of cells of equal size. Measured on 50,000
+vectors with the spectrum of real text: 1.4 (largest cell 4.5 × mean, Gini 0.31); where half of them are near-copies of
+ten templates, which no refit can spread: 7.1. Few texts are not significant, see `SKEW_TEXTS`."""
 
 SKEW_TEXTS = 100
-"""Texts per cell from which their spread means something: with fewer, chance alone makes cells uneven."""
+"""Texts per cell from which their spread is significant: with fewer, cells are uneven by chance."""
 
 UNKNOWN_SHARE = 0.01
-"""Share of texts that the model cannot read from which another model is worth a thought: near-copies
-among them stay."""
+"""The check warns from this share of texts that the model cannot read, because near-copies among them stay."""
 
 CUT_SHARE = 0.1
-"""Share of texts longer than the model's window from which it is worth a thought: texts that differ only beyond the
-window have one vector, and go as duplicates."""
+"""The check warns from this share of texts longer than the model's window: texts that differ only beyond the window
+have the same vector and are removed as duplicates."""
 
 MOST_SHARDS = 64
-"""Shards whose cells are looked at after a run; an audit looks at all."""
+"""Number of shards whose cells are examined after a run; an audit examines all."""
 
 WAITING = timedelta(days=1)
-"""How long a registered shard may wait: runs take minutes, and a backfill hours."""
+"""How long a registered shard may wait: runs take minutes, a backfill takes hours."""
 
 OVERDUE = 2
 """Periods of `recurate_cron` after which a re-curation is overdue."""
 
 
 def codebook_fits(scope: Scope) -> Finding:
-    """Whether the centroids in force still fit the shards that were admitted since."""
+    """Whether the current centroids still fit the shards that were admitted since."""
     ledger = scope.workspace.ledger
     codebook = ledger.codebook()
     if codebook is None:
         return Finding(True, "There are no centroids yet.")
-    # What was admitted under centroids that came into force since has no cells under these.
+    # Shards admitted under newer centroids have no cells under these.
     live = [a for a in ledger.live_admissions() if a.codebook <= codebook.number]
     if not live:
         return Finding(True, "There are no centroids yet.")
@@ -88,7 +87,7 @@ def codebook_fits(scope: Scope) -> Finding:
 
 
 def _fitted_with(codebook: Codebook, live: Sequence[Admission]) -> tuple[list[Admission], list[Admission]]:
-    """Live admissions that were there, as far as their texts tell, when the codebook was fitted, and those since."""
+    """Live admissions from before the fit of the codebook, judged by the number of texts, and those since."""
     ends = np.cumsum([a.texts for a in live])
     count = max(1, int(np.searchsorted(ends, codebook.corpus_texts, side="right")))
     return list(live[:count]), list(live[count:])
@@ -112,37 +111,39 @@ def _home_counts(scope: Scope, codebook: Codebook, admissions: Sequence[Admissio
 
 
 def texts_fit_the_window(scope: Scope) -> Finding:
-    """How many texts are longer than what the model reads of a text."""
-    done = [entry.stats for shard, entry in scope.workspace.ledger.completions("embeddings").items() if shard in scope]
-    embedded = sum(int(stats["embedded"]) for stats in done)
-    cut = sum(int(stats.get("texts_over_window", 0)) for stats in done)
-    share = cut / embedded if embedded else 0.0
+    """How many texts are longer than the model's window."""
+    embedded, cut, share = _embedded(scope, "texts_over_window")
     return judged(
         f"{cut} of {embedded} embedded texts are longer than the model's window ({share:.1%}).",
         {"embedded": embedded, "texts_over_window": cut, "share": round(share, 4), "limit": CUT_SHARE},
-        [f"{cut} of {embedded} texts were cut"] if share > CUT_SHARE else [],
+        [f"{cut} of {embedded} texts were truncated"] if share > CUT_SHARE else [],
         "The model reads only the beginning of these: texts that differ later count as one. Curate into a new "
         "workspace with a model of a longer window (--model, --max-length), or with texts split into passages.",
     )
 
 
 def texts_are_understood(scope: Scope) -> Finding:
-    """How many texts have too few tokens that the model knows, and match their copies alone."""
-    done = [entry.stats for shard, entry in scope.workspace.ledger.completions("embeddings").items() if shard in scope]
-    embedded = sum(int(stats["embedded"]) for stats in done)
-    odd = sum(int(stats.get("texts_not_understood", 0)) for stats in done)
-    share = odd / embedded if embedded else 0.0
+    """How many texts have too few tokens known to the model, and match only their copies."""
+    embedded, odd, share = _embedded(scope, "texts_not_understood")
     return judged(
-        f"{odd} of {embedded} embedded texts have hardly a token that the model knows ({share:.1%}).",
+        f"{odd} of {embedded} embedded texts have too few tokens that the model knows ({share:.1%}).",
         {"embedded": embedded, "texts_not_understood": odd, "share": round(share, 4), "limit": UNKNOWN_SHARE},
         [f"{odd} of {embedded} texts are compared by their characters only"] if share > UNKNOWN_SHARE else [],
-        "The vocabulary of the model lacks their script: exact copies of them go and nothing else. Curate into a new "
+        "The vocabulary of the model lacks their script: only their exact copies are removed. Curate into a new "
         "workspace with a multilingual model (--model), or with vectors of your own (--embedding-column).",
     )
 
 
+def _embedded(scope: Scope, kind: str) -> tuple[int, int, float]:
+    """Embedded texts, those of a kind among them, and their share."""
+    done = [entry.stats for shard, entry in scope.workspace.ledger.completions("embeddings").items() if shard in scope]
+    embedded = sum(int(stats["embedded"]) for stats in done)
+    found = sum(int(stats.get(kind, 0)) for stats in done)
+    return embedded, found, found / embedded if embedded else 0.0
+
+
 def nothing_waits(scope: Scope, now: datetime | None = None) -> Finding:
-    """Whether registered shards have been curated, and the re-curation that was planned has taken place."""
+    """Whether registered shards have been curated, and the scheduled re-curation has run."""
     workspace = scope.workspace
     now = now or datetime.now(UTC)
     waiting = unfinished_shards(workspace)
@@ -173,19 +174,19 @@ def nothing_waits(scope: Scope, now: datetime | None = None) -> Finding:
         numbers,
         late,
         "`dedup-assets curate` without sources finishes what is registered; a failed shard needs its file corrected. "
-        "If shards should come by themselves, see that the Dagster daemon runs (`dedup-assets ui`) and that the sensor "
+        "If folders are watched, check that the Dagster daemon runs (`dedup-assets ui`) and that the sensor "
         "and the schedule are switched on.",
     )
 
 
 def _time(text: str) -> datetime:
-    """A time as the ledger writes it."""
+    """Parse a time of the ledger."""
     return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
 
 
 def _period(cron: str, now: datetime) -> timedelta:
     """Time between the next two times of a cron expression."""
-    from dagster._utils.schedules import cron_string_iterator  # what runs the schedule itself
+    from dagster._utils.schedules import cron_string_iterator  # the library that Dagster's schedules use
 
     times = cron_string_iterator(now.timestamp(), cron, "UTC")
     first, second = next(times), next(times)

@@ -1,6 +1,6 @@
-"""One published generation as the checks read it: resolved once, so that no switch comes between two looks.
+"""One published generation for the checks: resolved once, so that all reads are of the same generation.
 
-Reads what is on disk for every reader, and never what the run that wrote it still remembers.
+It reads the published files, and nothing cached by the run that wrote them.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from dedup_assets.storage.shards import Records, read_records
 from dedup_assets.storage.workspace import Workspace
 
 HELD_SHARDS = 32
-"""Shards of which records and decisions are held: keepers of one shard stand in many, most of them in a few."""
+"""Number of shards whose records and decisions are cached: the keepers for one shard are in many shards, most of them
+in a few."""
 
 
 class Published:
-    """The generation that `output/current` led to when this was made.
+    """The generation that `output/current` led to at construction.
 
     Raises WorkspaceError if it was published by another workspace.
     """
@@ -57,12 +58,12 @@ class Published:
 
     @classmethod
     def of(cls, workspace: Workspace) -> Published | None:
-        """The generation in force; None before the first is published."""
+        """The current generation; None before the first is published."""
         number = published_generation(workspace)
         return None if number is None else cls(workspace, number)
 
     def corpus_shards(self, wanted: Collection[str] | None = None) -> list[str]:
-        """Published shards that are no references, in curation order; those wanted, or all."""
+        """Published shards that are not references, in curation order; the wanted ones, or all."""
         return [
             shard
             for shard, a in sorted(self.admissions.items(), key=lambda item: item[1].number)
@@ -74,19 +75,20 @@ class Published:
         return self.folder / part / f"{shard}.parquet"
 
     def raw(self, shard: str) -> RawShard:
-        """What was read of a shard."""
+        """The files written when a shard was read."""
         return self.workspace.raw(shard, self.admissions[shard].fingerprint)
 
     def _read_records(self, shard: str) -> Records:
-        """The valid records of a shard; asked for as `records`, which keeps the last ones."""
+        """The valid records of a shard; `records` caches the latest results."""
         return read_records(self.raw(shard))
 
     def _read_decisions(self, shard: str) -> pa.Table:
-        """The decisions on a shard's records, in row order; asked for as `decisions`."""
+        """The decisions on a shard's records, in row order; `decisions` caches the latest results."""
         return read_record_decisions(self.workspace, self.number, shard)
 
     def _read_kept_ids(self, shard: str) -> pa.ChunkedArray | None:
-        """Ids in the published file of a shard, as text; None where it has no id column. Asked for as `kept_ids`."""
+        """Ids in the published file of a shard, as text; None if it has no id column. `kept_ids` caches the latest
+        results."""
         path, name = self.file("deduplicated", shard), self.workspace.settings.id_column
         if name not in pq.read_schema(path).names:
             return None
@@ -103,5 +105,5 @@ class Published:
 
     @cached_property
     def threshold(self) -> float:
-        """The threshold that was decided by."""
+        """The threshold of the decisions."""
         return float(self.manifest["threshold"])

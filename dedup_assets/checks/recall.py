@@ -1,7 +1,7 @@
 """Measured recall: a sample of records against the corpus by brute force.
 
-What brute force finds has to be on record, and no two kept records may be among it. The vectors come from the table
-of embeddings, not from the cells that the join reads.
+Every match that brute force finds must be stored, and no two kept records may match. The vectors come from the table of
+embeddings, not from the cells that the join reads.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from dedup_assets.storage.workspace import Workspace
 
 @dataclass(frozen=True)
 class Found:
-    """What brute force found: matches between a sampled text and a kept text.
+    """The matches that brute force found between a sampled text and a kept text.
 
     Attributes
     ----------
@@ -42,13 +42,13 @@ class Found:
     similarity : (m,) float64
     sampled_kept : (m,) bool
     listed : (m,) bool
-        Whether the match is on record.
+        Whether the match is stored.
     records : int
-        Records that were sampled.
+        Number of sampled records.
     without_vector : list of str
         Ids of sampled records whose text has no stored vector.
     compared, texts : int
-        Stored texts the sample was compared with, and all there are.
+        Number of stored texts that the sample was compared with, and number of all stored texts.
     """
 
     sampled: np.ndarray
@@ -63,19 +63,19 @@ class Found:
 
     @property
     def numbers(self) -> dict[str, int | float | str]:
-        """What both checks say of the sample."""
+        """The figures of the sample that both checks report."""
         return {"sampled_records": self.records, "compared_with_texts": self.compared, "stored_texts": self.texts}
 
 
 class BruteForce:
-    """Compares the sample of a scope once, for all checks that ask."""
+    """Compares the sample of a scope once for all checks."""
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
         self._found: Found | None = None
 
     def __call__(self, published: Published) -> Found:
-        """The matches of the sample; `published` is what the scope looks at."""
+        """The matches of the sample; `published` is the generation of the scope."""
         if self._found is None:
             self._found = _compare(self._scope, published)
         return self._found
@@ -116,7 +116,7 @@ def kept_do_not_match(scope: Scope, brute_force: BruteForce) -> Finding:
     found = brute_force(published)
     matches = found.sampled_kept
     if published.manifest.get("against") == "references":
-        # The corpus keeps its own duplicates: only what matches a reference must be gone.
+        # The corpus keeps its own duplicates: only matches with a reference must be removed.
         matches &= np.isin(found.other, reference_texts(scope.workspace, LiveTexts(scope.workspace)))
     both = np.flatnonzero(matches)
     return judged(
@@ -129,7 +129,7 @@ def kept_do_not_match(scope: Scope, brute_force: BruteForce) -> Finding:
 
 
 def _pairs(scope: Scope, found: Found, at: np.ndarray) -> list[str]:
-    """Some of the matches in words; beyond what is shown only their number counts."""
+    """Some of the matches in words; only as many as are shown."""
     if not len(at):
         return []
     living = LiveTexts(scope.workspace)
@@ -176,7 +176,7 @@ def _compare(scope: Scope, published: Published) -> Found:
         other=other,
         similarity=np.concatenate([np.empty(0), *(p[2] for p in parts)]),
         sampled_kept=kept[index],
-        listed=_on_record(workspace, keys[index], other),
+        listed=_stored(workspace, keys[index], other),
         records=sample.drawn,
         without_vector=without,
         compared=compared,
@@ -186,7 +186,7 @@ def _compare(scope: Scope, published: Published) -> Found:
 
 @dataclass(frozen=True)
 class _Sample:
-    """Distinct texts of the records that were drawn, each with one of the records that have it."""
+    """Distinct texts of the sampled records, each with one of its records."""
 
     keys: np.ndarray
     hashes: np.ndarray
@@ -212,7 +212,7 @@ def _sample(scope: Scope, published: Published) -> _Sample:
         kept.append(decided.column("kept").to_numpy())
         ids.append(records.ids.take(pa.array(at)))
     together = np.concatenate(keys)
-    # Of a text's records one may stay: it stands for the text.
+    # At most one record of a text stays: it represents the text.
     order = np.lexsort((~np.concatenate(kept), together))
     distinct, first = np.unique(together[order], return_index=True)
     at = order[first]
@@ -228,10 +228,10 @@ def _sample(scope: Scope, published: Published) -> _Sample:
 def _blocks(
     scope: Scope, table: EmbeddingTable, published: Published
 ) -> Iterator[tuple[np.ndarray, pa.ChunkedArray, np.ndarray]]:
-    """The stored texts that the sample is compared with: all, or after a run some of them.
+    """The stored texts that the sample is compared with: all, or some of them after a run.
 
-    Those are of some shards, where they are too many with hashes in a window. Both change from run to run: in time
-    every text has its turn.
+    These are texts of some shards and, if they are too many, only those with hashes in a window. Both change from run
+    to run, so that every text is compared at some time.
     """
     texts = {shard: a.texts for shard, a in published.admissions.items()}
     if scope.is_whole or (len(texts) <= RUN_SHARDS and len(table) <= RUN_TEXTS):
@@ -251,18 +251,18 @@ def _blocks(
 
 
 class _KeptTexts:
-    """Keys of the texts that a generation keeps, by their hash."""
+    """Keys of the texts that a generation keeps, by hash."""
 
     def __init__(self, workspace: Workspace, generation: int) -> None:
         self._workspace = workspace
         self._admissions = LiveTexts(workspace).visible
-        self._store = DecisionStore(workspace, generation)  # last: it has to know all of these
+        self._store = DecisionStore(workspace, generation)  # read last, so that it includes all of these
         self._indexes: dict[int, HashIndex] = {}
 
     def __call__(self, hashes: np.ndarray, shards: list[str]) -> np.ndarray:
-        """Key of each kept text, -1 for others: removed, dead, or not decided yet.
+        """Key of each kept text; -1 for texts that are removed, dead, or not decided yet.
 
-        `shards` are those that embedded the texts, and nearly always brought them.
+        `shards` embedded the texts, and nearly always introduced them.
         """
         keys = np.full(len(hashes), -1, np.int64)
         kept = np.zeros(len(hashes), bool)
@@ -276,7 +276,7 @@ class _KeptTexts:
     def _look_in(
         self, a: Admission, wanted: np.ndarray, hashes: np.ndarray, keys: np.ndarray, kept: np.ndarray
     ) -> None:
-        """Fill in what an admission brought of the wanted texts, as far as it was decided."""
+        """Fill in the wanted texts that an admission introduced, if they were decided."""
         if not len(wanted):
             return
         if a.number not in self._indexes:
@@ -295,8 +295,8 @@ class _KeptTexts:
 # -- what is on record -------------------------------------------------------------------------------
 
 
-def _on_record(workspace: Workspace, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Which matches (m,) are stored: listed, inside a dense cell, or of a text that has died since."""
+def _stored(workspace: Workspace, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Which matches (m,) are stored: listed, inside a dense cell, or of a text that is no longer live."""
     low, high = np.minimum(one, other), np.maximum(one, other)
     owners = admission_of(high)
     listed = np.zeros(len(low), bool)
@@ -305,7 +305,7 @@ def _on_record(workspace: Workspace, one: np.ndarray, other: np.ndarray) -> np.n
         mine = np.flatnonzero(owners == number)
         listed[mine] = _listed(workspace, admissions[number], low[mine], high[mine])
     if not listed.all():
-        # A retraction may have come after what is published: matches of its texts are forgotten first.
+        # A retraction may be newer than the published generation: the matches of its texts are deleted before.
         living = LiveTexts(workspace)
         listed |= ~(living.texts(one) & living.texts(other))
     return listed
@@ -318,7 +318,7 @@ def _listed(workspace: Workspace, owner: Admission, low: np.ndarray, high: np.nd
     except FileNotFoundError:
         return np.zeros(len(low), bool)
     stored: set[tuple[int, int]] = set()
-    # One open file: a decision that follows a retraction puts another in its place.
+    # One open file: a decision after a retraction replaces it.
     with handle, pq.ParquetFile(handle) as file:
         dense = dense_cells_in(file.schema_arrow)
         for group in range(file.num_row_groups):

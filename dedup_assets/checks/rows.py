@@ -19,7 +19,7 @@ NOTHING = Finding(True, "Nothing is published yet.")
 
 
 def rows_read(scope: Scope) -> Finding:
-    """Of each shard that was read: every row is a record or in quarantine, and none is both."""
+    """Every row of each shard that was read is either a record or in quarantine."""
     numbers = {"shards": 0, "rows": 0, "records": 0, "quarantined": 0}
     wrong = []
     for shard, done in scope.workspace.ledger.completions("raw_shards").items():
@@ -43,7 +43,8 @@ def rows_read(scope: Scope) -> Finding:
 
 
 def rows_published(scope: Scope) -> Finding:
-    """Of each published shard: rows = kept + removed + quarantined, each row once; files are those of the manifest."""
+    """For each published shard: rows = kept + removed + quarantined, each row once, and the files match the
+    manifest."""
     published = scope.published
     if published is None:
         return NOTHING
@@ -101,7 +102,7 @@ def _there(published: Published, part: str, shard: str) -> bool:
 
 
 def _unaccounted(shard: str, rows: int, places: dict[str, np.ndarray]) -> list[str]:
-    """What is wrong with where the rows of a shard are found; nothing where each is in exactly one place."""
+    """Problems with the places of the rows of a shard; empty if each row is in exactly one place."""
     everywhere = np.concatenate(list(places.values()))
     counted = " + ".join(f"{len(found)} {place}" for place, found in places.items())
     wrong = []
@@ -118,7 +119,7 @@ def _repeated(values: np.ndarray, times: np.ndarray) -> Iterator[tuple[int, int]
 
 
 def schema_and_ids(scope: Scope) -> Finding:
-    """The kept records have the input's columns, types and order, and no two of them one id."""
+    """The kept records have the input's columns, types and order, and distinct ids."""
     published = scope.published
     if published is None:
         return NOTHING
@@ -135,7 +136,7 @@ def schema_and_ids(scope: Scope) -> Finding:
         rows += pq.read_metadata(path).num_rows
         ids = published.kept_ids(shard)
         if ids is None:
-            continue  # ids are SHARD:ROW then, and a row is there once
+            continue  # then ids are SHARD:ROW, and each row occurs once
         hashes.append(hash_ids("" if value is None else value for value in ids.to_pylist()))
         places.append((shard, len(ids)))
     together = np.concatenate(hashes)

@@ -1,7 +1,7 @@
-"""What a round of checks looks at: some shards or the whole corpus, and how large its samples are.
+"""The scope of a round of checks: some shards or the whole corpus, and the sizes of its samples.
 
-Checks after a run follow the shards of the run, so that curating one more shard costs the same however large the
-corpus is; an audit looks at everything.
+Checks after a run examine the shards of the run, so that the cost of one more shard does not depend on the size of the
+corpus; an audit examines everything.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from dedup_assets.checks.published import Published
 from dedup_assets.storage.workspace import Workspace
 
 RUN_SAMPLE = 64
-"""Records sampled after a run. Of pairs missed at a rate of 5 %, as in-cluster methods do, this sees one with 96 %
-probability once the sample has one match each; the audit looks at more."""
+"""Records sampled after a run. Of pairs missed at a rate of 5 %, as in-cluster methods do, this finds one with 96 %
+probability if the sample has one match each; the audit samples more."""
 
 RUN_TEXTS = 50_000
 """Texts the sample is compared with after a run: 64 × 50,000 products of 384 dimensions take a tenth of a second."""
 
 RUN_SHARDS = 32
-"""Shards these texts are taken from, some of the run and some of the others: what was decided on a text is read from
-the files of its shard, at 3 ms for each."""
+"""Number of shards that these texts are taken from, some of the run and some others: the decision on a text is read
+from the files of its shard, at 3 ms each."""
 
 AUDIT_SAMPLE = 1_000
-"""Records sampled by an audit: of matches missed at a rate of 0.3 %, 1,000 show one with 95 % probability."""
+"""Records sampled by an audit: if 0.3 % of the matches are missed, 1,000 records find one with 95 % probability."""
 
 
 class Scope:
@@ -36,9 +36,9 @@ class Scope:
     ----------
     workspace : Workspace
     shards : collection of str, optional
-        Shards to look at; the whole corpus by default.
+        Shards to examine; the whole corpus by default.
     sample : int
-        Records, and removals, to look at; 0: `RUN_SAMPLE`, or `AUDIT_SAMPLE` for the whole corpus.
+        Records and removals to examine; 0: `RUN_SAMPLE`, or `AUDIT_SAMPLE` for the whole corpus.
     """
 
     def __init__(self, workspace: Workspace, shards: Collection[str] | None = None, sample: int = 0) -> None:
@@ -55,18 +55,18 @@ class Scope:
 
     @property
     def words(self) -> str:
-        """The scope for people."""
+        """The scope in words."""
         if self.shards is None:
             return "whole corpus"
         return f"{len(self.shards)} {'shard' if len(self.shards) == 1 else 'shards'} of this run"
 
     @cached_property
     def published(self) -> Published | None:
-        """The generation in force when it was first asked for."""
+        """The current generation at the first access."""
         return Published.of(self.workspace)
 
     def choose(self, counts: Mapping[str, int]) -> dict[str, np.ndarray]:
-        """A sample of numbered things of some shards: ascending numbers by shard, the same each time it is asked.
+        """A sample of numbered items of some shards: ascending numbers by shard, the same on every call.
 
         Another generation, or a corpus that has grown, draws another sample.
         """

@@ -1,6 +1,6 @@
-"""Comparing some vectors with many by brute force: what the join's answer is held against.
+"""Compares some vectors with many by brute force, as an independent check of the join.
 
-Shares nothing with the join but the canonical similarity. Knows nothing of cells, shards or files.
+It shares only the canonical similarity with the join. It has no notion of cells, shards or files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ BLOCK_ROWS = 8_192
 
 
 class Probes:
-    """Vectors that are compared with everything they are given.
+    """Vectors that are compared with every block passed to `near`.
 
     Parameters
     ----------
@@ -30,9 +30,9 @@ class Probes:
         self._bound = np.float32(floor - proposal_slack("fp32", max(1, vectors.shape[1])))
 
     def near(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Probes (m,) and rows of the block (m,) that may match; no match is missing.
+        """Candidate pairs: probes (m,) and rows of the block (m,). Every match is among them.
 
-        The product of float32 vectors proposes, see `proposal_slack`.
+        The candidates come from float32 products; see `proposal_slack`.
         """
         probes, rows = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for start in range(0, len(block), BLOCK_ROWS):
@@ -56,7 +56,7 @@ def _unit(vectors: np.ndarray, squares: np.ndarray) -> np.ndarray:
 
 
 def gini(counts: np.ndarray) -> float:
-    """How unevenly something is spread: 0 where all have the same, towards 1 where one has everything.
+    """How unevenly counts are spread: 0 where all are equal, close to 1 where one holds everything.
 
     Gini coefficient of non-negative counts (n,); 0 where there is nothing.
     """

@@ -1,6 +1,6 @@
-"""Groups of cells held in memory: what the join works on, built from the shards' own layout.
+"""Groups of cells in memory: the join's input, gathered from the layouts of the shards.
 
-Pure arrays: a memory map will do for vectors, but where it came from is not known here.
+Arrays only. Vectors may be a memory map; this module does not know its file.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class CellBlock:
 
 @dataclass(frozen=True)
 class ShardPiece:
-    """One shard as it is laid out for the join, under one codebook of k cells.
+    """One shard in the layout of the join, under one codebook of k cells.
 
     Attributes
     ----------
@@ -84,10 +84,10 @@ class ShardPiece:
 def build_block(pieces: Sequence[ShardPiece], first_cell: int, last_cell: int, threads: int = 1) -> CellBlock:
     """Gather cells ``first_cell`` to ``last_cell`` (exclusive) of all shards into one block.
 
-    Of each shard one contiguous slice is read (its home rows of the range), and those ghosts of the range
-    whose home lies outside it, each once and in ascending order. Ghosts of old shards are left out where no
-    new row is at home: only they could want them. A block that is one whole shard takes its vectors as they are,
-    without a copy. The pieces must share the number of cells, dimension and dtype.
+    Of each shard one contiguous slice is read (its home rows of the range), and those ghosts of the range whose home
+    lies outside it, each once and in ascending order. Ghosts of old shards are left out where no new row is at home,
+    because only new rows are compared with them. A block that is one whole shard takes its vectors as they are, without
+    a copy. The pieces must share the number of cells, dimension and dtype.
     """
     if not pieces:
         raise ValueError("a block needs at least one shard piece")
@@ -129,10 +129,10 @@ Slices = Callable[[np.ndarray, int, Callable[[int, int], None]], None]
 def _in_slices(
     pool: ThreadPoolExecutor, threads: int, offsets: np.ndarray, least: int, work: Callable[[int, int], None]
 ) -> None:
-    """Do some work on contiguous slices of items, side by side, in as many as there are threads.
+    """Run some work on contiguous slices of items in parallel, one slice for each thread.
 
     ``offsets`` (items + 1,) says how much of the work comes before each item; no slice has less than ``least`` of it,
-    which is more than a thread's start costs.
+    so that a slice is worth the start of a thread.
     """
     total = int(offsets[-1] - offsets[0])
     slices = min(threads, max(1, total // least))
@@ -145,7 +145,7 @@ def _in_slices(
 
 
 LISTED_APART = 1 << 18
-"""Ghosts that a thread of its own lists: some milliseconds of it."""
+"""Ghosts from which a separate thread is worth its start: a few milliseconds of work."""
 
 ROWS_APART = 1 << 14
 """Rows that are copied together."""
@@ -175,7 +175,7 @@ def _vectors(parts: Sequence[_Part], base: np.ndarray, in_slices: Slices) -> np.
                 left[number] -= 1
                 finished = not left[number]
             if finished:
-                _let_go(part.piece.vectors)
+                _release_pages(part.piece.vectors)
 
     in_slices(offsets_of(np.array([stop - start for _, start, stop in chunks], np.int64)), ROWS_APART, copy)
     return out
@@ -233,7 +233,7 @@ class _Part:
             _append_ghosts(listed, self._starts[at], self.ghost_counts[at], place, cursor[at], out)
 
         in_slices(offsets_of(self.ghost_counts), LISTED_APART, append)
-        _let_go(self.piece.ghost_rows)
+        _release_pages(self.piece.ghost_rows)
 
 
 def new_at_home(pieces: Sequence[ShardPiece]) -> np.ndarray:
@@ -245,8 +245,8 @@ def new_at_home(pieces: Sequence[ShardPiece]) -> np.ndarray:
     return fresh
 
 
-def _let_go(array: np.ndarray) -> None:
-    """Give the pages of a memory map back once they were copied; the system may keep them in its cache."""
+def _release_pages(array: np.ndarray) -> None:
+    """Release the pages of a memory map after they were copied; the system may keep them in its cache."""
     mapped = getattr(array, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)

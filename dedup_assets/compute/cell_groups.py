@@ -1,6 +1,6 @@
-"""Which cells are joined together: as large groups as memory allows, and as many as workers want.
+"""Which cells are joined together: groups as large as memory allows, and enough of them for all workers.
 
-Knows listings of rows by cell; reads no vectors and starts no work.
+It uses the listings of rows by cell; it reads no vectors.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from numba import njit
 from dedup_assets.compute.blocks import ShardPiece, new_at_home
 
 SKETCH_BYTES = 256 + 8 + 8 + 4 + 4 + 1
-"""A row of a block beside its vector: its sketch, squared norm, key, two places, and whether it is new."""
+"""Bytes of a row of a block besides its vector: sketch, squared norm, key, two places, and whether it is new."""
 
 LISTING_BYTES = 8
-"""A ghost of a block: its row number, and once more while new rows are put before old ones."""
+"""Bytes of a ghost of a block: its row number, twice while new rows are put before old ones."""
 
 
 class CellGroup(NamedTuple):
@@ -29,10 +29,10 @@ class CellGroup(NamedTuple):
 
 
 def plan_groups(pieces: Sequence[ShardPiece], max_bytes: int, min_groups: int = 1) -> list[CellGroup]:
-    """Cut the cells into contiguous groups of like cost that fit in memory.
+    """Split the cells into contiguous groups of similar cost that fit in memory.
 
-    Neighbouring cells list the same rows, so the larger a group, the fewer rows are gathered in all; there are
-    no more groups than memory and workers ask for.
+    Neighbouring cells list the same rows, so larger groups gather fewer rows in total; there are no more groups than
+    memory and workers require.
 
     Parameters
     ----------
@@ -41,13 +41,13 @@ def plan_groups(pieces: Sequence[ShardPiece], max_bytes: int, min_groups: int = 
     max_bytes : int
         Bound of one block, where each row counts once. A single cell above it becomes a group of its own.
     min_groups : int
-        Groups wanted at least, so that every worker has some; fewer where there are fewer cells.
+        Minimum number of groups, so that every worker has some; fewer where there are fewer cells.
 
     Returns
     -------
     list of CellGroup
-        Covers all cells that have something to compare, the costliest first: what is left to the end is then
-        short, and workers end together.
+        Together they cover all cells that have pairs to compare. The costliest come first, so that workers finish at
+        about the same time.
     """
     if not pieces:
         return []
@@ -92,7 +92,7 @@ def _bytes(rows: float, listed: float, row_bytes: int) -> float:
 
 
 def _everything(cell: int, starts: bool) -> int:
-    """Rows that a cell adds where all rows fit in one block: no matter."""
+    """Stands in for the counter where all rows fit in one block and need no count."""
     return 0
 
 

@@ -1,6 +1,6 @@
-"""The inner work of the join on a CPU: the products of one cell after the other, scanned as they are made.
+"""The inner loop of the join on a CPU: the products of one cell after another, each scanned as soon as it is computed.
 
-Knows one block of cells in memory; nothing of how cells came about or of who takes the matches.
+It works on one block of cells in memory and passes the matches on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from dedup_assets.compute.tiles import TILE_BYTES, TILE_ROWS, padded_columns, pa
 
 
 class Prepared:
-    """What all cells of a block share. Read-only once made, so that threads may share it."""
+    """Data that all cells of a block share. It is read-only after construction, so threads can share it."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Prepared:
         self.scan = scan_half if self.vectors.dtype == np.uint16 else scan_single
 
     def ghosts(self, cell: int) -> tuple[np.ndarray, int]:
-        """Ghosts of a cell, the new ones first, and how many these are."""
+        """Ghosts of a cell, new ones first, and the number of new ones."""
         block = self.block
         rows = block.ghost_rows[block.ghost_offsets[cell] : block.ghost_offsets[cell + 1]]
         if self.all_new:
@@ -80,12 +80,12 @@ class Prepared:
         return np.concatenate([rows[fresh], rows[~fresh]]), int(fresh.sum())
 
     def worker(self, emit: Callable[[Matches], None]) -> CellWorker:
-        """A worker with buffers of its own."""
+        """A worker with its own buffers."""
         return CellWorker(self, emit)
 
 
 def _only_ghosts(block: CellBlock) -> np.ndarray:
-    """Rows of the block that are at home in none of its cells, but listed in some."""
+    """Rows of the block that are listed in some of its cells and at home in none."""
     if len(block.home_rows) == len(block.vectors):
         return np.empty(0, np.int64)
     listed = np.zeros(len(block.vectors), bool)
@@ -96,14 +96,14 @@ def _only_ghosts(block: CellBlock) -> np.ndarray:
 
 
 def _words(rows: torch.Tensor) -> np.ndarray | None:
-    """bfloat16 rows as integers as wide as the row allows, for `scan.gather`; None for other rows."""
+    """bfloat16 rows viewed as the widest integers that divide a row, for `scan.gather`; None for other rows."""
     if rows.dtype != torch.bfloat16:
         return None
     return rows.view(torch.int64 if rows.shape[1] % 4 == 0 else torch.int16).numpy()
 
 
 class _Tile(NamedTuple):
-    """One piece of memory: the product, its bit patterns, and these in chunks for the scan."""
+    """Three views of one buffer: the product, its bit patterns, and the patterns in chunks for the scan."""
 
     product: torch.Tensor
     bits: np.ndarray
@@ -111,7 +111,7 @@ class _Tile(NamedTuple):
 
 
 class CellWorker:
-    """Compares the cells it is given, one after the other."""
+    """Compares one cell per call."""
 
     def __init__(self, join: Prepared, emit: Callable[[Matches], None]) -> None:
         self.join, self.emit = join, emit
@@ -120,10 +120,10 @@ class CellWorker:
         self.i, self.j = np.empty(room, np.int32), np.empty(room, np.int32)
         self.s = np.empty(room, np.float64)
         self.count = 0
-        self.before = 0  # matches in the buffer that are of earlier cells
+        self.before = 0  # matches in the buffer that belong to earlier cells
         self.held: list[Matches] | None = None  # matches of a cell that may turn out dense
         self.met, self.most = 0, 0
-        self.looks_dense: Callable[[], bool] | None = None  # of the cell at hand, until it was asked
+        self.looks_dense: Callable[[], bool] | None = None  # of the current cell, until it was sampled
         self.product = join.low.new_empty(TILE_ROWS * columns)
         self.tiles: dict[tuple[int, int], _Tile] = {}
         self.columns = join.low.new_zeros(columns, join.low.shape[1])
@@ -155,13 +155,13 @@ class CellWorker:
             self.held = self.looks_dense = None
 
     def _sample(self, homes: np.ndarray, ghosts: np.ndarray, new_homes: int, new_ghosts: int, pairs: int) -> bool:
-        """Whether a sample of the cell's pairs, the same on every machine, promises four times the bound."""
+        """Whether a sample of the cell's pairs, the same on every machine, predicts four times the bound."""
         join = self.join
         rows, columns = (homes[:new_homes], (homes, ghosts)) if new_homes else (homes, (ghosts[:new_ghosts],))
         rows, listed = _spread(rows, SAMPLE_SIDE[0]), _spread(np.concatenate(columns), SAMPLE_SIDE[1])
         i, j = np.repeat(rows, len(listed)), np.tile(listed, len(rows))
         near = (join.low[join.position[rows]] @ join.low[join.position[listed]].T).float().numpy().ravel()
-        # Against the rounded bound no match is lost, so what is counted does not depend on the precision.
+        # The comparison with the rounded bound loses no match, so the count does not depend on the precision.
         proposed = (near >= torch.tensor(join.bound, dtype=join.low.dtype).item()) & (i != j)
         similarity = canonical_pairs(join.block.vectors, i[proposed], j[proposed], squares=join.squares)
         share = np.count_nonzero(similarity >= join.floor) / max(1, len(i))
@@ -188,7 +188,7 @@ class CellWorker:
                 self._rows((first + new_homes, last), right[: padded_columns(fresh, width)], part[:fresh], None)
 
     def finish(self) -> None:
-        """Hand over what is left."""
+        """Emit the remaining matches."""
         self._flush()
 
     def _gather(self, rows: np.ndarray) -> torch.Tensor:
@@ -244,10 +244,10 @@ class CellWorker:
             self._refuse_dense()
 
     def _refuse_dense(self) -> None:
-        """Raise _Dense if the cell has more matches than are worth listing, or a sample of it promises so.
+        """Raise _Dense if the cell has more matches than are worth listing, or if a sample of it predicts that.
 
-        Most cells have few matches and need no sample. Whether there are more than `SAMPLED_FROM` does not depend on
-        the order in which they are met.
+        Most cells have few matches and need no sample. Whether a cell has more than `SAMPLED_FROM` does not depend on
+        the order in which they are found.
         """
         met = self.met + self.count - self.before
         if self.looks_dense is not None and met > min(SAMPLED_FROM, self.most):
@@ -258,7 +258,7 @@ class CellWorker:
             raise _Dense
 
     def _flush(self) -> None:
-        """Hand the buffer over; what a cell has met that may be dense yet is held back."""
+        """Emit the buffer, except for the matches of the current cell while it may still turn out dense."""
         ours = self.count if self.held is None else self.before
         for start in range(0, ours, self.join.max_matches):
             at = slice(start, min(start + self.join.max_matches, ours))
@@ -272,9 +272,9 @@ class CellWorker:
 
 
 class _Dense(Exception):
-    """The cell at hand has more matches than are worth listing."""
+    """The current cell has more matches than are worth listing."""
 
 
 def _spread(rows: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of the rows, evenly spaced."""
+    """At most ``most`` of the rows, evenly spaced."""
     return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(np.int64)]

@@ -1,6 +1,6 @@
 """Home cells and half-angle ghosts: which rows must be compared, so that no match is missed.
 
-Knows vectors, centroids and a floor; nothing of shards or files. The theorem makes the join exact.
+It takes vectors, centroids and a floor; it has no notion of shards or files. The theorem makes the join exact.
 
 Theorem
 -------
@@ -18,9 +18,9 @@ origin with normal n. The angle between x and y is at least |α(x) - α(y)|, sin
 its angle to a plane by no more. If neither is listed, z·n/‖z‖ > s for z = x, so α(x) > θ/2, and, with the
 roles of i and j exchanged, α(y) < -θ/2. Hence the angle exceeds θ and cos(x, y) < floor.  ∎
 
-Nearness of the home is nowhere used: a home found in low precision that is not quite the nearest centroid, or
-one under stale centroids, only changes cost. What matters is that (1) is never found false when it is true,
-and that all rows compared are listed against the *same* centroids.
+The proof does not use that the home is near. A home found in low precision that is not quite the nearest centroid, or
+one under stale centroids, only changes the cost. What matters is that (1) is never found false when it is true, and
+that all rows compared are listed against the *same* centroids.
 
 Rounding
 --------
@@ -62,7 +62,7 @@ _MARGIN = 1e-6
 
 @dataclass(frozen=True)
 class CellAssignment:
-    """Where rows live and where else they are listed.
+    """The home cell of each row and the cells where it is listed as a ghost.
 
     Attributes
     ----------
@@ -104,7 +104,7 @@ def half_angle(floor: float) -> float:
 
 
 def codebook(centroids: np.ndarray) -> np.ndarray:
-    """The centroids that cells are defined by: rounded to bfloat16, as float32 (k, d). Idempotent."""
+    """The centroids that define the cells: rounded to bfloat16, as float32 (k, d). Idempotent."""
     if centroids.ndim != 2 or not len(centroids) or not np.isfinite(centroids).all():
         raise ValueError(f"centroids must be (k, d), k >= 1, finite; found shape {centroids.shape}")
     given = torch.from_numpy(np.ascontiguousarray(centroids, dtype=np.float32))
@@ -126,26 +126,26 @@ def assign(
     Parameters
     ----------
     vectors : array (n, d), float16 or float32
-        Stored vectors; norms may be anything. May be a memory map: it is read in tiles. Or `DeviceRows`, which
-        settle the device too.
+        Stored vectors; norms may be anything. May be a memory map: it is read in tiles. Or `DeviceRows`, which also
+        determine the device.
     centroids : float array (k, d)
-        Any centroids; ``codebook(centroids)`` is what cells are defined by.
+        Any centroids; ``codebook(centroids)`` defines the cells.
     floor : float
         Lowest similarity of a match, a cosine in [-1, 1].
     device : str
-        ``"cpu"`` or a CUDA device, whose path is `device.cells`.
+        ``"cpu"`` or a CUDA device, which `device.cells` serves.
     threads : int
         Tiles worked on at once (CPU only); kernels and products release the GIL.
     tile_bytes : int, optional
         Bound of one tile of the n × k product; the whole is never kept.
     packed : bool
-        Give the ghosts as `PackedRows`, a quarter of the memory (CPU only).
+        Return the ghosts as `PackedRows`, in a quarter of the memory (CPU only).
 
     Returns
     -------
     CellAssignment
         Complete for the floor in the sense of the module's theorem, whatever the tile size, device and
-        precision. These may change which needless ghosts are listed.
+        precision. These may change which unnecessary ghosts are listed.
     """
     book = codebook(centroids)
     if len(vectors.shape) != 2 or vectors.shape[1] != book.shape[1]:

@@ -1,9 +1,9 @@
-"""From matches between texts to a decision for every record. Arrays in, arrays out.
+"""Turns matches between texts into a decision for every record. Arrays in, arrays out.
 
-A *batch* is decided at once: one shard that is appended, or the whole corpus in a new generation. Records with
-one text share that text's fate: the record that comes first in the curation order stands for the text;
-where the text is kept, its other records are removed as exact copies of that one; where it is removed,
-all its records name the same keeper. Records of a *reference* stay whatever they match.
+A *batch* is decided at once: one shard that is appended, or the whole corpus in a new generation. Records with the same
+text share one decision. The record that comes first in the curation order represents the text; where the text is kept,
+its other records are removed as exact copies of that one; where it is removed, all its records name the same keeper.
+Records of a *reference* always stay.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NOTHING = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
 
 
 def find_keys(known: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Index (n,) int64 of each key among the known ones (m,), which are sorted; -1 where it is none of them."""
+    """Index (n,) int64 of each key among the known keys (m,), which are sorted; -1 where the key is unknown."""
     if not len(known):
         return np.full(len(keys), NONE, np.int64)
     at = np.minimum(np.searchsorted(known, keys), len(known) - 1)
@@ -46,7 +46,7 @@ class TextDecisions:
     similarity : (m,) float64
         Canonical similarity to the keeper; NaN where the text is kept.
     place : (m,) int64
-        Where the record that stands for the text comes in the curation order: distinct, ascending in it.
+        Position of the representing record in the curation order; distinct.
     """
 
     keys: np.ndarray
@@ -62,7 +62,7 @@ class TextDecisions:
         return cls(nothing, np.empty(0, bool), nothing, np.empty(0), nothing)
 
     def take(self, at: np.ndarray) -> TextDecisions:
-        """Some of the texts, by ascending index."""
+        """The texts at some ascending indexes."""
         return TextDecisions(self.keys[at], self.kept[at], self.keeper[at], self.similarity[at], self.place[at])
 
     @classmethod
@@ -85,7 +85,7 @@ class TextDecisions:
 
 @dataclass(frozen=True)
 class BatchDecisions:
-    """Decisions of a batch, per record and per text that is new with it.
+    """Decisions of a batch, for each record and for each text that first appears in it.
 
     Attributes
     ----------
@@ -95,10 +95,10 @@ class BatchDecisions:
     similarity : (n,) float64
         To the keeper; 1 for an exact copy, NaN where the record is kept.
     exact : (n,) bool
-        Removed, and of the keeper's own text.
+        Whether the record is removed and has the same text as its keeper.
     texts : TextDecisions
     representative : (m,) int64
-        For each of `texts`, the index of the record that stands for it.
+        For each of `texts`, the index of the record that represents it.
     """
 
     kept: np.ndarray
@@ -133,35 +133,35 @@ def decide_batch(
     order : (n,) int64
         Record indexes in curation order (a permutation).
     pairs : (m,) int64, (m,) int64, (m,) float64
-        Matches among the batch's texts and between them and earlier ones, all of them except those inside
-        dense cells; any others are passed over.
+        Matches among the batch's texts and between them and earlier ones, all of them except those inside dense cells;
+        other pairs are ignored.
     threshold : float
     earlier : TextDecisions
-        Every text decided before this batch that a record, a pair or a dense cell of it refers to.
+        Every text decided before this batch that one of its records, pairs or dense cells refers to.
     rule : {"leader", "semdedup"}
     dense : sequence of DenseCell, optional
         Members are keys: texts among which matches are not listed.
     vectors : callable, optional
         Stored vectors (m, d) of text keys (m,); needed with dense cells.
     reference : (n,) bool, optional
-        Records that stay unconditionally, also next to each other. They come first in `order`, and before them
-        nothing but references was decided.
+        Records that always stay, even where they match each other. They come first in `order`, and only references were
+        decided before them.
     only : (r,) int64, optional
-        Texts of references: then nothing but these removes anything, and other records with one text all stay.
+        Texts of references. If given, only these remove records; other records with the same text all stay.
     first_place : int
-        Place in the whole curation order of the batch's first record; above those of all earlier ones.
+        Position of the batch's first record in the whole curation order; above the positions of all earlier records.
     stats : dict, optional
         Receives `dense_products`: pairs of texts of dense cells of which a product was taken.
 
     Notes
     -----
-    A removed text names its most similar keeper, of equally similar ones the first in the curation order. So
-    nothing depends on how that order is cut into batches.
+    A removed text names its most similar keeper; among equally similar keepers, the first in the curation order. So no
+    decision depends on how that order is split into batches.
     """
     n = len(record_texts)
     standing = np.zeros(n, bool) if reference is None else reference
     ordered_texts = record_texts[order]
-    # The first record of each new text in curation order stands for it; texts are nodes in that order.
+    # The first record of each new text in curation order represents it; texts are nodes in that order.
     new_positions = np.flatnonzero(earlier.find(ordered_texts) == NONE)
     unique, first = np.unique(ordered_texts[new_positions], return_index=True)
     by_rank = np.argsort(first, kind="stable")
@@ -244,8 +244,8 @@ def nearest_in_cells(
     threshold: float,
     node_of: Callable[[np.ndarray], np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each text of dense cells the reference in them that is most like it, the first in order among equals:
-    nodes (m,), (m,) and similarities (m,) of those that match."""
+    """For each text of dense cells, the most similar reference in them, the first in order among equals: nodes (m,),
+    (m,) and similarities (m,) of the matches."""
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = [_NOTHING]
     for cell in cells:
         is_reference = np.isin(cell.members, references)

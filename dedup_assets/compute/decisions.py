@@ -1,4 +1,4 @@
-"""Who stays and who goes, given the matches and an order. Knows nothing of vectors, shards or files.
+"""Decides which nodes stay, given the matches and an order. It has no notion of vectors, shards or files.
 
 Nodes are numbered in curation order: node 0 is the first. An edge (i, j) with i < j is a match.
 """
@@ -35,18 +35,18 @@ class Decisions:
 
 
 class Walk:
-    """The walk over the nodes in curation order, in as many pieces as the caller likes.
+    """The walk over the nodes in curation order, in any number of pieces.
 
     A node is removed if a keeper before it matches it, else it is a keeper: every removed node matches an earlier
     keeper, and no two keepers match. A removed node names the best-matching keeper before it: highest similarity, of
-    equal ones the earliest. Between two pieces more matches may be told, so that not all need to be known, or held, at
-    once. What is decided does not depend on the order or the repetition of matches; time and memory are linear in
+    equal ones the earliest. The caller may add matches between two pieces, so they need not all be known, or in memory,
+    at once. What is decided does not depend on the order or the repetition of matches; time and memory are linear in
     nodes and matches.
 
     Parameters
     ----------
     order_i, order_j : integer arrays (m,)
-        Matches between nodes, either way round, in any order, repeats allowed.
+        Matches between nodes: each in either direction, in any order, repeats allowed.
     similarity : float64 array (m,)
         Canonical similarity of each match; those below the threshold do not count.
     n : int
@@ -54,9 +54,9 @@ class Walk:
     threshold : float
         Lowest similarity of a match.
     decided : int8 array (n,), optional
-        `UNKNOWN`, `REMOVED` or `KEPT`: decisions that stand already are never changed.
+        `UNKNOWN`, `REMOVED` or `KEPT`; decisions already taken are never changed.
     keepers_only : bool
-        False is the rule of SemDeDup (Abbas et al. 2023, arXiv:2303.09540), for comparison: a node goes if *any*
+        False is the rule of SemDeDup (Abbas et al. 2023, arXiv:2303.09540), for comparison: a node is removed if *any*
         earlier node matches it. The node named may itself be removed, with no survivor within the threshold.
     """
 
@@ -75,17 +75,17 @@ class Walk:
         self._decided = _fixed(decided, n)
         self.n, self.threshold, self.keepers_only = n, threshold, keepers_only
         self.at = 0
-        """The first node that was not walked yet."""
+        """The first node not walked yet."""
         self.kept = np.zeros(n, bool)
         self._keeper = np.full(n, -1, np.int64)
         self._similarity = np.full(n, np.nan, np.float64)
 
     def tell(self, later: np.ndarray, earlier: np.ndarray, similarity: np.ndarray) -> None:
-        """Matches of nodes not walked yet with walked ones that count (kept ones, where only keepers count)."""
+        """Add matches of nodes not walked yet with walked nodes that count (only keepers under `keepers_only`)."""
         _tell(later, earlier, similarity, self.threshold, self._keeper, self._similarity)
 
     def answered(self, nodes: np.ndarray) -> np.ndarray:
-        """Of some nodes not walked yet, which were told a match: they will not stay unless decided already."""
+        """Which of some nodes not walked yet have a match: these are removed unless already decided."""
         return self._keeper[nodes] >= 0
 
     def advance(self, stop: int, matches: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None) -> Walk:

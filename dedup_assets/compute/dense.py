@@ -1,10 +1,10 @@
-"""Decisions inside dense cells: cells where nearly everything matches, so that their pairs are not listed.
+"""Decisions inside dense cells, where nearly all pairs match and are therefore not listed.
 
-The join names such cells instead of listing their matches (`join.DenseCells`). By the theorem of `cells`, a
-match of such a cell is between one of its home records and any record listed in it. The walk over the records
-in curation order goes on in pieces; before each piece its records are held against what counts of the cell so
-far: the keepers, under the rule that only keepers count. Near-copies have few keepers, so time is linear in
-them, and no pair is ever stored. Knows nodes, cells and a way to get vectors; nothing of shards or files.
+The join names such cells instead of listing their matches (`join.DenseCells`). By the theorem of `cells`, a match of
+such a cell is between one of its home records and any record listed in it. The walk over the records in curation order
+proceeds in pieces. Before each piece, its records are compared with the records of the cell that count so far: the
+keepers, under the rule that only keepers count. Near-copies have few keepers, so time is linear in the records, and no
+pair is ever stored. The module takes nodes, cells and a function that returns vectors.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SAME_SHARE = 0.5
 template fill several cells and are listed in all of them."""
 
 Vectors = Callable[[np.ndarray], np.ndarray]
-"""Vectors (m, d), as stored, of nodes (m,)."""
+"""Returns the stored vectors (m, d) of nodes (m,)."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class DenseCell:
 
     @classmethod
     def of(cls, homes: np.ndarray, ghosts: np.ndarray) -> DenseCell:
-        """From home records and ghosts in any order; who is both is at home."""
+        """From home records and ghosts in any order; a record in both lists is at home."""
         homes = np.unique(homes)
         ghosts = np.setdiff1d(ghosts, homes)
         members = np.concatenate([homes, ghosts])
@@ -65,16 +65,16 @@ class DenseCell:
         return cls(members[order], (np.arange(len(members)) < len(homes))[order])
 
     def renamed(self, names: np.ndarray) -> DenseCell:
-        """With a new number for each member; members whose number is below 0 are left out."""
+        """The cell with a new number for each member; members with a number below 0 are left out."""
         there = np.flatnonzero(names >= 0)
         order = there[np.argsort(names[there], kind="stable")]
         return DenseCell(names[order], self.home[order])
 
 
 def merge_cells(cells: Sequence[DenseCell]) -> list[DenseCell]:
-    """Cells of one codebook with those that share most records put together: their pairs are compared once.
+    """Merge the cells of one codebook that share most records, so that their pairs are compared once.
 
-    Greedy from the fullest cell on; which cells are put together changes the cost, never a decision.
+    Greedy, starting with the fullest cell. Which cells are merged changes the cost, never a decision.
     """
     if len(cells) < 2:
         return list(cells)
@@ -83,7 +83,7 @@ def merge_cells(cells: Sequence[DenseCell]) -> list[DenseCell]:
     owner = np.repeat(np.arange(len(cells)), counts)
     order = np.argsort(keys, kind="stable")
     keys, owner = keys[order], owner[order]
-    shares: list[set[int]] = []  # of which cells each cell lists enough
+    shares: list[set[int]] = []  # the cells of which each cell lists enough records
     for cell in cells:
         ghosts = cell.members[~cell.home]
         at = np.minimum(np.searchsorted(keys, ghosts), max(0, len(keys) - 1))
@@ -120,13 +120,13 @@ def walk_dense(
     Parameters
     ----------
     walk : Walk
-        Over all nodes, with the matches that are listed; not advanced yet.
+        Over all nodes, with the listed matches; not advanced yet.
     cells : sequence of DenseCell
         Members are nodes of the walk.
     vectors : callable
         Vectors, as stored, of an array of nodes.
     decided : int8 array (n,)
-        As the walk was made with; decided nodes come first.
+        The argument of the walk; decided nodes come first.
     piece : int
         Members in a piece of the walk at most.
     sketch : int, optional
@@ -135,7 +135,7 @@ def walk_dense(
     Returns
     -------
     int
-        Pairs of which a low-precision product was taken. The decisions, in the walk, do not depend on `piece`
+        Pairs whose low-precision product was computed. The decisions, in the walk, do not depend on `piece`
         or `sketch`.
     """
     everyone = np.unique(np.concatenate([np.empty(0, np.int64), *(cell.members for cell in cells)]))
@@ -143,7 +143,7 @@ def walk_dense(
     if not len(members):
         walk.advance(walk.n)
         return 0
-    # Products of a millisecond: on all threads each of them ends in a barrier, which waits for a busy core.
+    # Each product takes about a millisecond. On all threads each would end in a barrier that waits for a busy core.
     with one_thread_each(2):
         work = _DenseWork(walk, cells, everyone, vectors, decided, sketch)
         start, size = 0, min(piece, FIRST_PIECE)
@@ -155,7 +155,7 @@ def walk_dense(
 
 
 class _DenseWork:
-    """The state between two pieces: which records of each cell count so far, and their rows to multiply."""
+    """State between two pieces: the records of each cell that count so far, and their rows to multiply."""
 
     def __init__(
         self,
@@ -199,7 +199,7 @@ class _DenseWork:
         self.place[nodes] = self.rows.extend(low)
 
     def _list(self, nodes: np.ndarray) -> None:
-        """Enter nodes (ascending) that count from now on in the lists of their cells."""
+        """Add nodes (ascending), which count from now on, to the lists of their cells."""
         for cell, homes, ghosts in zip(self.cells, self.homes, self.ghosts, strict=True):
             first, last = np.searchsorted(cell.members, [nodes[0], nodes[-1] + 1]) if len(nodes) else (0, 0)
             mine = np.arange(first, last)[np.isin(cell.members[first:last], nodes, assume_unique=True)]
@@ -207,7 +207,7 @@ class _DenseWork:
             ghosts.extend(cell.members[mine[~cell.home[mine]]])
 
     def advance(self, nodes: np.ndarray, stop: int) -> None:
-        """Decide the nodes of one piece, members of dense cells, and all others before ``stop``."""
+        """Decide the nodes of one piece, which are members of dense cells, and all other nodes before ``stop``."""
         walk = self.walk
         self.piece = nodes
         self.own = self.vectors(nodes)
@@ -252,7 +252,7 @@ class _DenseWork:
     def _against_each_other(self, members: np.ndarray, home: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Matches among members, of which the earlier one may count."""
         own = np.searchsorted(self.piece, members)
-        # What an earlier keeper matches is not going to be a keeper.
+        # A node that matches an earlier keeper will not be a keeper.
         able = np.flatnonzero(~self.walk.answered(members)) if self.walk.keepers_only else np.arange(len(members))
         parts = []
         for start in range(0, len(members) if len(able) else 0, TILE[1]):
@@ -304,7 +304,7 @@ _KINDS = ((0, np.int64), (1, np.int64), (2, np.float64))
 
 
 def _among(members: np.ndarray, home: np.ndarray, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Those members that are in the piece."""
+    """The members that are in the piece."""
     mine = np.isin(members, nodes, assume_unique=True)
     return members[mine], home[mine]
 

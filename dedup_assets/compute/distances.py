@@ -1,7 +1,7 @@
-"""Distances between the centroids of a codebook: computed once for all shards that a process assigns to its cells.
+"""Distances between the centroids of a codebook, computed once for all shards that a process assigns to its cells.
 
-Knows a codebook; nothing of rows. Those of 12,000 centroids take 560 MB, so one codebook's are kept for the host and
-one's for a device, until `forget`.
+The distances of 12,000 centroids take 560 MB, so those of one codebook are kept on the host and of one on a device,
+until `forget`.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from dedup_assets.compute.device.memory import Room, by_slices, free_bytes, is_o
 from dedup_assets.compute.similarity import accumulation_error
 
 ROWS_AT_ONCE = 256
-"""Centroids whose distances are widened to float64 at a time on the host: 24 MB of 12,000 cells."""
+"""Centroids whose distances are computed in float64 at a time on the host: 24 MB for 12,000 cells."""
 
 DEVICE_BYTES = 256 << 20
 """The same on a device."""
 
 SMALLEST_STEP = 16
-"""Centroids. A device without room for the distances of so few leaves them to the host."""
+"""Centroids. A device without memory for the distances of these leaves them to the host."""
 
 Value = TypeVar("Value")
 
 
 class _Kept(Generic[Value]):
-    """What was made last, for one codebook and place. Made by one thread while others wait for it."""
+    """The latest value, for one codebook and place. One thread computes it while others wait."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._last: tuple[np.ndarray, str, Value] | None = None
 
     def get(self, book: np.ndarray, where: str, make: Callable[[], Value]) -> Value:
-        """The value for a codebook of this content, made now where it is not the last one's."""
+        """The value for a codebook with this content; computed unless it is the latest."""
         with self._lock:
             last = self._last
             if last is None or last[1] != where or not np.array_equal(last[0], book):
-                self._last = last = None  # before the next is made: never two of them
+                self._last = last = None  # freed before the next is computed: never two at once
                 self._last = last = (book.copy(), where, make())
             return last[2]
 
@@ -59,8 +59,8 @@ def distances(book: np.ndarray) -> np.ndarray:
 
 
 def distances_on(device: str, book: np.ndarray) -> torch.Tensor:
-    """`distances` on a device where they take a quarter of its room at most; else they stay on the host, and each tile
-    takes the rows it needs: 40 GB at 100,000 cells."""
+    """`distances` on a device where they fit a quarter of its free memory. Otherwise they stay on the host, and each
+    tile uploads the rows it needs: 40 GB at 100,000 cells."""
     free, size = free_bytes(device), 4 * len(book) ** 2
     if free is not None and size > free // 4:
         return torch.from_numpy(distances(book))
@@ -73,8 +73,8 @@ def distances_on(device: str, book: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(distances(book))
 
 
-def forget() -> None:
-    """Let go of what is kept: after the assignment the memory is wanted for other things."""
+def forget_distances() -> None:
+    """Free the kept distances: after the assignment, other steps need the memory."""
     _on_host.forget()
     _on_device.forget()
 
@@ -89,7 +89,7 @@ def _norms(book: np.ndarray) -> np.ndarray:
 
 
 def _computed(book: np.ndarray) -> np.ndarray:
-    """Rounded up: a distance too large only lists more."""
+    """The distances, rounded up: a distance that is too large only lists more ghosts."""
     norms = _norms(book)
     gram = (torch.from_numpy(book) @ torch.from_numpy(book).T).numpy()
     slack = _slack(book, norms)
@@ -101,8 +101,8 @@ def _computed(book: np.ndarray) -> np.ndarray:
 
 
 def _computed_on(device: str, book: np.ndarray) -> torch.Tensor:
-    """The same on a device, in float64, so that no setting of TF32 touches them: what is left of the rounding is far
-    below the slack."""
+    """The same on a device, in float64, independent of the TF32 setting; the remaining rounding error is far below the
+    slack."""
     k, slack = len(book), _slack(book, _norms(book))
     wide = torch.from_numpy(book).to(device).double()
     squares = (wide * wide).sum(dim=1)

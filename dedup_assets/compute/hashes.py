@@ -39,9 +39,9 @@ def first_occurrences(hashes: np.ndarray) -> np.ndarray:
 class HashIndex:
     """A set of distinct hashes, each with an int64 value, kept as a few sorted runs.
 
-    An index that grows by small steps sorts only what is new: a run is merged with the one before it when it
-    has reached half its length, so every hash is sorted some log2(n) times in all and a look-up searches as
-    many runs at most.
+    An index that grows in small steps sorts only the new hashes. A run is merged with the one before it when it has
+    reached half its length. So every hash is sorted about log2(n) times in total, and a look-up searches at most as
+    many runs.
     """
 
     def __init__(self, hashes: np.ndarray, values: np.ndarray) -> None:
@@ -58,7 +58,7 @@ class HashIndex:
         return found
 
     def extended(self, hashes: np.ndarray, values: np.ndarray) -> HashIndex:
-        """A new index with further hashes, none of which is in it yet."""
+        """A new index with more hashes, none of which is in this one."""
         grown = HashIndex(hashes, values)
         grown._runs = self._runs + grown._runs
         while len(grown._runs) > 1 and 2 * len(grown._runs[-1][1]) >= len(grown._runs[-2][1]):

@@ -1,7 +1,7 @@
-"""The join of an array in memory: fit, assign, join, decide. The one place where these four steps are put together.
+"""Deduplicates an array in memory: fit, assign, join, decide. The one place that combines these four steps.
 
-`deduplicate` and `find_matches` call it, and the benchmark of the join times it. The assets take the same steps one by
-one, because there is a file between any two of them. Knows arrays only.
+`deduplicate` and `find_matches` call it, and the benchmark of the join times it. The assets run the same steps one by
+one, with a file between each two. This module handles arrays only.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from dedup_assets.compute.curation import BatchDecisions, TextDecisions, decide_
 from dedup_assets.compute.dense import DenseCell, merge_cells
 from dedup_assets.compute.device.memory import is_out_of_memory, release
 from dedup_assets.compute.device.rows import DeviceRows
+from dedup_assets.compute.distances import forget_distances
 from dedup_assets.compute.join import DENSE_LIMIT, CellBlock, DenseCells, match_cells
 from dedup_assets.compute.kmeans import choose_cells, fit_rows
 from dedup_assets.compute.matches import Matches, unique_matches
@@ -26,13 +26,13 @@ from dedup_assets.compute.precision import one_thread_each
 from dedup_assets.compute.similarity import as_bits
 
 Stats = dict[str, float]
-"""What was done: seconds of each step (`seconds_fit`, `seconds_assign`, `seconds_join`, `seconds_decide`), `cells`,
-`ghosts`, `matches` that are listed, `dense_cells`, `dense_rows` and `dense_products`."""
+"""Figures of a run: seconds of each step (`seconds_fit`, `seconds_assign`, `seconds_join`, `seconds_decide`), `cells`,
+`ghosts`, listed `matches`, `dense_cells`, `dense_rows` and `dense_products`."""
 
 
 @dataclass(frozen=True)
 class RowMatches(Matches):
-    """Pairs of rows, each once, sorted by i, then j; and the cells in which they are not listed.
+    """Pairs of rows, each once, sorted by i, then j; and the dense cells, whose pairs are not listed.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class RowMatches(Matches):
 
 @dataclass(frozen=True)
 class Decided:
-    """What `deduplicate_vectors` found and decided."""
+    """Result of `deduplicate_vectors`."""
 
     matches: RowMatches
     decisions: BatchDecisions
@@ -68,7 +68,7 @@ def deduplicate_vectors(
     done: Callable[[], None] | None = None,
     stats: Stats | None = None,
 ) -> Decided:
-    """Decide which records stay: in their order, a record goes if a keeper before it matches it.
+    """Decide which records stay: in curation order, a record is removed if an earlier keeper matches it.
 
     Parameters
     ----------
@@ -79,17 +79,17 @@ def deduplicate_vectors(
     texts : int64 array (n,), optional
         The row of each record; by default row r is record r.
     order : int64 array (n,), optional
-        Record indexes in curation order; by default as they stand.
+        Record indexes in curation order; by default as given.
     reference : bool array (n,), optional
-        Records that stay whatever they match, first in the order. Then nothing but these removes anything.
+        Records that always stay; they come first in the order. If given, only these remove other records.
     rule : {"leader", "semdedup"}
         See `decisions`.
     dense_limit : int
-        Matches per row from which a cell is not listed pair by pair; 0: all are.
+        Matches per row from which the pairs of a cell are not listed; 0 lists all.
     clusters, seed, centroids, device, threads, done
         As in `exact_matches`.
     stats : dict, optional
-        Receives what was done, see `Stats`.
+        Receives the figures of the run, see `Stats`.
 
     Returns
     -------
@@ -132,7 +132,7 @@ def decide_rows(
     rule: str = "leader",
     stats: Stats | None = None,
 ) -> BatchDecisions:
-    """The last step alone, under any threshold from that of the matches on: as in `deduplicate_vectors`."""
+    """The last step of `deduplicate_vectors` alone, at any threshold not below that of the matches."""
     noted: Stats = {} if stats is None else stats
     record_texts = np.arange(len(vectors)) if texts is None else texts
     with _clock(noted, "decide"):
@@ -173,15 +173,15 @@ def exact_matches(
     Parameters
     ----------
     vectors : array (n, d), float16 or float32
-        Or `DeviceRows`, which settle the device too.
+        Or `DeviceRows`, which also determine the device.
     floor : float
         Lowest canonical similarity, in [-1, 1].
     sides : bool array (n,), optional
-        Only pairs of a row that is marked with one that is not; by default all pairs.
+        Only pairs of a marked row with an unmarked one; by default all pairs.
     new : bool array (n,), optional
         Only pairs with at least one new row; all rows by default.
     dense_limit : int
-        Matches per row from which a cell is named in `dense` and not listed pair by pair; 0: all are listed.
+        Matches per row from which a cell is named in `dense` and its pairs are not listed; 0 lists all.
     clusters : int, optional
         Number of cells; `choose_cells` by default.
     centroids : float array (k, d), optional
@@ -189,7 +189,7 @@ def exact_matches(
     threads, tile_bytes, sketch, done
         As in `join.match_cells`.
     stats : dict, optional
-        Receives what was done, see `Stats`. `cells` is there before the first call of `done`.
+        Receives the figures of the run, see `Stats`. `cells` is set before the first call of `done`.
 
     Returns
     -------
@@ -198,86 +198,61 @@ def exact_matches(
         with a dense limit the union of what is listed and what lies in dense cells is.
     """
     if sides is not None:
-        # Pairs inside the smaller side are met on the way, and left out.
+        # The join also finds pairs inside the smaller side; they are dropped.
         new = sides if 2 * int(sides.sum()) <= len(sides) else ~sides
-    work = partial(
-        _exact_matches,
-        floor=floor,
-        clusters=clusters,
-        seed=seed,
-        centroids=centroids,
-        new=new,
-        sides=sides,
-        dense_limit=dense_limit,
-        threads=threads,
-        tile_bytes=tile_bytes,
-        sketch=sketch,
-        done=done,
-        stats={} if stats is None else stats,
-    )
+    figures: Stats = {} if stats is None else stats
+
+    def join(rows: np.ndarray | DeviceRows, device: str) -> RowMatches:
+        n = len(rows)
+        if n < 2:
+            return RowMatches(*_columns(unique_matches([])))
+        with _clock(figures, "fit"):
+            book = centroids
+            if book is None:
+                book = fit_rows(rows, clusters or choose_cells(n, floor), seed, device=device)
+        with _clock(figures, "assign"), one_thread_each(threads):
+            cells = assign(rows, book, floor, device, threads=threads, packed=True)
+            home_rows, home_offsets = cells.home_rows()
+            block = CellBlock(
+                rows,  # type: ignore[arg-type]  # rows on a device take the path of `device.block`
+                home_offsets,
+                home_rows,
+                cells.ghost_offsets,
+                cells.ghost_rows,
+                np.ones(n, bool) if new is None else np.asarray(new, dtype=bool),
+            )
+            del cells
+            forget_distances()
+        figures["cells"], figures["ghosts"] = block.cells, int(block.ghost_offsets[-1])
+        dense = DenseCells(dense_limit)
+        with _clock(figures, "join"), one_thread_each(threads):
+            matches = match_cells(
+                block,
+                floor,
+                device=device,
+                threads=threads,
+                tile_bytes=tile_bytes,
+                sketch=sketch,
+                dense=dense,
+                done=done,
+            )
+            found = unique_matches([part if sides is None else _across(part, sides) for part in matches])
+            groups = merge_cells([_members(block, cell) for cell in sorted(dense.cells)])
+        figures["matches"], figures["dense_cells"] = len(found), len(dense.cells)
+        figures["dense_rows"] = sum(len(group.members) for group in groups)
+        return RowMatches(*_columns(found), tuple(groups))
+
     if isinstance(vectors, DeviceRows):
-        return work(vectors, vectors.device)
+        return join(vectors, vectors.device)
     as_bits(vectors[:0])
     if device != "cpu":
         try:
-            return work(DeviceRows.of(vectors, device), device)  # uploaded once for all three steps
+            return join(DeviceRows.of(vectors, device), device)  # uploaded once for all three steps
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        release(device)  # each step takes what fits at a time
-    return work(vectors, device)
-
-
-def _exact_matches(
-    vectors: np.ndarray | DeviceRows,
-    device: str,
-    *,
-    floor: float,
-    clusters: int | None,
-    seed: int,
-    centroids: np.ndarray | None,
-    new: np.ndarray | None,
-    sides: np.ndarray | None,
-    dense_limit: int,
-    threads: int,
-    tile_bytes: int | None,
-    sketch: int | None,
-    done: Callable[[], None] | None,
-    stats: Stats,
-) -> RowMatches:
-    """`exact_matches` of rows that stay where they are."""
-    n = len(vectors)
-    if n < 2:
-        return RowMatches(*_columns(unique_matches([])))
-    with _clock(stats, "fit"):
-        if centroids is None:
-            centroids = fit_rows(vectors, clusters or choose_cells(n, floor), seed, device=device)
-    with _clock(stats, "assign"), one_thread_each(threads):
-        cells = assign(vectors, centroids, floor, device, threads=threads, packed=True)
-        home_rows, home_offsets = cells.home_rows()
-        block = CellBlock(
-            vectors,  # type: ignore[arg-type]  # rows on a device take the path of `device.block`
-            home_offsets,
-            home_rows,
-            cells.ghost_offsets,
-            cells.ghost_rows,
-            np.ones(n, bool) if new is None else np.asarray(new, dtype=bool),
-        )
-        del cells
-    stats["cells"], stats["ghosts"] = block.cells, int(block.ghost_offsets[-1])
-    dense = DenseCells(dense_limit)
-    with _clock(stats, "join"), one_thread_each(threads):
-        parts = []
-        for part in match_cells(
-            block, floor, device=device, threads=threads, tile_bytes=tile_bytes, sketch=sketch, dense=dense, done=done
-        ):
-            parts.append(part if sides is None else _across(part, sides))
-        found = unique_matches(parts)
-        del parts
-        groups = merge_cells([_members(block, cell) for cell in sorted(dense.cells)])
-    stats["matches"], stats["dense_cells"] = len(found), len(dense.cells)
-    stats["dense_rows"] = sum(len(group.members) for group in groups)
-    return RowMatches(*_columns(found), tuple(groups))
+        release(device)  # each step processes as much as fits at a time
+    return join(vectors, device)
 
 
 def _columns(matches: Matches) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
 """The exact join: every pair at or above a floor, within groups of cells held in memory.
 
-Cheap products propose, the canonical similarity decides; `cells` proves that looking inside cells is enough.
-Knows blocks of arrays; nothing of files, shards on disk or workers.
+Cheap products propose pairs, and the canonical similarity decides. `cells` proves that it is enough to compare inside
+cells. This module has no notion of files or workers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dedup_assets.compute.blocks import CellBlock, ShardPiece, build_block
 from dedup_assets.compute.cell_worker import Prepared
 from dedup_assets.compute.device.block import match_block
 from dedup_assets.compute.device.rows import DeviceRows
-from dedup_assets.compute.distances import forget
 from dedup_assets.compute.matches import DENSE_LIMIT, MAX_MATCHES, DenseCells, Matches, unique_matches
 from dedup_assets.compute.streams import stream
 
@@ -45,8 +44,8 @@ def match_cells(
 ) -> Iterator[Matches]:
     """Every pair of the block's cells at or above the floor with at least one new record.
 
-    Compared in each cell: home with home and home with ghost. A pair may be met in two cells and is then
-    given twice: see `unique_matches`. Two ghosts are not compared here, they meet in another cell.
+    Compared in each cell: home with home and home with ghost. A pair that shares two cells is yielded twice: see
+    `unique_matches`. Two ghosts are not compared here; they meet in another cell.
 
     Parameters
     ----------
@@ -54,7 +53,7 @@ def match_cells(
     floor : float
         Lowest canonical similarity, in [-1, 1].
     device : str
-        ``"cpu"`` or a CUDA device, whose path is `device.block`.
+        ``"cpu"`` or a CUDA device, which `device.block` serves.
     threads : int
         Cells worked on at once (CPU); products and scans release the GIL. Where it is above 1, torch should
         use one thread per operation: see `precision.one_thread_each`.
@@ -65,9 +64,9 @@ def match_cells(
     sketch : int, optional
         Columns of the sketch; 0 compares whole vectors; by default chosen by size.
     dense : DenseCells, optional
-        Receives the dense cells, whose matches are then not given (each may still be met in another cell, and
-        is given then); without it every match is given. On a device only a sample tells a cell dense, so a few that
-        a CPU names are listed there: see `device.dense`.
+        Receives the dense cells, whose matches are then not yielded (a match that shares another cell is still yielded
+        there); without it every match is yielded. On a device only a sample detects dense cells, so it lists a few that
+        a CPU names: see `device.dense`.
     done : callable, optional
         Called after each cell, on any of the threads; on a CUDA device not at all.
 
@@ -82,7 +81,6 @@ def match_cells(
         raise ValueError(f"max_matches must be at least 1, found {max_matches}")
     if not len(block.home_rows) or not block.is_new.any():
         return iter(())
-    forget()  # the distances of centroids: what is compared here was assigned before
     if device != "cpu" or isinstance(block.vectors, DeviceRows):
         return match_block(
             block, floor, device, max_matches=max_matches, pack_bytes=tile_bytes, sketch=sketch, dense=dense
@@ -101,11 +99,11 @@ def match_pieces(
     turn: AbstractContextManager[object] | None = None,
     **options: object,
 ) -> Generator[Matches]:
-    """`match_cells` on cells ``first_cell`` to ``last_cell`` of shard pieces, by global keys.
+    """`match_cells` on cells ``first_cell`` to ``last_cell`` (exclusive) of shard pieces; yields global keys.
 
-    Options as in `match_cells`; ``dense`` receives the numbers that cells have in the codebook, once all
-    matches were taken. Pairs of rows with one key are left out: they are one text. The block is built by so many
-    ``threads``; ``turn`` is held while it is compared, and not before. Close what does not go to its end.
+    Options as in `match_cells`; ``dense`` receives cell numbers of the codebook once all matches were consumed. Pairs
+    of rows with the same key are left out: they are one text. ``threads`` threads build the block; ``turn`` is held
+    only while it is compared. Close the generator if you stop early.
     """
     block = build_block(pieces, first_cell, last_cell, threads)
     keys = block.keys

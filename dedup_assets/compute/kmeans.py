@@ -1,6 +1,6 @@
-"""Spherical k-means for the codebook of cells. Centroids decide what the join costs, never what it finds.
+"""Spherical k-means for the codebook of cells. Centroids affect the cost of the join, never its result.
 
-Knows vectors and a seed; nothing of shards, ghosts or decisions.
+It takes vectors and a seed; it has no notion of shards, ghosts or decisions.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ ITERATIONS = 4
 """Spherical k-means on text embeddings gains less than 2 % in pairs to compare after four rounds."""
 
 TILE_BYTES = 8 << 20
-"""Product kept at a time while assigning; a few L2 caches."""
+"""Bytes of the product kept at a time while assigning; a few L2 caches."""
 
 
 DEVICE_TILE_BYTES = 256 << 20
 """The same on a GPU, where a tile must be large enough to fill the device; not tuned on one."""
 
 SMALLEST_TILE = 256
-"""Rows of a tile at least, also where a device is short of memory."""
+"""Smallest number of rows of a tile, also where a device is short of memory."""
 
 
 def ghost_factor(floor: float) -> float:
@@ -109,7 +109,7 @@ def _assign(rows: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def _on_host(rows: torch.Tensor) -> bool:
-    """Whether compiled loops of the host do for them what operations do on a device."""
+    """Whether the rows are on the host, where compiled loops replace the tensor operations of a device."""
     return rows.device.type == "cpu"
 
 
@@ -138,7 +138,7 @@ def _means(rows: torch.Tensor, label: torch.Tensor, k: int) -> tuple[torch.Tenso
         part = label[at]
         member = torch.zeros(k, len(part), device=rows.device)
         member[part, torch.arange(len(part), device=rows.device)] = 1.0
-        sums_d.add_(member @ rows[at])  # last and in place: a part that found no room has added nothing
+        sums_d.add_(member @ rows[at])  # last and in place: a part that failed for lack of memory has added nothing
 
     def what(members: int) -> str:
         return f"the membership of {members} rows in {k} cells"
@@ -150,7 +150,7 @@ def _means(rows: torch.Tensor, label: torch.Tensor, k: int) -> tuple[torch.Tenso
 
 
 def _usable(sample: np.ndarray | DeviceRows) -> torch.Tensor:
-    """Non-zero rows at unit length, float32, where the sample lies."""
+    """Non-zero rows at unit length, float32, on the device of the sample."""
     if isinstance(sample, DeviceRows):
         at = torch.nonzero(sample.squares > 0).flatten()
         rows = torch.empty(len(at), sample.shape[1], device=sample.stored.device)
@@ -217,14 +217,14 @@ def fit_centroids(
     def what(step: int) -> str:
         return f"a fit of {k} centroids on {rows_of(step)} rows"
 
-    # Centroids decide nothing: where a device has no room for a sample, they are fitted on every other row of it.
+    # Centroids change no decision: where a sample does not fit the device, they are fitted on every other row of it.
     (centroids,) = in_halves(1, fit, sparser, rows_of, Room(where), what)
     return centroids
 
 
 def fit_rows(vectors: np.ndarray | DeviceRows, k: int, seed: int = 0, *, device: str = "cpu") -> np.ndarray:
-    """`fit_centroids` on a sample of as many rows (n, d) as k centroids need, drawn by the seed."""
-    if k == 1:  # any one centroid is as good as another
+    """`fit_centroids` on a random sample of the rows (n, d), as large as k centroids need, drawn by the seed."""
+    if k == 1:  # a single centroid may be any
         return _first_axis(vectors.shape[1])
     n = len(vectors)
     chosen = np.sort(np.random.default_rng(seed).choice(n, size=sample_size(n, k), replace=False))
@@ -239,7 +239,7 @@ def _first_axis(dimension: int) -> np.ndarray:
 
 
 def _fitted(sample: np.ndarray | DeviceRows, k: int, seed: int, iterations: int) -> np.ndarray:
-    """`fit_centroids` where the sample lies."""
+    """`fit_centroids` on the device of the sample."""
     rows = _usable(sample)
     if not len(rows):
         return _first_axis(sample.shape[1])
@@ -257,7 +257,7 @@ def _fitted(sample: np.ndarray | DeviceRows, k: int, seed: int, iterations: int)
         centroids = torch.where(good[:, None], sums / norms.clamp_min(1e-6)[:, None], centroids)
         empty = torch.nonzero(~good).flatten()
         if len(empty):
-            # The rows served worst found the new cells; sorting is stable, so ties are settled by position.
+            # The rows farthest from their centroids start the new cells; the sort is stable, so position breaks ties.
             worst = torch.argsort(best, stable=True)[: len(empty)]
             centroids[empty[: len(worst)]] = rows[worst]
     return order_by_locality(centroids.cpu().numpy().astype(np.float32))

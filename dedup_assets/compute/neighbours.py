@@ -1,7 +1,6 @@
-"""How near rows are to their nearest neighbours, by every product; and a choice of rows that differ from one another.
+"""The similarity of rows to their nearest neighbours, from all products; and a selection of diverse rows.
 
-Exact up to the rounding of float32 products. Knows arrays; nothing of cells: an outlier's neighbours lie in none of its
-own.
+Exact up to the rounding of float32 products. It does not use cells: the neighbours of an outlier lie in other cells.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ TILE = (1_024, 8_192)
 """Rows and columns of a product: 32 MB of float32, whatever the number of rows."""
 
 DIGITS = 6
-"""Decimals of a mean: those beyond are the rounding of the products, and order nothing."""
+"""Decimals of a mean. Further ones are rounding errors of the products and must not affect the order."""
 
 
 def mean_of_nearest(
@@ -30,11 +29,11 @@ def mean_of_nearest(
     ----------
     rows : array (n, d), float16 or float32
     others : array (m, d), optional
-        The neighbours; by default the rows themselves, each without itself.
+        The neighbours; by default the rows themselves, where a row is not its own neighbour.
     count : int
-        Neighbours of each row at most. Without any, the mean is 0.
+        Largest number of neighbours of each row. Without neighbours the mean is 0.
     done : callable
-        Called with the number of rows that are done.
+        Called with the number of finished rows.
     """
     theirs = rows if others is None else others
     count = min(count, len(theirs) - (others is None))
@@ -56,10 +55,10 @@ def mean_of_nearest(
 
 
 def diverse(rows: np.ndarray, scores: np.ndarray, count: int, diversity: float) -> np.ndarray:
-    """Row numbers int64 (count,) in the order in which they are chosen, by maximal marginal relevance.
+    """Select rows by maximal marginal relevance: row numbers int64 (count,) in the order of selection.
 
-    Each time the row with the largest ``(1 - diversity)·score - diversity·(largest cosine to those chosen)`` (Carbonell
-    and Goldstein 1998); of equal ones the first.
+    Each step selects the row with the largest ``(1 - diversity)·score - diversity·(largest cosine to selected rows)``
+    (Carbonell and Goldstein 1998); among equals, the first.
 
     Parameters
     ----------
@@ -68,7 +67,7 @@ def diverse(rows: np.ndarray, scores: np.ndarray, count: int, diversity: float) 
     count : int
         At most n.
     diversity : float
-        From 0, the highest scores alone, to 1, the most different rows alone.
+        From 0 (the highest scores only) to 1 (the most different rows only).
     """
     unit = _unit(rows)
     nearest = np.zeros(len(rows))

@@ -1,4 +1,4 @@
-"""The order in which records are judged: earlier ones become keepers. Knows nothing of files or cells.
+"""The curation order: of two matching records, the earlier one is the keeper. It has no notion of files or cells.
 
 Every rule is a total order that depends on the records alone: not on the number of clusters, batches or
 workers.
@@ -27,7 +27,7 @@ def prototype_cosine(vectors: np.ndarray) -> np.ndarray:
         return np.empty(0, np.float64)
     mean = np.zeros(vectors.shape[1], np.float64)
     out = np.empty(len(vectors), np.float64)
-    step = 4096  # rows widened to float64 at a time: 12 MB at d = 384
+    step = 4096  # rows converted to float64 at a time: 12 MB at d = 384
     for start in range(0, len(vectors), step):
         _add_rows(vectors[start : start + step].astype(np.float64), mean)
     norm = float(np.sqrt(_dot(mean, mean)))
@@ -69,7 +69,7 @@ def random_keys(ids: Sequence[str], seed: int) -> np.ndarray:
 
 
 def order_by_value(values: Sequence | np.ndarray, descending: bool = False) -> np.ndarray:
-    """Row numbers int64 (n,) in the order of some values (n,), nulls last either way, ties by row number.
+    """Row numbers int64 (n,) in the order of some values (n,), nulls last in both directions, ties by row number.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def order_by_value(values: Sequence | np.ndarray, descending: bool = False) -> n
     Raises
     ------
     TypeError
-        Values of kinds that cannot be compared.
+        Values of types that cannot be compared.
     """
     array = np.asarray(values)
     if array.dtype.kind in "OUST":

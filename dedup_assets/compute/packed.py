@@ -1,8 +1,8 @@
-"""Listings of ascending row numbers in about one byte each, read cell by cell as if they were an array.
+"""Listings of ascending row numbers in about one byte each, with the interface of an array.
 
-Knows lists of numbers; nothing of vectors or ghosts. A million rows with 43 ghosts each take 44 bytes a row instead
-of 172: the ghosts of a cell are close together among the rows, so what is stored is how many rows lie between
-two of them, in groups of seven bits, lowest first, the eighth bit telling that more follow (LEB128).
+A million rows with 43 ghosts each take 44 bytes a row instead of 172. The ghosts of a cell are close together among the
+rows, so the differences between consecutive row numbers are stored, in groups of seven bits, lowest first; the eighth
+bit says that more follow (LEB128).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from numba import njit
 
 
 class PackedRows:
-    """Read-only listing int32 (m,): slices give arrays, and ``np.asarray`` gives all of it.
+    """Read-only listing int32 (m,): a slice is an array, and ``np.asarray`` unpacks all of it.
 
     Attributes
     ----------
@@ -25,13 +25,13 @@ class PackedRows:
 
     @staticmethod
     def of(parts: list[tuple[np.ndarray, np.ndarray] | None], first_rows: range, k: int) -> PackedRows:
-        """Pack listings given row after row, and empty ``parts`` on the way.
+        """Pack listings in row order; ``parts`` is emptied to save memory.
 
         Parameters
         ----------
         parts : list of (counts, cells)
-            Number of entries of each row, and their cells, row after row; rows are numbered on from
-            ``first_rows[p]`` in part p.
+            Number of entries of each row, and their cells, row after row; rows of part p are numbered from
+            ``first_rows[p]``.
         k : int
             Number of cells.
         """
@@ -115,7 +115,7 @@ def _unpack(codes, starts, offsets, first, out):
     if out.shape[0] == 0:
         return
     cell = np.searchsorted(offsets, first, side="right") - 1
-    before = first - offsets[cell]  # entries of the cell to be passed over
+    before = first - offsets[cell]  # entries of the cell to skip
     place = starts[cell]
     written = 0
     while written < out.shape[0]:

@@ -1,4 +1,4 @@
-"""Which low precision a device multiplies natively, and unit rows in it. Knows nothing of cells or pairs."""
+"""The low precision that a device multiplies natively, and unit rows in it."""
 
 from __future__ import annotations
 
@@ -157,7 +157,8 @@ _low_single = _make_low(_unit_single)
 def one_thread_each(threads: int) -> Iterator[None]:
     """While several threads call torch, let each operation use one; restored afterwards.
 
-    The setting belongs to the process and to the thread: of callers at once each restores what the first one found.
+    The setting belongs to the process and to the thread: of several concurrent callers, each restores the value that
+    the first one found.
     """
     global _found
     if threads <= 1:

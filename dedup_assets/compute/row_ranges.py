@@ -1,6 +1,6 @@
-"""Rows assigned range by range: which ranges, and their assignments put together.
+"""Splits an assignment of rows into ranges of rows, and joins the results.
 
-Knows assignments; nothing of vectors, or of who assigned them.
+It handles row numbers and assignments; it reads no vectors.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dedup_assets.compute.cells import CellAssignment, offsets_of
 
 
 def row_ranges(rows: int, ranges: int) -> list[tuple[int, int]]:
-    """Contiguous ranges of like length, none of them empty but the only one."""
+    """Contiguous ranges of similar length; only a single range may be empty."""
     bounds = np.linspace(0, rows, max(1, min(ranges, rows)) + 1).astype(np.int64).tolist()
     return list(pairwise(bounds))
 

@@ -1,9 +1,9 @@
-"""Compiled epilogue of a product: scan it for proposals and decide them on the spot, in one pass.
+"""Compiled epilogue of a product: scans it for proposals and decides each of them, in one pass.
 
-A product tile is seen as integers: bfloat16 as int16, float32 as int32. Non-negative floats order like their
-bit patterns, and negative ones have a negative pattern, so one integer comparison with the pattern of a
-positive bound is the comparison of the floats. No mask and no list of proposals is ever made: a proposal is
-decided by the canonical similarity when it is met, and only matches are written.
+A product tile is seen as integers: bfloat16 as int16, float32 as int32. Non-negative floats order like their bit
+patterns, and negative ones have a negative pattern, so one integer comparison with the pattern of a positive bound is
+the comparison of the floats. There is no mask and no list of proposals: the canonical similarity decides each proposal
+at once, and only matches are written.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numba import njit
 from dedup_assets.compute.similarity import LANES, cosine, dot_half, dot_single
 
 CHUNK = 64
-"""Columns compared at once before looking at single ones: two AVX-512 registers of int16. About one chunk in
+"""Columns compared at once before single ones: two AVX-512 registers of int16. About one chunk in
 a hundred holds a proposal in cells of text embeddings."""
 
 LOWEST_BOUND = 1e-6
@@ -42,7 +42,7 @@ def order_pattern(pattern: int, bits: int) -> int:
 
 @njit(cache=True, nogil=True)
 def order_narrow(product):
-    """`order_pattern` of a whole int16 tile, in place. Needed only for bounds below zero."""
+    """`order_pattern` of a whole int16 tile, in place. Only bounds below zero need it."""
     for row in range(product.shape[0]):
         for at in range(product.shape[1]):
             v = np.int16(product[row, at])
@@ -70,9 +70,10 @@ def gather(source, position, rows, out):
 
 @njit(cache=True, nogil=True)
 def propose(product, bound, rows, columns, out_row, out_column):
-    """Places at or above the bound in the first rows and columns of a tile (rows, chunks, `CHUNK`); their number.
+    """Write the positions at or above the bound in the first rows and columns of a tile (rows, chunks, `CHUNK`); return
+    their number.
 
-    The outputs have room for the whole tile.
+    The output arrays hold the whole tile.
     """
     count = 0
     for row in range(rows):
@@ -109,9 +110,8 @@ def _make_scan(dot):
                     return count, row
                 p = row_ids[row]
                 for chunk in range(start // CHUNK, (columns + CHUNK - 1) // CHUNK):
-                    # Whole chunks and no branch, so that the loop becomes vector comparisons: 14 products/ns
-                    # against 1.7 for a maximum. What lies right of the last column is some product or other,
-                    # at worst looked at in vain.
+                    # Whole chunks and no branch, so that the loop becomes vector comparisons: 14 products/ns against
+                    # 1.7 for a maximum. Products to the right of the last column may be tested in vain, without effect.
                     hit = np.int16(0)
                     for at in range(CHUNK):
                         hit |= np.int16(product[row, chunk, at] >= bound)

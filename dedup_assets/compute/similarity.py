@@ -1,7 +1,7 @@
 """The one similarity that decides, and the error bounds of the cheap products that propose.
 
-Every decision of the package is ``canonical similarity >= threshold``. Whatever is computed in a lower
-precision only proposes pairs. Knows nothing of cells, shards or files.
+Every decision of the package is ``canonical similarity >= threshold``. A product in a lower precision only proposes
+pairs. The module has no notion of cells, shards or files.
 
 Definition
 ----------
@@ -236,7 +236,7 @@ def canonical_pairs(
     i, j : integer arrays (m,)
         Row numbers.
     squares : float64 array (n,), optional
-        `squared_norms` of the vectors, where they are at hand.
+        `squared_norms` of the vectors, if already computed.
     threads : int
         Kernels release the GIL; more threads are used only for many pairs.
 

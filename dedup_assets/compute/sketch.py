@@ -1,6 +1,6 @@
-"""What products are taken of: unit rows in low precision, whole or as a sketch that never undershoots.
+"""The rows of low-precision products: unit rows, whole or as a sketch whose products never undershoot.
 
-Knows rows and precisions; nothing of cells or shards.
+It handles rows and precisions; it has no notion of cells or shards.
 
 Sketch
 ------
@@ -46,14 +46,14 @@ SKETCH_ROWS = 4096
 """Fewer rows are multiplied whole: the principal directions cost 20 ms. Also the rows they are found on."""
 
 TILE_ROWS = 1024
-"""Rows widened to float32 at a time while sketching: 1.5 MB at d = 384, so that the product finds them in L2."""
+"""Rows converted to float32 at a time while sketching: 1.5 MB at d = 384, so that the product reads them from L2."""
 
 
 @dataclass(frozen=True)
 class LowRows:
-    """Rows to multiply: ``rows`` (n + padding, w) on their device; products are off by at most ``slack``.
+    """Rows to multiply: ``rows`` (n + padding, w); products are off by at most ``slack``.
 
-    ``slack`` is meant for a comparison with the rounded bound: see `similarity.product_slack`.
+    ``slack`` is for a comparison with the rounded bound: see `similarity.product_slack`.
     """
 
     rows: torch.Tensor
@@ -76,33 +76,32 @@ def low_rows(
     order: np.ndarray,
     *,
     padding: int,
-    device: str = "cpu",
     width: int | None = None,
     threads: int = 1,
 ) -> LowRows:
-    """Rows in the device's native precision, in the given order, sketched where that pays.
+    """Rows in the CPU's native precision, in the given order, sketched where that pays.
 
     Parameters
     ----------
     vectors, squares : array (n, d) and their canonical squared norms (n,)
     order : integer array (m,)
-        Row of the result at each place.
+        Row at each position of the result.
     padding : int
-        Zero rows added at the end, so that tiles of fixed shape may run over.
+        Zero rows added at the end, so that tiles of fixed shape may exceed the rows.
     width : int, optional
         Columns of the sketch; 0 for whole rows; by default `SKETCH_WIDTH` for many long rows.
     threads : int
         Tiles of rows worked on at once.
     """
-    projection = Projection(vectors, squares, len(order), device=device, width=width)
+    projection = Projection(vectors, squares, len(order), width=width)
     shape = (len(order) + padding, projection.columns)
-    rows = torch.empty(shape, dtype=projection.dtype, device=device)
+    rows = torch.empty(shape, dtype=projection.dtype)
     rows[len(order) :] = 0
 
     def fill(start: int) -> float:
         at = order[start : start + TILE_ROWS]
         low, residual = projection(vectors[at], squares[at])
-        rows[start : start + len(at)] = low.to(device)
+        rows[start : start + len(at)] = low
         return residual
 
     with ThreadPoolExecutor(max(1, threads)) as pool:
@@ -111,34 +110,32 @@ def low_rows(
 
 
 class Projection:
-    """Turns vectors into rows to multiply, all of one kind however many are turned at a time.
+    """Converts vectors into rows to multiply, in the same format for any batch size.
 
     Parameters
     ----------
     vectors, squares : array (m, d) and their canonical squared norms (m,)
-        Where the principal directions are found; any rows will do for a bound, typical ones for a tight one.
+        Sample for the principal directions. The bound holds for any sample; it is tight for a typical one.
     n : int
-        Rows there will be: few are not sketched.
+        Total number of rows; few rows are not sketched.
     width : int, optional
         As in `low_rows`.
     """
 
-    def __init__(
-        self, vectors: np.ndarray, squares: np.ndarray, n: int, *, device: str = "cpu", width: int | None = None
-    ) -> None:
+    def __init__(self, vectors: np.ndarray, squares: np.ndarray, n: int, *, width: int | None = None) -> None:
         d = vectors.shape[1]
         if width is None:
             width = SKETCH_WIDTH if n >= SKETCH_ROWS and d >= 2 * SKETCH_WIDTH else 0
         if width >= d:
             width = 0
-        self.precision = native_precision(device)
+        self.precision = native_precision("cpu")
         self.dtype = PRECISIONS[self.precision]
         self.columns = width or d
         self._axes = torch.from_numpy(principal_directions(vectors, squares, width - 1)) if width else None
         self._delta = (accumulation_error(d) + 2.0**-23) * float(np.sqrt(self.columns)) if width else 0.0
 
     def __call__(self, vectors: np.ndarray, squares: np.ndarray) -> tuple[torch.Tensor, float]:
-        """Rows (m, columns) on the CPU in the device's precision, and their largest rounding residual."""
+        """Rows (m, columns) in the CPU's native precision, and their largest rounding residual."""
         if self._axes is None:
             return low_unit_rows(vectors, squares, self.dtype)
         leading = unit_rows(vectors, squares) @ self._axes
@@ -154,7 +151,7 @@ class Projection:
         return low, math.sqrt(worst) + MEASURING if len(low) else 0.0
 
     def slack(self, residual: float) -> float:
-        """How far products of rows with at most this residual are off; see `LowRows`."""
+        """Largest error of products of rows with at most this residual; see `LowRows`."""
         delta = self._delta
         # A sketch's norm is within 3δ of 1, hence the factor on what is proportional to it.
         return product_slack(self.precision, self.columns, residual) * (1 + 6 * delta) + 2 * delta + delta**2

@@ -1,6 +1,6 @@
-"""Orders of integers, stable, as `numpy.lexsort` gives them, but in time linear in their number.
+"""Stable orders of integers, as from `numpy.lexsort`, in linear time.
 
-Knows numbers alone. A radix sort that passes over the bits in which all keys agree: keys of texts vary in 27 of 64 bits
+A radix sort that skips the bits in which all keys agree: keys of texts vary in 27 of 64 bits
 where there are a hundred shards of a million rows. 4 million pairs of such keys take 0.36 s, lexsort 1.9; as many
 hashes 1.2 and 3.0.
 """
@@ -18,8 +18,8 @@ SMALL = 1_000
 
 
 def order_by(*keys: np.ndarray) -> np.ndarray:
-    """Places of n records in ascending order of the first key, then of the next: int64 (n,). Equal ones stay in their
-    order. Keys are integer arrays (n,) of 64 bits."""
+    """Indexes int64 (n,) of n records in ascending order of the first key, then of the next; the order is stable. Keys
+    are integer arrays (n,) of 64 bits."""
     n = len(keys[0])
     if n < SMALL:
         return np.lexsort(keys[::-1])
@@ -40,7 +40,7 @@ def order_by(*keys: np.ndarray) -> np.ndarray:
 
 
 def hash_order(hashes: np.ndarray) -> np.ndarray:
-    """`order_by` of 128-bit hashes, uint64 (n, 2): the second half is looked at only where two share the first."""
+    """`order_by` of 128-bit hashes, uint64 (n, 2): the second half is read only where two hashes share the first."""
     order = order_by(hashes[:, 0])
     ordered = hashes[order]
     same = ordered[1:, 0] == ordered[:-1, 0]
@@ -50,7 +50,7 @@ def hash_order(hashes: np.ndarray) -> np.ndarray:
 
 
 def _unsigned(key: np.ndarray) -> np.ndarray:
-    """Numbers uint64 that are ordered as the given ones."""
+    """uint64 numbers in the same order as the given ones."""
     key = np.ascontiguousarray(key)
     if key.dtype == np.uint64:
         return key
@@ -61,7 +61,7 @@ def _unsigned(key: np.ndarray) -> np.ndarray:
 
 
 def _shifts(values: np.ndarray) -> list[int]:
-    """Where digits begin that hold all bits in which the values differ."""
+    """Bit positions of the digits that cover all bits in which the values differ."""
     differing = int(np.bitwise_or.reduce(values ^ values[0]))
     shifts, at = [], 0
     while differing >> at:
@@ -75,7 +75,7 @@ def _shifts(values: np.ndarray) -> list[int]:
 
 @njit(cache=True, nogil=True)
 def _pass(values, order, shift, sorted_values, sorted_order):
-    """Put values and their places in the order of one digit, stable."""
+    """Sort values and their indexes by one digit, stable."""
     mask = np.uint64((1 << DIGIT) - 1)
     place = np.zeros((1 << DIGIT) + 1, np.int64)
     for at in range(values.shape[0]):

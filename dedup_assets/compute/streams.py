@@ -1,4 +1,4 @@
-"""Run workers over numbered items and stream what they emit. Knows nothing of cells or matches."""
+"""Runs workers over numbered items and streams their output. It has no notion of cells or matches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 
 class Worker(Protocol):
-    """Works on items one after the other; emits through the function it was made with."""
+    """Works on one item per call; emits through the function given at its construction."""
 
     def __call__(self, item: int, /) -> None: ...
 
@@ -22,11 +22,11 @@ def stream(
     threads: int,
     done: Callable[[], None] | None = None,
 ) -> Iterator[Any]:
-    """What workers emit for items 0 … items - 1, in no particular order.
+    """Yield the values that workers emit for items 0 … items - 1, in no particular order.
 
-    At most two emitted values per thread wait for the consumer: a worker may emit any amount in the middle of
-    an item without memory growing. `done` is called after each item, by the thread that worked on it. A consumer
-    that stops early stops the workers. An error in a worker is raised here.
+    At most two emitted values per thread wait for the consumer: a worker may emit any number of values within an item
+    without growing memory. `done` is called after each item, by the thread that worked on it. A consumer that stops
+    early stops the workers. An error in a worker is raised here.
     """
     return _threaded(make, items, max(1, min(threads, items)), done)
 
@@ -61,7 +61,7 @@ def _threaded(make: Callable, items: int, threads: int, done: Callable[[], None]
             worker.finish()
         except _Stopped:
             return
-        except BaseException as error:  # handed to the consumer
+        except BaseException as error:  # the consumer has it
             outcome = error
         try:
             emit((_DONE, outcome))
@@ -94,4 +94,4 @@ _DONE = object()
 
 
 class _Stopped(Exception):
-    """The consumer has gone."""
+    """The consumer has stopped."""

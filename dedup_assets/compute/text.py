@@ -1,4 +1,4 @@
-"""Identity of a text: what makes two records exact duplicates. Knows nothing of files or records."""
+"""Identity of a text: two records are exact duplicates when their normalised texts have equal hashes."""
 
 from __future__ import annotations
 

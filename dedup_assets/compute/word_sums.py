@@ -1,7 +1,7 @@
-"""Sums of token vectors by words: split texts at white space, add up the rows of their words, make unit vectors.
+"""Sums of token vectors by words: splits texts at white space, adds up the rows of their words, normalises the sums.
 
-Rows hold whole numbers (vectors in fixed point), so that a sum does not depend on the order or the grouping of its
-terms: by words, by tokens or in parts it has the same bits.
+Rows hold whole numbers (vectors in fixed point), so that a sum has the same bits in any order and grouping of its
+terms: by words, by tokens or in parts.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import numpy as np
 from numba import njit
 
 LETTER, SEPARATOR, ALONE = 0, 1, 2
-"""What a byte of a text is: part of a word, white space between words, or a word of its own."""
+"""Kinds of a byte of a text: part of a word, white space between words, or a separate word."""
 
 SEPARATORS = b" \t\n\r"
-"""The white space that every tokenizer in question takes for white space."""
+"""The characters that all supported tokenizers treat as white space."""
 
 
 def byte_kinds(alone: bytes = b"") -> np.ndarray:
-    """Kind (256,) uint8 of each byte of UTF-8; `alone` names the ASCII characters that are words of their own."""
+    """Kind (256,) uint8 of each byte of UTF-8; `alone` holds the ASCII characters that are separate words."""
     kinds = np.full(256, LETTER, np.uint8)
     kinds[list(SEPARATORS)] = SEPARATOR
     kinds[list(alone)] = ALONE
@@ -61,7 +61,7 @@ def split_words(data: np.ndarray, offsets: np.ndarray, kinds: np.ndarray) -> tup
     data : uint8 array
         UTF-8 of the texts.
     offsets : int64 array (n + 1,)
-        Where each of them begins and ends.
+        Start and end of each text.
     kinds : uint8 array (256,)
         See `byte_kinds`.
 
@@ -70,7 +70,7 @@ def split_words(data: np.ndarray, offsets: np.ndarray, kinds: np.ndarray) -> tup
     letters : uint8 array
         UTF-8 of the words, end to end.
     bounds : int64 array (w + 1,)
-        Where each of the w words begins and ends in it.
+        Start and end of each of the w words in it.
     starts : int64 array (n + 1,)
         Which words belong to each text.
     """
@@ -102,27 +102,27 @@ def sum_tokens(vectors, scale, starts, places, rows):
 
 @njit(cache=True, nogil=True)
 def sum_window(rows, counts, unknown, starts, indices, window, sums, tokens, strange, cut, left):
-    """Add up the rows of each text's parts as long as their tokens fit `window`.
+    """Add up the rows of each text's parts while their tokens fit `window`.
 
     Parameters
     ----------
     rows : int32 or float64 array (p, d)
         Sums of the token vectors of each part.
     counts, unknown : int32 arrays (p,)
-        Tokens of each part, and how many of them the model does not know.
+        Tokens of each part, and the number of them unknown to the model.
     starts : int64 array (n + 1,)
         Which of `indices` belong to each text.
     indices : int64 array
         The parts of the texts, in their order.
     window : int
-        Tokens that are read of a text.
+        Largest number of tokens of a text.
     sums : float64 array (n, d)
     tokens, strange : int32 arrays (n,)
-        Tokens that were added, and how many of them are unknown.
+        Number of tokens added, and of unknown ones among them.
     cut : int64 array (n,)
-        The first part that did not fit, -1 where all did.
+        The first part that did not fit; -1 where all did.
     left : int32 array (n,)
-        Tokens of that part for which there is room.
+        Number of tokens of that part that fit.
     """
     for i in range(starts.shape[0] - 1):
         read = 0
@@ -147,7 +147,7 @@ def sum_window(rows, counts, unknown, starts, indices, window, sums, tokens, str
 
 @njit(cache=True, nogil=True)
 def unit_rows(sums, out):
-    """Rows of `sums` (n, d) float64 as float32 of unit norm; a row of zeros stays one."""
+    """Rows of `sums` (n, d) float64 as float32 of unit norm; a row of zeros stays zero."""
     for i in range(sums.shape[0]):
         square = 0.0
         for j in range(sums.shape[1]):

@@ -1,4 +1,4 @@
-"""Threads that do arithmetic side by side, each on one thread of torch's. Knows nothing of what they compute."""
+"""Threads that compute in parallel, each with one torch thread."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 
 class OneThreadWorkers:
-    """A pool of threads in each of which torch uses one thread; made at first use, and again after a fork."""
+    """A pool of threads in each of which torch uses one thread; created at first use, and again after a fork."""
 
     def __init__(self, threads: int, name: str) -> None:
         self._threads = threads
@@ -18,10 +18,10 @@ class OneThreadWorkers:
         self._lock = threading.Lock()
 
     def pool(self) -> ThreadPoolExecutor:
-        """The standing pool.
+        """The pool, created if necessary.
 
-        torch keeps the thread count per calling thread, but what is set last is also what threads that
-        start later begin with: the caller's count is put back once all workers stand.
+        torch keeps the thread count per calling thread, but threads that start later inherit the last value set. So the
+        caller's count is restored once all workers have started.
         """
         import torch
 

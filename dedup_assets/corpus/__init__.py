@@ -1,1 +1,1 @@
-"""The rules of a growing corpus: what arrives, lives, is decided, published, taken back and cleaned up."""
+"""The rules of a growing corpus: arrival, live texts, decisions, publication, retraction and maintenance."""

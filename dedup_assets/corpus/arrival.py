@@ -1,7 +1,7 @@
-"""Compares the watched sources with the ledger, and says what follows from the difference.
+"""Compares the watched sources with the ledger and derives what to do.
 
-Files are compared by what their file system tells of them, and read only where that differs from what is on
-record. Knows no Dagster, and changes nothing: the sensor does what a survey says.
+Files are compared by the metadata of their file system, and read only where it differs from the recorded state. The
+module does not use Dagster and changes nothing: the sensor carries out what a survey returns.
 """
 
 from __future__ import annotations
@@ -22,28 +22,27 @@ from dedup_assets.storage.ledger import CORPUS, REFERENCE, STAGES, TAKEDOWN, Com
 from dedup_assets.storage.workspace import Workspace
 
 SETTLE_SECONDS = 3.0
-"""A file that was written to more recently may be written to still, however short the watch interval is."""
+"""A file modified more recently may still be in the middle of a write, however short the watch interval is."""
 
 ATTEMPTS = 3
-"""Runs that one content of a shard gets: a run fails with the worst of its shards, and the others need another."""
+"""Runs for one content of a shard: a run fails if one of its shards does, and the others need another run."""
 
 READ_SECONDS = 15.0
 """Time for reading files in one survey: a quarter of what Dagster gives a sensor. The rest is read next time."""
 
 LARGE_BYTES = 8 * 2**30
-"""A file above this, which takes about 10 s to read from a fast disk, is named by its state and read by its run."""
+"""A larger file, which takes about 10 s to read from a fast disk, is identified by its state and read by its run."""
 
 REDECIDE = "redecide"
-"""Under this name, which no path or URL has, the memory holds what was tried for the last retraction."""
+"""Key, which no path or URL equals, of the attempts for the last retraction in the memory."""
 
 
 @dataclass(frozen=True)
 class Sighting:
-    """What is remembered of a file from one survey to the next.
+    """The state of a file kept from one survey to the next.
 
-    `marks` are the state in which it was seen; `content` names the content it has in that state, once that was
-    read; `attempts` counts the runs requested for this content; `missing` counts the surveys in a row in which a
-    shard's file was gone.
+    `marks` are its last observed state; `content` identifies its content in that state, once it was read; `attempts`
+    counts the runs requested for this content; `missing` counts the surveys in a row in which a shard's file was gone.
     """
 
     marks: str
@@ -53,12 +52,12 @@ class Sighting:
 
 
 Memory = Mapping[str, Sighting]
-"""Sightings by uri: of files that are not as the ledger has them. Small, however large the corpus is."""
+"""Sightings by uri, only of files that differ from the ledger, so it stays small in a large corpus."""
 
 
 @dataclass(frozen=True)
 class Due:
-    """A shard that needs a run. `token` names its content, how often it was admitted before, and the attempt."""
+    """A shard that needs a run. `token` identifies its content, the number of earlier admissions, and the attempt."""
 
     file: SourceFile
     role: str
@@ -67,29 +66,29 @@ class Due:
 
 @dataclass
 class Survey:
-    """What one look at the sources came to.
+    """The result of one look at the sources.
 
     Attributes
     ----------
     due : list of Due
-        Shards to be curated, in the order in which new ones are to be registered.
+        Shards to curate, in the order in which new ones must be registered.
     vanished : list of str
-        Keys of shards whose files are gone for certain, to be retracted now.
+        Keys of shards whose files are certainly gone, to be retracted now.
     redecide : list of str
         Shards retracted since the last decisions (`ask_for_decisions`).
     redecide_token : str
-        Names that retraction and the attempt.
+        Identifies that retraction and the attempt.
     memory : dict
         For the next survey.
     watched : int
         Shard files in the sources.
     moved : dict of list of SourceFile
-        By role, files that registered shards continue in: the same content at another address.
+        By role, files with the content of a registered shard at another address.
     unread : str
-        What of the sources is not read, in words.
+        Description of the parts of the sources that are not read.
     waiting, later, problems : list of str
-        Files that are still being written or may be back; how many are left for the next survey; and what
-        somebody has to look at.
+        Files that are still being written or may return; the number left for the next survey; and problems for the
+        user.
     """
 
     due: list[Due] = field(default_factory=list)
@@ -105,7 +104,7 @@ class Survey:
     problems: list[str] = field(default_factory=list)
 
     def words(self) -> str:
-        """What a person is told."""
+        """The survey in words."""
         parts = [f"{self.watched} shard files watched."]
         if self.unread:
             parts.append(f"{self.unread}.")
@@ -124,21 +123,21 @@ def survey(
     now: float | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Survey:
-    """Look at the watched sources.
+    """Survey the watched sources.
 
     Parameters
     ----------
     workspace : Workspace
     memory : mapping
-        What the last survey left.
+        The memory of the last survey.
     in_flight : collection of str
-        Shards that a run queued or running has: they are left alone.
+        Shards of queued and running runs, which are skipped.
     idle : bool
-        Whether no run is under way at all. A retraction would wait for it, and longer than a sensor may.
+        Whether no run is in progress. A retraction would wait for a run, longer than a sensor may.
     now : float, optional
         Seconds since 1970.
     clock : callable
-        Seconds that pass, for the bound on reading.
+        Monotonic seconds, for the bound on reading.
     """
     look = _Look(workspace, memory, in_flight, idle, time.time() if now is None else now, clock)
     look.around()
@@ -146,7 +145,7 @@ def survey(
 
 
 class _Look:
-    """One survey while it is made."""
+    """One survey in progress."""
 
     def __init__(
         self,
@@ -179,7 +178,7 @@ class _Look:
         roots: list[str] = []
         files: list[tuple[SourceFile, Listed, str]] = []
         roles: dict[str, str] = {}
-        # References first: what comes before the shards it is held against needs no second decision.
+        # References first: a reference that precedes the shards compared with it needs no second decision.
         for role, sources in ((REFERENCE, self.settings.reference_sources), (CORPUS, self.settings.sources)):
             for listing in self._listings(sources):
                 if listing.files and listing.root:
@@ -229,7 +228,7 @@ class _Look:
     # -- files that are there -----------------------------------------------------------------------
 
     def _file(self, file: SourceFile, entry: Listed, role: str, held: bool) -> None:
-        """Decide what becomes of one file of the sources."""
+        """Decide what to do with one file of the sources."""
         shard, seen = self.shards.get(file.uri), self.memory.get(file.uri)
         if shard is not None and shard.retracted == TAKEDOWN:
             return
@@ -245,16 +244,16 @@ class _Look:
         try:
             state = self._state(file, entry, seen)
             self._present(file, role, shard, seen, state, held)
-        except (OSError, DedupError) as problem:  # it went, or cannot be read, since it was listed
+        except (OSError, DedupError) as problem:  # deleted or unreadable since it was listed
             self._remember(file.uri, seen)
             self.result.problems.append(str(problem))
 
     def _state(self, file: SourceFile, entry: Listed, seen: Sighting | None) -> FileState:
-        """The state of a file: as listed where that is known, or else as asked for."""
+        """The state of a file: as listed where that is complete, otherwise as queried."""
         state = file_state(file.uri, entry.info)
         done = self.read.get(file.key)
         known = {done.stats.get("source_state") if done else None, seen.marks if seen else None}
-        # A listing may tell less than the question for one file does, which is what the ledger has.
+        # A listing may have less metadata than a query for one file, which the ledger stores.
         return state if entry.info is None or state.marks in known else file_state(file.uri)
 
     def _present(
@@ -279,19 +278,19 @@ class _Look:
         sighting = replace(sighting, content=sighting.content or self._content(file, state, done if as_read else None))
         self._remember(file.uri, sighting)
         if finished and done is not None and done.input_version == sighting.content:
-            return  # touched, and not changed
+            return  # touched but not changed
         if finished and shard is not None and self.settings.changed_shards == "refuse":
             self.result.problems.append(str(changed_content_error(shard)))
             return
         self._request(file, role, sighting)
 
     def _settled(self, seen: Sighting | None, state: FileState) -> bool:
-        """Whether a file has not been written to for a while, as far as we or its file system can tell."""
+        """Whether a file has not been modified for a while, according to earlier surveys or its file system."""
         age = None if state.modified is None else self.now - state.modified
         if age is not None and age >= max(self.settings.watch_seconds, SETTLE_SECONDS):
             return True
         unchanged = seen is not None and seen.missing == 0 and seen.marks == state.marks
-        # A time of change that lies ahead is of another clock, and says nothing.
+        # A modification time in the future comes from another clock and says nothing.
         return unchanged and (age is None or age < 0 or age >= SETTLE_SECONDS)
 
     def _content(self, file: SourceFile, state: FileState, done: Completion | None) -> str:
@@ -302,7 +301,7 @@ class _Look:
         return content_fingerprint(file)
 
     def _request(self, file: SourceFile, role: str, sighting: Sighting) -> None:
-        """Request a run, unless this content had its share of them."""
+        """Request a run, unless this content has used up its attempts."""
         failure = self.failures.get(file.key)
         if sighting.attempts >= ATTEMPTS or (sighting.attempts and failure):
             reason = failure[1] if failure else f"{sighting.attempts} runs did not finish it."
@@ -312,7 +311,7 @@ class _Look:
             )
             return
         attempt = sighting.attempts + 1
-        # The same content may come again after other content, or after its file was gone: then it is admitted again.
+        # The same content may return after other content, or after its file was gone: then it is admitted again.
         token = f"{file.key}@{sighting.content}#{self.admitted.get(file.key, 0)}.{attempt}"
         self.result.due.append(Due(file, role, token))
         self._remember(file.uri, replace(sighting, attempts=attempt))
@@ -326,7 +325,7 @@ class _Look:
     def _missing(self, roots: Collection[str], listed: Collection[str]) -> None:
         """Shards of the watched folders whose files are gone.
 
-        A folder that holds no shard file at all has been emptied, or is not mounted, and is no evidence.
+        A folder without any shard file was emptied or is not mounted, and proves nothing.
         """
         if self.settings.vanished_shards == "keep":
             return
@@ -356,8 +355,8 @@ class _Look:
 
 
 def ask_for_decisions(workspace: Workspace, memory: Memory, found: Survey) -> None:
-    """Ask for new decisions in a survey if something was retracted that no generation takes into account yet, and
-    no shard is due: its run would decide again anyway."""
+    """Request new decisions in a survey if a retraction is not yet part of any generation and no shard is due: the run
+    of a due shard would decide again anyway."""
     ledger = workspace.ledger
     generation, last = ledger.generation(), ledger.last_retraction()
     if found.due or generation is None or generation.retractions >= last:
@@ -381,13 +380,13 @@ def ask_for_decisions(workspace: Workspace, memory: Memory, found: Survey) -> No
 
 
 def write_memory(memory: Memory) -> str:
-    """The memory as text, for a sensor's cursor."""
+    """The memory as text for a sensor's cursor."""
     seen = {uri: [s.marks, s.content, s.attempts, s.missing] for uri, s in sorted(memory.items())}
     return json.dumps({"version": 1, "seen": seen})
 
 
 def read_memory(text: str | None) -> dict[str, Sighting]:
-    """The memory that was written; empty where there is none, or where it is not ours: it is only a short cut."""
+    """The memory from text; empty where there is none or its format is unknown, since it only saves work."""
     try:
         value = json.loads(text or "{}")
         if value.get("version") != 1:

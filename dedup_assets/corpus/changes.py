@@ -1,4 +1,5 @@
-"""Whether a source file is still the one that was read, and which shards are not finished with what was read."""
+"""Whether a source file has changed since it was read, and which shards are not finished with the content that was
+read."""
 
 from __future__ import annotations
 
@@ -17,9 +18,9 @@ def source_file(shard: Shard) -> SourceFile:
 
 
 def source_state(shard: Shard) -> str:
-    """Size and time of change as the file system tells them, without reading the file.
+    """Size and modification time from the file system, without reading the file.
 
-    Equal states mean an unread file; they are a short cut, the content fingerprint is the truth.
+    Files with equal states are not read again. That is a shortcut; the content fingerprint decides.
     """
     try:
         return file_state(shard.uri).marks
@@ -37,7 +38,7 @@ def has_changed(shard: Shard, done: Completion) -> bool:
 
 
 def changed_content_error(shard: Shard) -> ShardError:
-    """What is said where other content of a shard is refused."""
+    """The error where changed content of a shard is refused."""
     return ShardError(
         f"Shard {shard.key}: the content of {shard.uri} changed since it was curated. Published decisions rest on "
         'the old content, and changed_shards = "refuse" is set in curation.toml. Restore the file, add the new '
@@ -46,8 +47,8 @@ def changed_content_error(shard: Shard) -> ShardError:
 
 
 def unfinished_shards(workspace: Workspace) -> list[str]:
-    """Registered shards, in order, that are not published with the content that was read last; retracted ones are
-    as finished as they will be."""
+    """Registered shards, in order, that are not published with the content that was last read; retracted shards count
+    as finished."""
     ledger = workspace.ledger
     read, published = ledger.completions(STAGES[0]), ledger.completions(STAGES[-1])
     live = {a.shard: a.fingerprint for a in ledger.live_admissions()}

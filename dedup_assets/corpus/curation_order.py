@@ -1,8 +1,8 @@
-"""The order in which the records of shards are judged, read from what is stored of them.
+"""The curation order of the records of shards, from their stored data.
 
-References come first. Then, where the corpus was rebuilt, all records it held then in one order; then shard
-after shard as they were admitted, inside a shard by the keeper rule. Used to decide, and to
-tell what another threshold would decide. Decides nothing itself.
+References come first. Then, if the corpus was rebuilt, all records of that time in one order; then shard by shard in
+the order of admission, inside a shard by the keeper rule. The decisions use it, and so does the preview of another
+threshold.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dedup_assets.storage.workspace import Workspace
 
 
 class LoadedShard:
-    """The records of a live admission that count: accepted, and not taken down since."""
+    """The live records of a live admission: accepted, and not taken down since."""
 
     def __init__(self, admission: Admission, raw: Records, texts: np.ndarray, counting: np.ndarray) -> None:
         self.admission = admission
@@ -43,7 +43,7 @@ class LoadedShard:
 
 
 def load_shard(workspace: Workspace, a: Admission, living: LiveTexts | None = None) -> LoadedShard:
-    """Read the records of a live admission that count; `living` spares asking the ledger again."""
+    """Read the live records of a live admission; `living` saves another read of the ledger."""
     living = living or LiveTexts(workspace)
     admitted = AdmittedShard.read(workspace.admitted(a))
     raw = read_records(workspace.raw(a.shard, a.fingerprint))
@@ -51,14 +51,14 @@ def load_shard(workspace: Workspace, a: Admission, living: LiveTexts | None = No
 
 
 def in_curation_order(admissions: Sequence[Admission]) -> list[Admission]:
-    """References first, else as admitted."""
+    """References first, then in the order of admission."""
     return sorted(admissions, key=lambda a: (a.role != REFERENCE, a.number))
 
 
 def curation_order(
     workspace: Workspace, shards: Sequence[LoadedShard], rebuilt: int, known: np.ndarray | None = None
 ) -> np.ndarray:
-    """Indexes (n,) of the records of some shards, one after the other, in curation order.
+    """Indexes (n,) of the concatenated records of some shards, in curation order.
 
     Parameters
     ----------
@@ -66,9 +66,9 @@ def curation_order(
     shards : sequence of LoadedShard
         In the order of `in_curation_order`.
     rebuilt : int
-        Number of the last admission whose records stand in one order with all before.
+        Number of the last admission whose records share one order with all earlier ones.
     known : (m,) int64, optional
-        Keys of texts that were decided before: no shard is the first to bring them.
+        Keys of texts that were decided before: no shard introduces them.
     """
     seen = np.empty(0, np.int64) if known is None else np.unique(known)
     parts = [np.empty(0, np.int64)]
@@ -103,7 +103,7 @@ def _order_of(
 def _preference(
     workspace: Workspace, rule: KeepRule, shards: Sequence[LoadedShard], texts: np.ndarray, seen: np.ndarray
 ) -> Any:
-    """The values that order records under the keeper rule; None for the order in which they stand."""
+    """The values that order records under the keeper rule; None for the order of rows."""
     if rule.order == "column":
         values: list[Any] = []
         for shard in shards:
@@ -118,16 +118,16 @@ def _preference(
 
 
 def _likeness(workspace: Workspace, texts: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Cosine of each record's text to the mean vector of the texts that are new here.
+    """Cosine of each record's text to the mean vector of the texts that are new in this batch.
 
-    A prototype without clusters, so that the number of cells changes no decision. Copies of earlier texts
-    are removed or follow them in any order, so their value does not matter.
+    The prototype does not use clusters, so the number of cells changes no decision. Copies of earlier texts are decided
+    like these in any order, so their value does not matter.
     """
     unique, first, back = np.unique(texts, return_index=True, return_inverse=True)
     new = ~np.isin(unique, seen)
     if not new.any():
         return np.zeros(len(texts))
-    by_row = np.argsort(first[new], kind="stable")  # sums of float32 vectors depend on their order
+    by_row = np.argsort(first[new], kind="stable")  # sums of float32 vectors depend on the order of summation
     cosine = np.zeros(len(unique))
     at = np.flatnonzero(new)[by_row]
     cosine[at] = prototype_cosine(TextVectors(workspace)(unique[at]))

@@ -1,7 +1,7 @@
-"""Data versions: two results of an asset have the same one exactly where a curation takes them for the same.
+"""Data versions: two results of an asset have the same version exactly if a curation treats them as the same.
 
-They come from what the ledger says each stage was computed from. Knows nothing of Dagster, which shows a partition as
-stale where what it was computed from has another version now.
+They derive from the input versions of the stages in the ledger. Dagster shows a partition as stale where one of its
+inputs has another version now.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from dedup_assets.storage.ledger import REFERENCE, STAGES, Ledger
 from dedup_assets.storage.workspace import Workspace
 
 RETRACTED = "retracted"
-"""The version of all results of a shard that is out of the corpus."""
+"""The version of all results of a shard that is not in the corpus."""
 
 WITHDRAWN = "withdrawn"
-"""The version of a result that is void, and of which there is no other so far."""
+"""The version of a void result without a valid successor."""
 
 _READING, _ADMITTING = STAGES[0], STAGES[3]
 
@@ -35,7 +35,7 @@ def data_version(stage: str, input_version: str) -> str:
 
 
 def finished_versions(ledger: Ledger) -> dict[str, dict[str, str]]:
-    """By stage, the version of each shard that is finished there; `RETRACTED` for the shards that are out."""
+    """By stage, the version of each shard finished there; `RETRACTED` for shards that are not in the corpus."""
     shards = ledger.shards()
     out = {shard.key: RETRACTED for shard in shards if shard.retracted is not None}
     versions: dict[str, dict[str, str]] = {}
@@ -45,8 +45,8 @@ def finished_versions(ledger: Ledger) -> dict[str, dict[str, str]]:
     return versions
 
 
-def rested_on(stage: str, input_version: str) -> str:
-    """The version of the stage before, or for the first one of the file, that a result was computed from."""
+def parent_version(stage: str, input_version: str) -> str:
+    """The version of the previous stage (for the first stage, of the file) from which a result was computed."""
     if stage == _ADMITTING:
         return input_version.rpartition("#")[0]
     if stage == DECIDING:
@@ -56,26 +56,26 @@ def rested_on(stage: str, input_version: str) -> str:
     return input_version
 
 
-def decided_by(input_version: str) -> str:
-    """The version of the rules of decision that a shard was decided by (see `rules_version`)."""
+def rules_version_in(input_version: str) -> str:
+    """The version of the decision rules under which a shard was decided (see `rules_version`)."""
     return input_version.rpartition("/")[2]
 
 
-def published_to(input_version: str) -> str:
-    """The version of the place that a shard was published to (see `place_version`)."""
+def place_version_in(input_version: str) -> str:
+    """The version of the folder that a shard was published to (see `place_version`)."""
     return _digest(input_version.partition(" in ")[2])
 
 
 def place_version(workspace: Workspace) -> str:
-    """The version of the folder that is published to."""
+    """The version of the output folder."""
     return _digest(str(workspace.output))
 
 
 def rules_version(workspace: Workspace, changed: Collection[str] = ()) -> str:
-    """The version of the rules of decision: number and settings of the generation that a curation would leave.
+    """The version of the decision rules: number and settings of the generation that a curation would produce.
 
-    It is the next one where settings were changed, something was retracted, a rebuild was asked for, or shards that
-    are in the corpus have other content. That content is `changed` where it was not read yet.
+    That is a new generation if settings changed, something was retracted, a rebuild was requested, or shards of the
+    corpus have other content. `changed` holds shards whose new content was not read yet.
     """
     ledger, settings = workspace.ledger, workspace.settings
     generation = ledger.generation()
@@ -101,8 +101,8 @@ def rules_version(workspace: Workspace, changed: Collection[str] = ()) -> str:
 
 
 def file_versions(workspace: Workspace) -> dict[str, str]:
-    """The version of the file of each shard that was read and is in the corpus. Where its size and time are those
-    that were read it is not opened; one that cannot be read is left out."""
+    """The version of the file of each shard that was read and is in the corpus. A file with the recorded size and time
+    is not opened; an unreadable file is left out."""
     done = workspace.ledger.completions(_READING)
     versions: dict[str, str] = {}
     for shard in workspace.ledger.shards():
@@ -118,7 +118,7 @@ def file_versions(workspace: Workspace) -> dict[str, str]:
 
 
 def changed_files(ledger: Ledger, versions: Mapping[str, str]) -> list[str]:
-    """Shards of which the file has another version than what was read, in order."""
+    """Shards whose file has another version than the content that was read, in order."""
     done = ledger.completions(_READING)
     return [
         shard.key

@@ -1,7 +1,7 @@
-"""Records that were quarantined because another record had their id, and whose id is free now.
+"""Records that were quarantined because another record had their id, which is now free.
 
-An id becomes free when its shard vanishes or changes. The shard that holds a record quarantined for that id is then
-admitted again, after all others, as a shard with changed content is.
+An id becomes free when its shard vanishes or changes. A shard with a record quarantined for that id is then admitted
+again, after all others, like a shard with changed content.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dedup_assets.storage.shards import REJECTED, AdmittedShard, read_ids
 from dedup_assets.storage.workspace import Workspace
 
 
-def readmit_freed(workspace: Workspace, run_id: str = "") -> list[str]:
-    """End the admission of each live shard with a quarantined record whose id is free now; returns their keys.
+def readmit_freed(workspace: Workspace) -> list[str]:
+    """End the admission of each live shard with a quarantined record whose id is now free; returns their keys.
 
     They are unfinished then: the next run admits them. Ids that were taken down are never free.
     """
@@ -35,6 +35,6 @@ def readmit_freed(workspace: Workspace, run_id: str = "") -> list[str]:
             _, ids = read_ids(workspace.raw(a.shard, a.fingerprint))
             waiting = hash_ids(ids.take(pa.array(rejected)).to_pylist())
             if ((taken.find(waiting) < 0) & (buried.find(waiting) < 0)).any():
-                workspace.ledger.withdraw(a.shard, run_id)
+                workspace.ledger.withdraw(a.shard)
                 freed.append(a.shard)
     return freed

@@ -1,6 +1,6 @@
-"""What a new generation changes of the published one: every record whose decision or keeper differs, and why.
+"""The changes of a new generation: every record whose decision or keeper differs from the published one, and why.
 
-Reads both generations' decisions and the manifest of the one in force; decides nothing.
+It reads the decisions of both generations and the manifest of the current one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OWN_RETRACTION = {
     CHANGED: "its shard changed",
     VANISHED: "its file vanished",
     TAKEDOWN: "taken down",
-    WITHDRAWN: "its shard was admitted anew",
+    WITHDRAWN: "its shard was admitted again",
 }
 
 _DECISION = ("id", "shard", "decision", "keeper_id", "keeper_shard", "similarity")
@@ -39,9 +39,9 @@ def publish_changes(workspace: Workspace, before: int, generation: Generation, t
     before : int
         The published generation.
     generation : Generation
-        The one that takes its place.
+        The generation that replaces it.
     targets : sequence of Admission
-        The shards of the new one.
+        The shards of the new generation.
     """
     manifest = json.loads((workspace.output_generation(before) / MANIFEST).read_text(encoding="utf-8"))
     differing = pa.concat_tables(
@@ -69,7 +69,7 @@ def publish_changes(workspace: Workspace, before: int, generation: Generation, t
 
 
 def is_known(workspace: Workspace, generation: int) -> bool:
-    """Whether a published generation is this workspace's and its decisions are still there to compare with."""
+    """Whether a published generation belongs to this workspace and its decisions still exist for the comparison."""
     path = workspace.output_generation(generation) / MANIFEST
     if not path.is_file():
         return False
@@ -91,7 +91,7 @@ def _empty() -> pa.Table:
 def _differences(
     workspace: Workspace, before: int, after: int, manifest: Mapping[str, Any], targets: Sequence[Admission]
 ) -> Iterator[pa.Table]:
-    """Records decided otherwise; `own` says what happened to the record itself, if something did."""
+    """Records with another decision; `own` says what happened to the record itself, if anything."""
     published = {entry["shard"]: entry for entry in manifest["shards"]}
     staying = [a for a in targets if published.get(a.shard, {}).get("admission") == a.number]
     coming = [a for a in targets if a not in staying]
@@ -112,7 +112,7 @@ def _differences(
         if arrived is None:
             yield _gone(old, why)
             continue
-        # An id may have come back in another content of its shard, or in a shard of another name.
+        # An id may have returned in new content of its shard or in another shard.
         at = pc.index_in(old["id"], arrived["id"])
         yield _compared(old.filter(pc.is_valid(at)), arrived.take(pc.drop_null(at)), why)
         yield _gone(old.filter(pc.is_null(at)), why)
@@ -127,7 +127,7 @@ def _decisions(workspace: Workspace, generation: int, shard: str, role: str) -> 
 
 
 def _compared(old: pa.Table, new: pa.Table, own: str) -> pa.Table:
-    """Those of the same records, row by row, whose decision or keeper differs."""
+    """The rows of records whose decision or keeper differs; both tables list the same records."""
     keepers = pc.equal(pc.fill_null(old["keeper_id"], ""), pc.fill_null(new["keeper_id"], ""))
     differs = pc.invert(pc.and_(pc.equal(old["decision"], new["decision"]), keepers))
     return _listed(old.filter(differs), new.filter(differs), own)
@@ -160,7 +160,7 @@ def _reasons(
     generation: Generation,
     targets: Sequence[Admission],
 ) -> pa.Array:
-    """In words, what each change comes from; the first of the causes below that holds."""
+    """The cause of each change in words: the first of the causes below that applies."""
     n = differing.num_rows
     own = np.array(differing["own"].to_pylist(), object)
     decision = [np.array(differing[f"decision_{side}"].to_pylist(), object) for side in ("before", "after")]

@@ -1,7 +1,7 @@
-"""Which decisions are due, in which generation, and in which order: read from the ledger and the settings.
+"""Which decisions are due, in which generation and order, according to the ledger and the settings.
 
-A published generation changes by appending only. Every other change begins a new one: other settings, a retraction, a
-reference that came after shards it is compared with, a rebuild.
+A published generation changes only by appending. Every other change begins a new one: other settings, a retraction, a
+reference admitted after shards it is compared with, a rebuild.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ PUBLISHING = "deduplicated_dataset"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be decided next.
+    """The next decisions.
 
-    `batches` are decided one after the other, the records of each at once; `decided` counts the shards of the
-    generation that were decided before. `answers` are the requests for a rebuild that the generation answers.
+    `batches` are decided in sequence, all records of a batch at once; `decided` counts the shards of the generation
+    that were decided before. `answers` are the requests for a rebuild that the generation satisfies.
     """
 
     generation: Generation
@@ -43,7 +43,7 @@ class Plan:
 
 
 def decision_version(admission: Admission, generation: Generation) -> str:
-    """What a shard's decisions rest on: its content as admitted, and the generation."""
+    """Input version of a shard's decisions: its admission and the generation."""
     return f"{admission.input_version}/{generation.number}-{generation.fingerprint[:16]}"
 
 
@@ -55,18 +55,18 @@ def plan_decisions(
     retractions: int,
     wanted: Collection[str],
 ) -> Plan | None:
-    """What is due so that the wanted shards are decided; None where nothing is.
+    """The decisions due for the wanted shards; None if there are none.
 
     Parameters
     ----------
     ledger, settings
     decided : dict
-        The completions of `DECIDING`, read before the admissions: a retraction that comes between begins a new
-        generation, and does not pass for a shard that is still to be decided in this one.
+        The completions of `DECIDING`, read before the admissions, so that a retraction in between begins a new
+        generation and is not mistaken for a shard to be decided in this one.
     live : sequence of Admission
         The live admissions.
     retractions : int
-        Number of the last retraction, read in one with the admissions.
+        Number of the last retraction, read in one transaction with the admissions.
     wanted : collection of str
         Shard keys.
     """
@@ -74,12 +74,12 @@ def plan_decisions(
     requests = ledger.rebuilds()
     rebuild = settings.mode == "rebuild" or bool(requests)
     last = live[-1].number if live else 0
-    # What an earlier generation decided stays decided, so a new one covers at least as much.
+    # Shards that an earlier generation decided stay decided, so a new one covers at least these.
     reach = max((a.number for a in live if a.shard in decided or a.shard in wanted), default=0)
     considered = generation.retractions if generation is not None else 0
     if rebuild or (retractions != considered and (generation is not None or reach)):
-        # A text of what was retracted may live on in any shard that was admitted before that, and its matches are
-        # stored with others: so all are decided now, also those whose own run has not come so far.
+        # A retracted text may still be in any shard admitted before the retraction, and its matches are stored with
+        # others. So all are decided now, including shards whose own run has not got this far.
         reach = last
     targets = in_curation_order([a for a in live if a.number <= reach])
 
@@ -117,24 +117,23 @@ def _is_decided(a: Admission, generation: Generation, decided: dict[str, Complet
 
 
 def _late_reference(targets: Sequence[Admission], generation: Generation, decided: dict[str, Completion]) -> bool:
-    """Whether a reference is to be decided after a corpus shard was decided without it."""
+    """Whether a reference would be decided after a corpus shard was decided without it."""
     late = any(a.role == REFERENCE and not _is_decided(a, generation, decided) for a in targets)
     return late and any(a.role != REFERENCE and _is_decided(a, generation, decided) for a in targets)
 
 
 def _rebuilt(before: Generation | None, settings: Settings, last: int) -> int:
-    """Number of the last admission that the rebuilt order covers: it lasts until another rebuild, or until the
-    mode `rebuild` is left."""
+    """Number of the last admission that the rebuilt order covers: it stays until another rebuild or another mode."""
     if last or before is None or before.mode != settings.mode:
         return last
     return before.rebuilt
 
 
 def _batches(admissions: list[Admission], generation: Generation) -> list[list[Admission]]:
-    """One admission at a time, which holds the least in memory, wherever texts came in the curation order.
+    """One admission at a time, which needs the least memory, if texts were introduced in the curation order.
 
-    After a retraction a text may be named by an admission that is gone, and a reference may have come after a
-    shard that shares its texts: then all that is left is decided at once.
+    After a retraction, the key of a text may belong to a retracted admission, and a reference may have been admitted
+    after a shard that shares its texts: then all remaining shards are decided at once.
     """
     in_order = all(a.number < b.number for a, b in pairwise(admissions))
     whole = generation.rebuilt > 0 or generation.retractions > 0 or not in_order
@@ -144,14 +143,14 @@ def _batches(admissions: list[Admission], generation: Generation) -> list[list[A
 
 
 def decidable(ledger: Ledger, shards: Collection[str]) -> list[str]:
-    """Those of some shards that a new decision can be asked for: retracted ones, and those whose matches are found.
-    The others are decided in the run that brings them in."""
+    """The given shards for which a new decision can be requested: retracted ones, and those whose matches are computed.
+    The others are decided in the run that admits them."""
     ready = {shard.key for shard in ledger.shards() if shard.retracted is not None} | set(ledger.completions(MATCHING))
     return sorted(ready.intersection(shards))
 
 
 def decisions_due(workspace: Workspace) -> set[str]:
-    """Decided shards whose decisions, or whose published files, are not those that are asked for now."""
+    """Decided shards whose decisions or published files do not match the current settings."""
     ledger = workspace.ledger
     if ledger.generation() is None:
         return set()

@@ -1,7 +1,7 @@
-"""Which texts of the corpus live: a text lives while a record that was not retracted has it.
+"""The live texts of the corpus: a text is live while a record that was not retracted has it.
 
 A dead text never returns: if the same text arrives again, it is a new text with a new key. So stored matches may still
-name dead texts, which costs time; decisions and look-ups skip them.
+name dead texts. They cost time; decisions and look-ups skip them.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from dedup_assets.storage.workspace import Workspace
 
 
 class LiveTexts:
-    """The texts, records and admissions of a workspace that live, according to the ledger.
+    """The live texts, records and admissions of a workspace, according to the ledger.
 
     Parameters
     ----------
     workspace : Workspace
     without : collection of str, optional
-        Shards to treat as retracted, because new content of theirs is about to replace the old.
+        Shards to treat as retracted, because new content is about to replace theirs.
 
     Attributes
     ----------
     all, live : list of Admission
         In curation order.
     retractions : int
-        Number of the last retraction that this takes into account.
+        Number of the last retraction included.
     """
 
     def __init__(self, workspace: Workspace, without: Collection[str] = ()) -> None:
@@ -45,13 +45,13 @@ class LiveTexts:
         self._removed_rows = standing.taken_down
 
     def accepted(self, a: Admission, admitted: AdmittedShard) -> np.ndarray:
-        """Indexes (n,) of the records of a live admission that count: accepted and not taken down since."""
+        """Indexes (n,) of the live records of a live admission: accepted and not taken down since."""
         counts = admitted.record_texts >= 0
         counts[self.taken_down(a)] = False
         return np.flatnonzero(counts)
 
     def taken_down(self, a: Admission) -> np.ndarray:
-        """Indexes (n,) of the records of a live admission that were taken down singly."""
+        """Indexes (n,) of the single records of a live admission that were taken down."""
         gone = self._removed_rows.get(a.number)
         if not gone:
             return np.empty(0, np.int64)
@@ -65,12 +65,12 @@ class LiveTexts:
 
     @cached_property
     def _survivors(self) -> np.ndarray:
-        """Keys, sorted, of the living texts that a retracted admission brought."""
+        """Sorted keys of the live texts that a retracted admission introduced."""
         return self._scan[0]
 
     @cached_property
     def _dead(self) -> np.ndarray:
-        """Keys, sorted, of the texts that a live admission brought and that no record has any more."""
+        """Sorted keys of the texts that a live admission introduced and no record has any more."""
         return self._scan[1]
 
     @cached_property
@@ -92,7 +92,7 @@ class LiveTexts:
         return np.unique(np.concatenate(survivors)), np.setdiff1d(candidates, np.concatenate(kept))
 
     def texts(self, keys: np.ndarray) -> np.ndarray:
-        """Which of some text keys live: bool (n,)."""
+        """Which of some text keys are live: bool (n,)."""
         lives = ~np.isin(admission_of(keys), self._retracted)
         if len(self._dead):
             lives &= ~np.isin(keys, self._dead)
@@ -101,7 +101,7 @@ class LiveTexts:
         return lives
 
     def stale(self, keys: np.ndarray) -> np.ndarray:
-        """Which texts are dead, or named by a record that is gone: bool (n,)."""
+        """Which texts are dead, or have the key of a record that is gone: bool (n,)."""
         stale = np.isin(admission_of(keys), self._retracted)
         if len(self._dead):
             stale |= np.isin(keys, self._dead)
@@ -110,23 +110,23 @@ class LiveTexts:
         return stale
 
     def places(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Admission number and row, (n,) each, of the first living record of each living text."""
+        """Admission number and row, (n,) each, of the first live record of each live text."""
         numbers, rows = admission_of(keys), row_of(keys)
         stale = self.stale(keys)
         if stale.any():
-            known, number_of, row_in = self._stand_ins
+            known, number_of, row_in = self._representatives
             at = np.searchsorted(known, keys[stale])
             numbers[stale], rows[stale] = number_of[at], row_in[at]
         return numbers, rows
 
     def names(self, keys: np.ndarray) -> pa.Array:
-        """Id of the first living record of each living text."""
+        """Id of the first live record of each live text."""
         return record_ids(self._workspace, {a.number: a for a in self.all}, *self.places(keys))
 
     @cached_property
-    def _stand_ins(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For each living text that is named by a record that is gone: its key (sorted), and the admission and row
-        of its first living record."""
+    def _representatives(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For each live text with the key of a record that is gone: its key (sorted), and the admission and row of its
+        first live record."""
         keys, numbers, rows = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for a in self.live:
             admitted = AdmittedShard.read(self._workspace.admitted(a))
@@ -141,7 +141,8 @@ class LiveTexts:
 
     @cached_property
     def visible(self) -> list[Admission]:
-        """Admissions in curation order that a join has to see: live ones, and those of whose texts some live."""
+        """Admissions in curation order that a join must include: live ones, and those that introduced texts that are
+        still live."""
         lasting = {*np.unique(admission_of(self._survivors)).tolist(), *(a.number for a in self.live)}
         return [a for a in self.all if a.number in lasting]
 
@@ -165,8 +166,8 @@ def record_ids(
 
 
 def corpus_index(workspace: Workspace, living: LiveTexts) -> tuple[HashIndex, HashIndex, HashIndex]:
-    """Indexes over what lives: text hash to text key, hash of each taken id to 0, hash of each id that was
-    taken down for ever to 0."""
+    """Indexes over live data: text hash to text key, hash of each id in use to 0, hash of each permanently taken down
+    id to 0."""
     hashes, keys, ids = [empty_hashes()], [np.empty(0, np.int64)], [empty_hashes()]
     live = {a.number for a in living.live}
     for a in living.visible:
@@ -186,7 +187,7 @@ def corpus_index(workspace: Workspace, living: LiveTexts) -> tuple[HashIndex, Ha
 
 
 def reference_texts(workspace: Workspace, living: LiveTexts) -> np.ndarray:
-    """Keys (m,) of the texts that records of living references have, sorted."""
+    """Sorted keys (m,) of the texts of live references."""
     keys = [np.empty(0, np.int64)]
     for a in living.live:
         if a.role == REFERENCE:

@@ -1,8 +1,8 @@
 """Maintenance: removes files that nothing current refers to, compacts the table of embeddings, prunes old generations.
 
 Runs share a lock that maintenance takes exclusively, so it never sees a half-finished stage. A file or folder is first
-renamed to a temporary name: readers see all of it or nothing, and the next maintenance removes what a killed one left.
-A second maintenance frees nothing more.
+renamed to a temporary name: readers see all of it or nothing, and the next maintenance removes leftovers of a killed
+one. A second maintenance frees nothing more.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dedup_assets.encoder.settled import open_table, settled_dimension
 from dedup_assets.storage.embeddings import KEPT_VERSIONS
 from dedup_assets.storage.ledger import TAKEDOWN, Admission
 from dedup_assets.storage.locks import Lock
-from dedup_assets.storage.permissions import refuse_unasked
+from dedup_assets.storage.permissions import refuse_unsealed
 from dedup_assets.storage.publish import storage_errors, temporary_beside
 from dedup_assets.storage.shards import AdmittedShard, read_records
 from dedup_assets.storage.tables import dense_cells_of
@@ -32,43 +32,43 @@ from dedup_assets.storage.workspace import Workspace
 
 @dataclass
 class Freed:
-    """What maintenance removed: by kind, the number of entries and their bytes on disk."""
+    """The removals of a maintenance: number of entries and bytes on disk, by kind."""
 
     counts: dict[str, int] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
     waits: str = ""
 
     def add(self, kind: str, count: int, size: int) -> None:
-        """Count something that was removed."""
+        """Count removed entries."""
         self.counts[kind] = self.counts.get(kind, 0) + count
         self.bytes[kind] = self.bytes.get(kind, 0) + size
 
     @property
     def total(self) -> int:
-        """Bytes freed in all."""
+        """Total bytes freed."""
         return sum(self.bytes.values())
 
 
 @contextmanager
 def exclusive_access(workspace: Workspace) -> Iterator[None]:
-    """Hold off every stage, admission, retraction and decision; waits for those that are under way."""
+    """Exclude every stage, admission, retraction and decision; waits for those in progress."""
     with workspace.lock(Lock.MAINTENANCE), workspace.lock(Lock.ADMISSION), workspace.lock(Lock.DECISIONS):
         yield
 
 
 def maintain(workspace: Workspace, keep_versions: timedelta = KEPT_VERSIONS) -> Freed:
-    """Remove what no reader of the current state needs, and compact the table of embeddings.
+    """Remove files that no reader of the current state needs, and compact the table of embeddings.
 
     Parameters
     ----------
     workspace : Workspace
     keep_versions : timedelta
-        How long superseded versions of the table stay, for readers that began with one.
+        How long superseded versions of the table are kept for readers that started with one.
 
     Returns
     -------
     Freed
-        While something retracted is still part of what is published, nothing of any admission goes; `waits` says so.
+        While retracted data is still published, no file of any admission is removed; `waits` says so.
     """
     freed = Freed()
     with exclusive_access(workspace), storage_errors(workspace.root):
@@ -95,15 +95,15 @@ def maintain(workspace: Workspace, keep_versions: timedelta = KEPT_VERSIONS) -> 
 
 
 def prune(workspace: Workspace, keep: int = 0) -> Freed:
-    """Remove generations of the past, published files and decisions; `output/changes` stays.
+    """Remove the published files and decisions of past generations; `output/changes` stays.
 
     Parameters
     ----------
     workspace : Workspace
     keep : int
-        How many of the latest past generations stay. The published one and the one being decided always do.
+        Number of latest past generations to keep. The published one and the one being decided are always kept.
     """
-    refuse_unasked(workspace.root, workspace.settings)
+    refuse_unsealed(workspace.root, workspace.settings)
     freed = Freed()
     with exclusive_access(workspace), storage_errors(workspace.output):
         swept = workspace.sweep()
@@ -115,14 +115,14 @@ def prune(workspace: Workspace, keep: int = 0) -> Freed:
         known = [generation.number for generation in workspace.ledger.generations()]
         past = [number for number in known if number not in current]
         for number in past[: len(past) - keep] if keep else past:
-            # The published files first: decisions without them are of no use to anybody.
+            # The published files first: decisions without them are useless.
             _take_away(freed, "published generations", workspace.output_generation(number))
             _take_away(freed, "decisions", workspace.generation(number))
     return freed
 
 
 class _Needed:
-    """The paths that are still read, according to the ledger. The caller holds `exclusive_access`."""
+    """The paths still in use according to the ledger. The caller holds `exclusive_access`."""
 
     def __init__(self, workspace: Workspace) -> None:
         ledger = workspace.ledger
@@ -130,14 +130,14 @@ class _Needed:
         self.living = LiveTexts(workspace)
         self.last = ledger.generation()
         self.published = published_generation(workspace)
-        # Until a generation without it is published, what was retracted is part of what people see.
+        # Retracted data stays visible until a generation without it is published.
         self.is_settled = self.last is None or (
             self.published == self.last.number and self.last.retractions == ledger.last_retraction()
         )
         everything = self.living.all
         self.visible = self.living.visible if self.is_settled else everything
         down = {shard.key for shard in ledger.shards() if shard.retracted == TAKEDOWN} if self.is_settled else set()
-        latest = {a.shard: a for a in everything if a.shard not in down}  # what a vanished shard held last
+        latest = {a.shard: a for a in everything if a.shard not in down}  # the last content of a vanished shard
         read = ledger.completions("raw_shards")
         self.pending = [
             (shard, done.input_version)
@@ -155,11 +155,11 @@ class _Needed:
         self.decisions = {workspace.generation(generation.number) for generation in ledger.generations()}
 
     def _cells_under(self, number: int) -> Iterator[Path]:
-        """Cells under a codebook that are still read.
+        """Cells under a codebook that are still in use.
 
-        Under the one in force, those of all that is compared with what comes. Under an earlier one, the cells of what
-        was admitted under it, for its vectors; and where one of those has matches that are yet to be found, or are
-        implied by dense cells, the cells of all that came before, under the codebook of that admission.
+        Under the current codebook: the cells of all admissions that new shards are compared with. Under an earlier one:
+        the cells of the admissions made under it, for their vectors; and if one of these has matches that are not
+        computed yet or are implied by dense cells, the cells of all earlier admissions under that codebook.
         """
         book = self.workspace.ledger.codebooks()[number]
         in_force = self.workspace.ledger.codebook()
@@ -174,7 +174,7 @@ class _Needed:
         return not path.is_file() or bool(dense_cells_of(path))
 
     def text_hashes(self) -> Iterator[np.ndarray]:
-        """Hashes of the texts of records that count or are not admitted yet."""
+        """Hashes of the texts of records that are live or not admitted yet."""
         for a in self.living.live:
             records = read_records(self.workspace.raw(a.shard, a.fingerprint))
             admitted = AdmittedShard.read(self.workspace.admitted(a))
@@ -200,13 +200,13 @@ def _clean_table(workspace: Workspace, needed: _Needed, freed: Freed, keep_versi
             freed.add("vectors of texts that are gone", table.remove(stored[dead]), 0)
     table.compact(keep_versions)
     given_back = before - _size(workspace.lancedb)
-    if given_back > 0:  # a compaction writes first, and what it replaces stays for a while
+    if given_back > 0:  # a compaction writes first, and keeps replaced versions for a while
         freed.add("versions of the table of embeddings", max(1, versions - table.versions()), given_back)
 
 
 def _children(workspace: Workspace, part: str) -> list[Path]:
     folder = workspace.root / part
-    # What begins with a dot is being written, by a process of another machine if it was not swept.
+    # Names that begin with a dot are being written: the sweep leaves those of other machines.
     return sorted(path for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
 
 
@@ -217,7 +217,7 @@ def _remove(freed: Freed, kind: str, found: list[Path], needed: set[Path]) -> No
 
 
 def _take_away(freed: Freed, kind: str, path: Path) -> None:
-    """Remove a file or a folder that may be gone already."""
+    """Remove a file or a folder that may already be gone."""
     if not path.exists():
         return
     size = _size(path)
@@ -231,7 +231,7 @@ def _take_away(freed: Freed, kind: str, path: Path) -> None:
 
 
 def _size(path: Path) -> int:
-    """Bytes that removing a file or a folder gives back: a file that is shared with another name gives none."""
+    """Bytes that the removal of a file or folder frees: a file with a second hard link frees none."""
     files = path.rglob("*") if path.is_dir() else [path]
     states = (file.lstat() for file in files if file.is_file())
     return sum(state.st_size for state in states if state.st_nlink == 1)

@@ -1,9 +1,9 @@
 """Removes the content of records that were taken down from every file of a workspace.
 
 After a retraction nothing of a record is published, but its text and vector stay in files that live records share.
-Purging overwrites them: rows that were read keep their id alone, vectors become zero, the table of embeddings is
-rewritten. Of a record that was taken down, its id stays, which must never return, and the hash of its text. A second
-purge changes nothing.
+Purging overwrites them: stored rows keep only their id, vectors become zero, the table of embeddings is rewritten. The
+id of a record that was taken down stays, because it must never return, and so does the hash of its text. A second purge
+changes nothing.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ REMAINS = (
     "the past, in old versions of the table of embeddings, in Dagster's history and in report.html, until "
     "`dedup-assets maintain --purge` takes it out. Source files and copies elsewhere are yours to remove."
 )
-"""Said after a take-down."""
+"""Message after a take-down."""
 
 
 def purge(workspace: Workspace) -> Freed:
     """Remove the content of records that were taken down from the workspace's files (Dagster's history: `scrubbing`).
 
-    Maintains the workspace, removes all generations of the past, and writes over what the files that stay hold of it.
+    Maintains the workspace, removes all past generations, and overwrites that content in the remaining files.
     Raises WorkspaceError while a retraction is not published yet.
     """
     freed = maintain(workspace, timedelta(0))
@@ -72,7 +72,7 @@ def purge(workspace: Workspace) -> Freed:
 
 
 def _purge_readings(workspace: Workspace, living: LiveTexts, a: Admission) -> int:
-    """Write over the rows of a shard that were taken down, and those with an id that was; returns how many."""
+    """Overwrite the rows of a shard that were taken down, and those whose id was; returns how many."""
     taken_down = living.taken_down(a)
     if not len(living.buried) and not len(taken_down):
         return 0
@@ -91,7 +91,7 @@ def _purge_readings(workspace: Workspace, living: LiveTexts, a: Admission) -> in
 
 
 def _blank_rows(a: Admission, raw: RawShard, id_column: str, positions: np.ndarray, buried: pa.Array) -> int:
-    """Leave of some rows of the table, and of all with an id that was taken down, the id alone."""
+    """Overwrite all but the id in some rows of the table, and in all rows whose id was taken down."""
     blanked = 0
 
     def groups() -> Iterator[pa.Table]:
@@ -124,7 +124,7 @@ def _blank_rows(a: Admission, raw: RawShard, id_column: str, positions: np.ndarr
 
 
 def _needs_it(raw: RawShard, id_column: str, positions: np.ndarray, buried: pa.Array) -> Iterator[bool]:
-    """Whether any row of a table is to be written over."""
+    """Whether any row of a table must be overwritten."""
     yield len(positions) > 0
     names = pq.read_schema(raw.table).names
     if id_column in names and len(buried):
@@ -135,7 +135,7 @@ def _needs_it(raw: RawShard, id_column: str, positions: np.ndarray, buried: pa.A
 
 
 def _is_blank(table: pa.Table, id_column: str) -> np.ndarray:
-    """Which rows (n,) hold nothing beside their id already."""
+    """Which rows (n,) already hold only their id."""
     blank = np.ones(table.num_rows, bool)
     for name, column in zip(table.column_names, table.columns, strict=True):
         if name != id_column:
@@ -144,7 +144,8 @@ def _is_blank(table: pa.Table, id_column: str) -> np.ndarray:
 
 
 def _blank(table: pa.Table, gone: np.ndarray, id_column: str, a: Admission) -> pa.Table:
-    """A table in which some rows hold their id alone: nulls elsewhere, or another row's value where there is none."""
+    """A table in which some rows hold only their id: other columns are null, or have the value of another row if they
+    take no null."""
     places = np.arange(table.num_rows)
     columns = []
     for field, column in zip(table.schema, table.columns, strict=True):
@@ -177,7 +178,7 @@ def _blank_vectors(path: Path, rows: np.ndarray) -> None:
 
 
 def _purge_cells(workspace: Workspace, living: LiveTexts, a: Admission) -> Iterator[int]:
-    """Set the vectors of texts that no record has any more to zero, under every codebook; yields how many each."""
+    """Set the vectors of texts that no record has any more to zero, under every codebook; yields the number of each."""
     for book in workspace.ledger.codebooks().values():
         folder = workspace.cells(book, a)
         if not folder.is_dir():

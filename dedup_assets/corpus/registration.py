@@ -1,4 +1,4 @@
-"""Entering files in the ledger as shards: new ones, those that are back, and those that continue elsewhere."""
+"""Registers files in the ledger as shards: new files, returned files, and moved files."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from dedup_assets.storage.ledger import CORPUS, STAGES, TAKEDOWN, Ledger, Regist
 
 @dataclass(frozen=True)
 class Registered:
-    """`due` are the keys to be curated: new ones, and those that had vanished and are back. `moved` says of shards
-    that continue under another address where they were and where they are."""
+    """`due` holds the keys to curate: new ones, and those that had vanished and are back. `moved` gives the old and new
+    address of shards whose file moved."""
 
     due: list[str]
     moved: dict[str, tuple[str, str]]
 
 
 def register_files(ledger: Ledger, files: Sequence[SourceFile], role: str = CORPUS) -> Registered:
-    """Register files as shards, in their order.
+    """Register files as shards, in the given order.
 
-    A shard whose file is named at another address continues there if the content is that which was read, or if
-    nothing of it could ever be read. Raises WorkspaceError where other content would take a shard's name.
+    A shard whose file is now at another address is moved there if the content is the same, or if its old file could
+    never be read. Raises WorkspaceError where other content would take a shard's name.
     """
     known = {shard.key: shard for shard in ledger.shards()}
     moved = {}

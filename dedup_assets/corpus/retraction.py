@@ -1,7 +1,7 @@
-"""Retracts shards and records: what changes in the ledger and in the stored matches.
+"""Retracts shards and records in the ledger and in the stored matches.
 
-A retraction is an entry in the ledger and nothing else; the next decision makes a new generation without what
-was retracted (`dedup_assets.api.retract` does both). Doing it again changes nothing.
+A retraction is only an entry in the ledger; the next decision makes a new generation without the retracted records
+(`dedup_assets.api.retract` does both). A retraction is idempotent.
 """
 
 from __future__ import annotations
@@ -25,31 +25,29 @@ from dedup_assets.storage.workspace import Workspace
 
 @dataclass(frozen=True)
 class Record:
-    """A record that counts, by the admission and the row where it stands."""
+    """A live record, identified by admission and row."""
 
     admission: Admission
     row: int
     id: str
 
 
-def retract_shards(workspace: Workspace, keys: Sequence[str], reason: str, run_id: str = "") -> list[Admission]:
-    """Retract shards; returns the admissions that ended with it.
+def retract_shards(workspace: Workspace, keys: Sequence[str], reason: str) -> list[Admission]:
+    """Retract shards; returns the admissions that this ended.
 
     Parameters
     ----------
     workspace : Workspace
     keys : sequence of str
-        Registered shards. One that was not admitted yet is never going to be.
+        Registered shards. A shard that was not admitted yet will not be.
     reason : {"vanished", "takedown"}
-        A vanished shard may return: it is admitted again. One that was taken down stays out, and so do the ids
-        of its records, in whatever shard they come.
-    run_id : str
-        Dagster's run, for the audit.
+        A vanished shard may return and is then admitted again. A shard that was taken down stays out, and so do the ids
+        of its records, in any shard.
 
     Raises
     ------
     WorkspaceError
-        A shard is not registered; then none is retracted.
+        A shard is not registered; no shard is retracted then.
     """
     if reason not in (VANISHED, TAKEDOWN):
         raise ValueError(f"reason {reason!r}: expected {VANISHED!r} or {TAKEDOWN!r}")
@@ -61,24 +59,23 @@ def retract_shards(workspace: Workspace, keys: Sequence[str], reason: str, run_i
             "file names in output/deduplicated do."
         )
     ended = []
-    # Admission holds this lock: what is being admitted is admitted first, and retracted then.
+    # Admission holds this lock, so a running admission finishes before the retraction.
     with workspace.lock(Lock.ADMISSION):
         for key in keys:
-            # Looked up first: where ids moved to other shards takes longer than a writer of the ledger waits.
+            # Read first: finding ids that moved to other shards takes longer than a writer of the ledger waits.
             buried = list(_records_of(workspace, key)) if reason == TAKEDOWN else []
-            admission = workspace.ledger.retract_shard(key, reason, buried, run_id)
+            admission = workspace.ledger.retract_shard(key, reason, buried)
             if admission is not None:
                 ended.append(admission)
     return ended
 
 
-def retract_ids(workspace: Workspace, names: Sequence[str], run_id: str = "") -> list[Record]:
-    """Take records down for ever, each named by its id or as SHARD:ROW; returns those that were still there, or may
-    return with a shard that vanished.
+def retract_ids(workspace: Workspace, names: Sequence[str]) -> list[Record]:
+    """Permanently take down records, each named by its id or as SHARD:ROW; returns those that were still there or may
+    return with a vanished shard.
 
-    Raises WorkspaceError if a name is of no record, or of a vanished one whose id another record has now; then none is
-    taken down. A record that was taken down before
-    is no mistake.
+    Raises WorkspaceError if a name belongs to no record, or to a vanished one whose id another record has now; no
+    record is taken down then. A record that was already taken down is no error.
     """
     with workspace.lock(Lock.ADMISSION):
         living = LiveTexts(workspace)
@@ -106,12 +103,12 @@ def retract_ids(workspace: Workspace, names: Sequence[str], run_id: str = "") ->
         for number in sorted({record.admission.number for record in records}):
             mine = [record for record in records if record.admission.number == number]
             rows = [(record.row, record.id) for record in mine]
-            workspace.ledger.retract_records(mine[0].admission, rows, run_id)
+            workspace.ledger.retract_records(mine[0].admission, rows)
         return records
 
 
 def _vanished(workspace: Workspace, living: LiveTexts) -> list[Admission]:
-    """The last admission of each shard that vanished and may return, as far as it is still stored."""
+    """The last admission of each vanished shard, which may return, if it is still stored."""
     away = {shard.key for shard in workspace.ledger.shards() if shard.retracted == VANISHED}
     last = {a.shard: a for a in living.all if a.shard in away}
     return [
@@ -124,7 +121,7 @@ def _vanished(workspace: Workspace, living: LiveTexts) -> list[Admission]:
 def find_records(
     workspace: Workspace, living: LiveTexts, names: Sequence[str], among: Sequence[Admission] | None = None
 ) -> dict[str, Record]:
-    """Of some names, each an id or SHARD:ROW, those of records that count in some admissions, by default live ones."""
+    """Look up names, each an id or SHARD:ROW, among the live records of some admissions, by default of live ones."""
     found: dict[str, Record] = {}
     wanted = pa.array(names, pa.string())
     admissions = living.live if among is None else among
@@ -147,7 +144,7 @@ def find_records(
 
 
 def _records_of(workspace: Workspace, key: str) -> Iterator[tuple[int, str]]:
-    """(row, id) of the records that a shard held last. An id that has moved to another shard is left to it."""
+    """(row, id) of the records of a shard's last content, without ids that moved to another shard."""
     admissions = [a for a in workspace.ledger.admissions() if a.shard == key]
     if not admissions:
         return
@@ -167,8 +164,8 @@ def _records_of(workspace: Workspace, key: str) -> Iterator[tuple[int, str]]:
 
 
 def forget_dead_pairs(workspace: Workspace, living: LiveTexts) -> None:
-    """Take dead texts out of all stored matches, and name the others by records that live. The caller holds the
-    decision lock: while it decides, no file of matches vanishes.
+    """Remove dead texts from all stored matches, and name the others by live records. The caller holds the decision
+    lock, so that no file of matches vanishes during a decision.
 
     A dead text never lives again, so nothing is lost.
     """
@@ -180,23 +177,23 @@ def forget_dead_pairs(workspace: Workspace, living: LiveTexts) -> None:
 
 
 def forget_dead_pairs_of(workspace: Workspace, living: LiveTexts, admissions: Sequence[Admission]) -> None:
-    """The same for the matches of some admissions, without a lock: of an admission that is gone an empty file stays
-    until somebody decides. The files are rewritten one by one, each in one step."""
+    """The same for the matches of some admissions, without a lock: a retracted admission keeps an empty file until the
+    next decision. The files are rewritten one by one, each atomically."""
     for a in admissions:
         path = workspace.pairs(a)
         try:
             handle = path.open("rb")
         except FileNotFoundError:
             continue
-        # From one open file: a run that looks for the same matches may put an equivalent one in its place, which need
-        # not name the same dense cells.
+        # From one open file: a run that computes the same matches may replace it with an equivalent one, which may name
+        # other dense cells.
         with handle, pq.ParquetFile(handle) as stored:
             if _touches(stored, living):
                 write_pairs(path, _living_pairs(stored, living), dense_cells_in(stored.schema_arrow))
 
 
 def _touches(stored: pq.ParquetFile, living: LiveTexts) -> bool:
-    """Whether a file has a match of a text that is dead, or is named by a record that is gone."""
+    """Whether a file has a match of a text that is dead or has the key of a record that is gone."""
     for group in range(stored.num_row_groups):
         table = stored.read_row_group(group, columns=["key_a", "key_b", "id_a", "id_b"])
         for side in ("a", "b"):
@@ -222,7 +219,7 @@ def _living_pairs(stored: pq.ParquetFile, living: LiveTexts) -> Iterator[pa.Tabl
 
 
 def shards_and_ids(space: Workspace, names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Which of some names are of shards and which of records; a name that could be both is refused."""
+    """Separate names of shards from names of records; an ambiguous name is refused."""
     if not names or not all(names):
         raise SettingsError("Name at least one shard or record id to retract; an empty name is neither.")
     known = {shard.key for shard in space.ledger.shards()}
@@ -241,7 +238,7 @@ def shards_and_ids(space: Workspace, names: Sequence[str]) -> tuple[list[str], l
             )
         meant = rest in known if kind == "shard" else rest in records or rest in space.ledger.tombstones()
         if kind and meant and name in records:
-            # What is taken down never returns, so a name is never guessed.
+            # A take-down is permanent, so an ambiguous name is never guessed.
             raise SettingsError(
                 f"{name!r} is itself the id of a record in {records[name].admission.shard}: write id:{name} for "
                 f"that one. The other is named {'' if kind == 'shard' else 'as SHARD:ROW or '}without {kind}:."

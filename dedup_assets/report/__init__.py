@@ -1,1 +1,1 @@
-"""The report of a curation: one HTML page, its pictures."""
+"""The report of a curation: one HTML page and its pictures."""

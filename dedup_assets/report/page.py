@@ -1,6 +1,6 @@
 """The report of a curation: one HTML file that opens without a server, the same bytes for the same workspace.
 
-Gathers what is stored and published for the templates; computes nothing that decides anything, and asks no clock.
+It collects stored and published data for the templates. The page does not depend on the time.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
     from dedup_assets.checks.result import CheckResult
 
 MOST_SHARDS = 1_000
-"""Rows of the table of shards: the latest ones. The totals cover all, and the manifest lists them."""
+"""Rows of the table of shards: the latest shards. The totals cover all, and the manifest lists all."""
 
 GROUPS, MEMBERS = 12, 3
-"""Groups shown, and removed records of each: what a person reads in a few minutes."""
+"""Groups shown, and removed records of each: a few minutes of reading."""
 
 PAIRS = 12
 """Matches shown around the threshold."""
 
 CHANGES = 50
-"""Changed records listed; `output/changes` holds them all."""
+"""Changed records listed; `output/changes` holds all."""
 
 Rows = list[list[Any]]
 
 
 @steady
 def report_page(workspace: Workspace, checks: Sequence[CheckResult] = ()) -> str:
-    """The page. A workspace where nothing is published yet has one too: it says what is missing.
+    """Render the page. Before the first publication it says what is missing.
 
     `checks` are the last results of the asset checks, as `automation.instance.recorded_checks` gives them.
     """
@@ -64,11 +64,11 @@ def report_page(workspace: Workspace, checks: Sequence[CheckResult] = ()) -> str
 
 
 def _curation(workspace: Workspace, manifest: Mapping[str, Any], checks: Sequence[CheckResult]) -> dict[str, Any]:
-    """What the template of the same name shows."""
+    """The values of the template of the same name."""
     corpus = Corpus(workspace)
     in_force = settings_in_force(corpus)
     if corpus.generation.number == manifest["generation"] and "outdated" in in_force:
-        # What was decided, whatever curation.toml asks of the next call.
+        # The settings of the decisions, which may differ from curation.toml.
         deciding = {name: manifest[name] for name in ("threshold", "keep", "keeper_rule", "mode")}
         workspace = replace(workspace, settings=workspace.settings.changed(deciding))
         corpus = Corpus(workspace)
@@ -107,7 +107,7 @@ def _curation(workspace: Workspace, manifest: Mapping[str, Any], checks: Sequenc
 
 
 def _totals(manifest: Mapping[str, Any]) -> list[tuple[str, str, int]]:
-    """Name, class of style and count of what became of the rows."""
+    """Name, CSS class and count of each outcome of the rows."""
     totals = manifest["totals"]
     counts = [
         ("kept", "kept", totals["kept"]),
@@ -142,7 +142,7 @@ def _quarantine(shards: Sequence[Mapping[str, Any]]) -> Rows:
 
 
 def _changes(workspace: Workspace) -> dict[str, Any] | None:
-    """What the last generation changed; None before there was a second."""
+    """The changes of the last generation; None before the second."""
     files = sorted((workspace.output / "changes").glob("*.parquet"))
     if not files:
         return None

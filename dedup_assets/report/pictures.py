@@ -1,4 +1,4 @@
-"""The pictures of a curation, each from its measure: the same ones in the Dagster UI and in the report."""
+"""The pictures of a curation, each from its measure; the Dagster UI and the report show the same ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Picture(NamedTuple):
 
 
 def of_best_matches(found: BestMatches, settings: Settings) -> Picture:
-    """How alike texts are to their best match, and where the threshold lies."""
+    """Distribution of the similarity of texts to their best match, with the threshold."""
     above = int((found.kept + found.removed)[found.edges[:-1] >= settings.threshold].sum())
     plot = histogram(
         found.edges,
@@ -36,7 +36,7 @@ def of_best_matches(found: BestMatches, settings: Settings) -> Picture:
 
 
 def of_removals(found: Removals, settings: Settings) -> Picture:
-    """The curve from which a threshold is chosen; in words its two ends and the point in force."""
+    """The curve for choosing a threshold; the words give its ends and the current point."""
     share = [f"{100 * count / max(1, found.records):.1f} %" for count in (*found.removed, found.identical)]
     at = int((found.thresholds <= settings.threshold).sum()) - 1
     plot = share_curve(
@@ -55,7 +55,7 @@ def of_removals(found: Removals, settings: Settings) -> Picture:
 
 
 def of_cells(found: CellSizes) -> Picture:
-    """How evenly the texts fill the cells: the join costs what its fullest cells cost."""
+    """How evenly the texts fill the cells: the fullest cells determine the cost of the join."""
     texts, ghosts = int(found.homes.sum()), int(found.ghosts.sum())
     plot = ranking(
         {"at home": found.homes, "listed as ghosts": found.ghosts},

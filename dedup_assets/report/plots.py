@@ -1,7 +1,7 @@
-"""Small pictures: arrays in, a `Plot` out, which a template draws as SVG. Knows nothing of workspaces or Dagster.
+"""Small pictures: arrays in, a `Plot` out, which a template draws as SVG. It has no notion of workspaces or Dagster.
 
-A picture takes its colours from the page it stands in (CSS variables); as an image it brings its own. Every bar and
-point carries its number as a tooltip, so that a picture can be read exactly.
+A picture uses the colours of its page (CSS variables); a standalone image has its own. Every bar and point has its
+number as a tooltip, so that exact values are readable.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ NOTICE_HEIGHT = 52
 FRAME = {
     "width": 680, "left": 64, "right": 662, "top": 34, "bottom": 254, "middle_x": 363, "middle_y": 144,
 }  # fmt: skip
-"""Where the axes are, in pixels: room for five-digit labels at the left, a legend above and an axis title below."""
+"""Positions of the axes in pixels: they leave space for five-digit labels at the left, a legend above and an axis title
+below."""
 
 MOST_BARS = 96
-"""Bars of a ranking at most: six pixels each, the narrowest that still reads as a bar."""
+"""Largest number of bars of a ranking: six pixels each, the narrowest recognisable bar."""
 
 Scale = Callable[[float], float]
 
 
 class Bar(NamedTuple):
-    """A bar: its kind, its place in pixels, and what its tooltip says."""
+    """A bar: its kind, its position in pixels, and its tooltip."""
 
     css: str
     x: float
@@ -50,7 +51,7 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Plot:
-    """What stands in a picture, by places in pixels; one without bars and points is a notice of its label.
+    """The content of a picture, positioned in pixels; one without bars and points shows only its label.
 
     Attributes
     ----------
@@ -88,7 +89,7 @@ class Plot:
         return self._svg(alone=False)
 
     def data_uri(self) -> str:
-        """The address of an image for Markdown and `<img>`: on white paper, readable wherever it is put."""
+        """A data URI for Markdown and `<img>`, with a white background."""
         return "data:image/svg+xml;base64," + base64.b64encode(self._svg(alone=True).encode()).decode()
 
     def _svg(self, alone: bool) -> str:
@@ -105,11 +106,11 @@ def histogram(
     edges : (b + 1,) float
         Ascending borders of the intervals.
     counts : mapping of str to (b,) int
-        Height of each layer, the lowest first; at most three. Names go into the legend.
+        Height of each layer, the lowest first; at most three. The legend shows the names.
     mark : float
-        Where the line stands.
+        Position of the line.
     empty : str
-        What is written where all counts are zero.
+        The text shown if all counts are zero.
     """
     highest = int(np.sum(list(counts.values()), axis=0).max(initial=0))
     if highest == 0:
@@ -142,13 +143,13 @@ def share_curve(
     ----------
     thresholds : (n,) float, ascending
     identical : int
-        Records removed at any threshold, because their text is that of another.
+        Records removed at any threshold, because another record has the same text.
     removed : (n,) int
         Records removed at each threshold, `identical` included.
     total : int
         Records in all.
     mark : float
-        The threshold in force.
+        The current threshold.
     """
     if total == 0 or int(removed.max(initial=0)) == 0:
         return Plot(empty)
@@ -181,7 +182,7 @@ def ranking(values: Mapping[str, np.ndarray], *, x_title: str, y_title: str, emp
     Parameters
     ----------
     values : mapping of str to (n,) int
-        Layers, the lowest first; at most two. Order among the n does not matter.
+        Layers, the lowest first; at most two. The order of the n values does not matter.
     """
     totals = np.sum(list(values.values()), axis=0, dtype=float)
     if not totals.any():
@@ -222,7 +223,7 @@ def compact(value: float) -> str:
 
 
 def _scales(low: float, high: float, highest: float) -> tuple[Scale, Scale]:
-    """Values to pixels, along and up: from low to high, and from 0 to the highest."""
+    """Scales from values to pixels, horizontal (low to high) and vertical (0 to the highest)."""
     across, up = FRAME["right"] - FRAME["left"], FRAME["bottom"] - FRAME["top"]
     return (
         lambda value: FRAME["left"] + across * (value - low) / (high - low),
@@ -230,11 +231,11 @@ def _scales(low: float, high: float, highest: float) -> tuple[Scale, Scale]:
     )
 
 
-def _ticks(low: float, high: float, *, whole: bool = False, about: int = 6) -> list[float]:
-    """Round values from low to high, some six of them, at steps of 1, 2 or 5 times a power of ten."""
+def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
+    """About six round values from low to high, at steps of 1, 2 or 5 times a power of ten."""
     if high <= low:
         return [low]
-    rough = (high - low) / about
+    rough = (high - low) / 6
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
     if whole:
@@ -249,7 +250,7 @@ def _labels(scale: Scale, ticks: Iterable[float]) -> list[tuple[float, str]]:
 
 
 def _legend(kinds: str, names: Iterable[str]) -> list[tuple[str, float, str]]:
-    """Beside each other, each as wide as its name; one name alone needs none."""
+    """Entries side by side, each as wide as its name; a single name needs no legend."""
     entries: list[tuple[str, float, str]] = []
     at = FRAME["left"]
     for kind, name in zip(kinds, names, strict=False):
@@ -261,7 +262,7 @@ def _legend(kinds: str, names: Iterable[str]) -> list[tuple[str, float, str]]:
 def _stack(
     kinds: str, heights: Mapping[str, float], said: Mapping[str, str], left: float, right: float, y: Scale
 ) -> Iterator[Bar]:
-    """Bars on top of each other, those of no height left out."""
+    """Stacked bars, without those of zero height."""
     base = 0.0
     for css, (name, height) in zip(kinds, heights.items(), strict=False):
         if height > 0:

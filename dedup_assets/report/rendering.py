@@ -1,6 +1,6 @@
-"""Templates of the page and its pictures, and how values become text in them. Knows no curation.
+"""Renders the templates of the page and its pictures, and formats the values in them.
 
-Whatever comes from a corpus passes through `shown` and is then escaped: nothing of it is ever markup.
+All values from a corpus pass through `shown` and are then escaped, so they are never markup.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from markupsafe import Markup, escape
 from dedup_assets.display_text import counted, shorten, visible
 
 COMPARED_WORDS = 400
-"""Words of a text that are compared for differences at most: the comparison is quadratic."""
+"""Largest number of words of a text that are compared for differences: the comparison is quadratic."""
 
 
 def shown(value: Any) -> Any:
-    """A value as text of the page; what is markup of our own stays so."""
+    """A value as text of the page; our own markup is unchanged."""
     if hasattr(value, "__html__"):
         return value
     if isinstance(value, bool):
@@ -34,7 +34,7 @@ def shown(value: Any) -> Any:
 
 
 def pixels(value: Any) -> Any:
-    """A number of a picture with as many digits as a pixel needs; words stay as they are."""
+    """A number of a picture with as many digits as a pixel needs; other values are unchanged."""
     return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else value
 
 
@@ -71,4 +71,4 @@ PAGES.globals |= {"marked_differences": marked_differences}
 PAGES.tests["numeric"] = lambda column: all(map(_is_number, column))
 
 PICTURES = PAGES.overlay(finalize=pixels)
-"""The same for pictures, whose numbers are places."""
+"""The same for pictures, whose numbers are positions."""

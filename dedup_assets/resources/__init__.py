@@ -1,1 +1,1 @@
-"""What the assets are handed: the workspace, Dask workers and the tasks that run there."""
+"""The resources of the assets: the workspace, Dask workers and their tasks."""

@@ -1,8 +1,7 @@
 """Centroids on GPUs: cuML's distributed k-means on the dask-cuda workers, cuML on one GPU, or torch on it.
 
-All three fit the same thing, unit centroids of a sample of unit rows, and none of them decides anything:
-centroids change what a join costs. So where one fails (two workers on one GPU, MIG, a small /dev/shm, memory), the next
-one fits, at last torch on the CPU.
+All three fit unit centroids of a sample of unit rows. Centroids change only the cost of the join, never a decision. So
+if one fails (two workers on one GPU, MIG, a small /dev/shm, memory), the next one fits, and finally torch on the CPU.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ if TYPE_CHECKING:
     from distributed import Client
 
 MAX_ITERATIONS = 20
-"""Of cuML's k-means. Beyond a few rounds centroids of text embeddings hardly move: see `compute.kmeans`."""
+"""Iterations of cuML's k-means. Centroids of text embeddings hardly change after a few rounds: see `compute.kmeans`."""
 
 ROWS_PER_CELL = 2
-"""Fewer sampled rows per centroid are left to torch: the seeding of k-means|| would have to repeat rows."""
+"""With fewer sampled rows per centroid torch fits: the seeding of k-means|| would have to repeat rows."""
 
 
 def fit_on_gpus(client: Client, sample: np.ndarray, cells: int, seed: int) -> tuple[np.ndarray, str]:
-    """Unit centroids (k, d) float32 fitted on the workers' GPUs, and what fitted them.
+    """Unit centroids (k, d) float32 fitted on the workers' GPUs, and the name of the method.
 
-    A collective step hangs when one worker cannot take part, so every worker is asked first.
+    A collective step hangs when one worker cannot take part, so every worker is probed first.
 
     Raises
     ------
@@ -53,7 +52,7 @@ def fit_on_gpus(client: Client, sample: np.ndarray, cells: int, seed: int) -> tu
     ways: list[tuple[str, Callable[[], np.ndarray]]] = []
     if able and len(workers) == 1:
         ways.append(("cuml on one GPU", lambda: _fitted_on_one(client, workers, rows, cells, seed)))
-    # The client takes part in the collective step: it needs a GPU itself.
+    # The client takes part in the collective step and needs a GPU itself.
     elif able and len(rows) >= len(workers) and probe() == "cuml":
         ways.append(("cuml", lambda: order_by_locality(_unit(_fit_on_all(client, workers, rows, cells, seed)))))
     ways.append(("torch", lambda: _fitted_by_torch(client, workers, sample, cells, seed)))
@@ -62,7 +61,7 @@ def fit_on_gpus(client: Client, sample: np.ndarray, cells: int, seed: int) -> tu
     for name, fit in ways[:-1]:
         try:
             return fit(), name
-        except Exception as problem:  # NCCL, RMM, CuPy and cuML raise what they like, and centroids decide nothing
+        except Exception as problem:  # NCCL, RMM, CuPy and cuML raise anything, and centroids decide nothing
             failed.append(f"{name}: {first_line(problem)}")
             following = ways[len(failed)][0]
             say(
@@ -82,7 +81,7 @@ def _fitted_by_torch(client: Client, workers: list[str], sample: np.ndarray, cel
 
 
 def probe() -> str:
-    """What this process can fit with: `cuml`, `torch`, or why it cannot."""
+    """The library this process can fit with, `cuml` or `torch`, or why it cannot."""
     import torch
 
     if not torch.cuda.is_available():
@@ -93,7 +92,7 @@ def probe() -> str:
     except Exception as problem:
         return f"its GPU does not work: {problem}"
     try:
-        # Raises ImportError, too, where one of the packages of its extra `dask` is missing.
+        # Also raises ImportError if a package of its extra `dask` is missing.
         import_module("cuml.dask.cluster")
         cupy = import_module("cupy")
     except ImportError:
@@ -113,7 +112,7 @@ def _unit_sample(sample: np.ndarray) -> np.ndarray:
 
 
 def _unit(centroids: np.ndarray) -> np.ndarray:
-    """Means put back on the sphere; one that is no direction becomes the first axis."""
+    """Means scaled to unit length; a zero mean becomes the first axis."""
     norms = np.linalg.norm(centroids, axis=1, keepdims=True)
     usable = np.isfinite(norms) & (norms > 0)
     axis = np.eye(1, centroids.shape[1])
@@ -132,7 +131,7 @@ def _fit_on_one(rows: np.ndarray, cells: int, seed: int) -> np.ndarray:
     from cuml.cluster import KMeans
 
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # without a pool for all, what torch keeps is not there for cuML
+        torch.cuda.empty_cache()  # without a shared pool, cuML cannot use torch's cached memory
     return _to_cpu(KMeans(**_options(cells, seed)).fit(cupy.asarray(rows)).cluster_centers_)
 
 
@@ -159,8 +158,8 @@ def _fit_on_all(client: Client, workers: list[str], rows: np.ndarray, cells: int
         model.fit(sharded)
         return _to_cpu(model.cluster_centers_)
     finally:
-        # cuML destroys its communicator when a fit fails, but not when setting it up did. The error of the
-        # fit must not be hidden by one of cleaning up, which happens where a worker has died.
+        # cuML destroys its communicator when a fit fails, but not when its set-up fails. An error of the clean-up,
+        # which occurs if a worker died, must not hide the error of the fit.
         with contextlib.suppress(Exception):
             client.cancel([there for there, _ in parts])
         with contextlib.suppress(Exception):
@@ -173,7 +172,7 @@ def _sessions(dask_worker: Any) -> list[str]:
 
 
 def _destroy_sessions(keep: list[str], dask_worker: Any) -> None:
-    """Destroy this worker's RAFT communicators but those of the given sessions."""
+    """Destroy this worker's RAFT communicators except those of the given sessions."""
     states = getattr(dask_worker, "_raft_comm_state", {})
     for name in [name for name in states if str(name) not in keep and name != "ucp"]:
         state = states.pop(name)

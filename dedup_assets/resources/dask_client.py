@@ -1,4 +1,4 @@
-"""A Dask client that is closed by whoever made it, and never by the garbage collector."""
+"""A Dask client that its creator closes, and never the garbage collector."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from dedup_assets.resources.worker_watch import CLOSE_SECONDS
 
 
 class OwnedClient(Client):
-    """Dask's client with one difference: what ends it.
+    """Dask's client, except for the way it is closed.
 
     Dask closes a client that could not connect when the garbage collector finds it. That may happen while the same
-    thread starts another client or cluster and holds the lock that closing wants. Then this process waits for ever, and
-    so does every later start. Here a client that cannot connect is closed at once, and the collector closes none.
+    thread starts another client or cluster and holds the lock that closing needs. Then this process deadlocks, and so
+    does every later start. This client is closed at once if it cannot connect, and the garbage collector never closes
+    it.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -26,11 +27,11 @@ class OwnedClient(Client):
             raise
 
     def end(self) -> None:
-        """Disconnect, and stop the thread of this client, also where the scheduler no longer answers."""
-        with suppress(Exception):  # one that failed early has little to close, and a lost scheduler answers nothing
+        """Disconnect and stop the thread of this client, even if the scheduler no longer answers."""
+        with suppress(Exception):  # a failed client has little to close, and a lost scheduler does not answer
             self.close(timeout=CLOSE_SECONDS)
-        with suppress(AttributeError):  # it failed before it had a loop
+        with suppress(AttributeError):  # the client failed before it had a loop
             self._loop_runner.stop()
 
     def __del__(self) -> None:
-        """Nothing: see above."""
+        """Does nothing: see the class."""

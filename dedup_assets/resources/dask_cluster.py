@@ -4,8 +4,8 @@
 - one worker per GPU with dask-cuda, where there are several,
 - a running scheduler by address; its workers see the same workspace path.
 
-The cluster starts with the first piece of work, not with the run: runs that only look up what is
-finished, and Dagster's habit of initialising resources more than once, cost nothing.
+The cluster starts with the first task, not with the run: runs without work, and resources that Dagster initialises more
+than once, cost nothing.
 """
 
 import logging
@@ -38,37 +38,36 @@ from dedup_assets.resources.worker_device import (
 )
 from dedup_assets.resources.worker_fit import (
     COMPUTING,
-    Terms,
-    if_fit,
+    WorkerRequirements,
     is_open,
     require_files,
     require_versions,
+    requirements_for,
+    run_if_fit,
     see_files,
-    terms_for,
 )
 from dedup_assets.resources.worker_processes import LOOPBACK_HTTP, NO_PAGES, WorkerProcesses
 from dedup_assets.resources.worker_room import Lanes, agreed_device, answered, lanes_of
-from dedup_assets.resources.worker_watch import CLOSE_SECONDS, Patience, WorkerWatch, meanwhile, say
+from dedup_assets.resources.worker_watch import CLOSE_SECONDS, BoundedWait, WorkerWatch, meanwhile, say
 from dedup_assets.settings import Settings
 
 if TYPE_CHECKING:
     from distributed import Client
 
 RETRIES = 3
-"""A task that fails, or whose worker's GPU breaks, is computed again this many times; one whose worker dies as often as
-Dask allows, which is the same number."""
+"""How often a task is repeated that fails or whose GPU breaks. Dask repeats a task whose worker dies equally often."""
 
 CONNECT_SECONDS = 20
-"""Within which a scheduler that is there answers."""
+"""Seconds within which a running scheduler answers."""
 
 WINDOW_PER_THREAD = 3
-"""Tasks in flight per worker thread: enough that none waits, few enough to bound what is in memory."""
+"""Tasks in flight per worker thread: enough that no thread waits, few enough to bound memory."""
 
 
 class DaskCluster(dg.ConfigurableResource):
-    """Dask workers for the parallel parts of the assets, as the workspace's settings ask for them.
+    """Dask workers for the parallel parts of the assets, according to the workspace's settings.
 
-    `scheduler` is the address of a running Dask scheduler where the settings name none.
+    `scheduler` is the address of a running Dask scheduler, used if the settings name none.
     """
 
     scheduler: str = ""
@@ -78,7 +77,7 @@ class DaskCluster(dg.ConfigurableResource):
     _cluster: Any = PrivateAttr(default=None)
     _watch: Any = PrivateAttr(default=None)
     _workspace: Path | None = PrivateAttr(default=None)
-    _terms: Terms | None = PrivateAttr(default=None)
+    _terms: WorkerRequirements | None = PrivateAttr(default=None)
     _joined: ExitStack = PrivateAttr(default_factory=ExitStack)
     _torch_threads: int | None = PrivateAttr(default=None)
     _in_process: bool = PrivateAttr(default=False)
@@ -86,7 +85,7 @@ class DaskCluster(dg.ConfigurableResource):
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["DaskCluster"]:
-        """Dagster's life cycle: nothing at the start, everything closed at the end of the run."""
+        """Dagster's life cycle: nothing starts here; everything is closed at the end of the run."""
         try:
             yield self
         finally:
@@ -94,7 +93,7 @@ class DaskCluster(dg.ConfigurableResource):
 
     def adopt(self, settings: Settings, workspace: Path | None = None) -> None:
         """Take device, scheduler and number of workers from the settings of the run's workspace, whose files the
-        workers have to see."""
+        workers must see."""
         self._settings, self._workspace = settings, workspace
 
     @property
@@ -102,8 +101,8 @@ class DaskCluster(dg.ConfigurableResource):
         return self._settings.scheduler or self.scheduler
 
     def resolved_device(self) -> str:
-        """`cpu` or `cuda`; the workers of a running scheduler are joined and say it themselves. Raises DedupError if
-        CUDA is demanded and there is no GPU."""
+        """`cpu` or `cuda`; the workers of a running scheduler are joined and queried. Raises DedupError if CUDA is
+        required and there is no GPU."""
         wanted = self._settings.device
         if self._address:
             if wanted != "cpu":
@@ -131,11 +130,11 @@ class DaskCluster(dg.ConfigurableResource):
         import dask
         from distributed.versions import VersionMismatchWarning
 
-        # What it would say is told by the errors raised here.
-        for name in ("distributed", "distributed.client"):  # Dask gives the second a level of its own
+        # The errors raised here say the same.
+        for name in ("distributed", "distributed.client"):  # Dask sets the level of the second itself
             logging.getLogger(name).setLevel(logging.CRITICAL)
         warnings.filterwarnings("ignore", category=VersionMismatchWarning)
-        # Tasks get arrays by value when small and by path when large; the size warning is no help here.
+        # Tasks get small arrays by value and large ones by path, so the size warning does not apply.
         dask.config.set({"distributed.admin.large-graph-warning-threshold": "64MB"})
         if self._address:
             self._join()
@@ -147,7 +146,7 @@ class DaskCluster(dg.ConfigurableResource):
         cores = cores_here()
         import torch
 
-        # Tasks run side by side, each on one core: products of cell size do not gain from more.
+        # Tasks run in parallel, each on one core: products of cell size do not gain from more.
         self._torch_threads = torch.get_num_threads()
         if workers > 1:
             memory = worker_memory(self._settings, workers)
@@ -169,7 +168,7 @@ class DaskCluster(dg.ConfigurableResource):
 
         with dask.config.set(NO_PAGES):
             self._cluster = LocalCluster(
-                processes=False,  # and so no sockets but for HTTP
+                processes=False,  # so there are no sockets except for HTTP
                 n_workers=1,
                 threads_per_worker=threads,
                 dashboard_address=None,
@@ -185,7 +184,7 @@ class DaskCluster(dg.ConfigurableResource):
         if self._settings.workers > gpus:
             say(f"workers = {self._settings.workers}, but a GPU takes one, and {gpus} are there: {workers} start")
         if workers == 1:
-            self._start_here(GPU_TASKS)  # a process of its own would only hold more of the GPU
+            self._start_here(GPU_TASKS)  # a separate process would only take more GPU memory
             return
         if find_spec("dask_cuda") is None:
             raise DedupError(
@@ -199,7 +198,7 @@ class DaskCluster(dg.ConfigurableResource):
     def _start_processes(self, kind: str, **options: Any) -> None:
         """Start worker processes of this machine and connect to them."""
         seconds = self._settings.worker_timeout
-        patience = Patience(seconds)
+        patience = BoundedWait(seconds)
         self._cluster = WorkerProcesses(
             kind,
             {
@@ -214,7 +213,7 @@ class DaskCluster(dg.ConfigurableResource):
         self._connect(self._cluster.address, security=self._cluster.security)
 
     def _join(self) -> None:
-        """Connect to the scheduler that the settings name, once it has workers and all of them fit."""
+        """Connect to the scheduler of the settings once it has workers and all of them fit."""
         seconds = self._settings.worker_timeout
         remedy = (
             "Start one with `dask scheduler` and `dask worker ADDRESS`, or compute on this machine with --scheduler '' "
@@ -230,7 +229,7 @@ class DaskCluster(dg.ConfigurableResource):
                 "For tls:// Dask's own settings name the files of its keys: DASK_DISTRIBUTED__COMM__TLS__CA_FILE, "
                 f"..TLS__CLIENT__CERT and ..TLS__CLIENT__KEY. {remedy}"
             )
-        patience, given_up = Patience(seconds), threading.Event()
+        patience, given_up = BoundedWait(seconds), threading.Event()
         try:
             meanwhile(
                 lambda: self._connect(self._address, given_up.is_set, timeout=min(CONNECT_SECONDS, seconds)),
@@ -245,13 +244,13 @@ class DaskCluster(dg.ConfigurableResource):
                 given_up.set()
         self._terms = None
         if self._workspace is not None:
-            self._terms = self._joined.enter_context(terms_for(self._workspace))
+            self._terms = self._joined.enter_context(requirements_for(self._workspace))
         while not self._fit(self._client):
             self._watch.look()
             time.sleep(0.1)
 
     def _fit(self, client: Any) -> bool:
-        """Whether there are workers; settles their device. Raises ClusterError if one of them does not fit."""
+        """Whether there are workers; determines their device. Raises ClusterError if one of them does not fit."""
         watching, terms = self._watch.watching, self._terms
         if not watching(client.nthreads):
             return False
@@ -270,11 +269,11 @@ class DaskCluster(dg.ConfigurableResource):
         from dedup_assets.resources.dask_client import OwnedClient
 
         client: Any = OwnedClient(cluster, **options)
-        if unwanted():  # whoever asked for it waits no more
+        if unwanted():  # its caller no longer waits
             client.end()
             return
         self._client = client
-        # What is left over on the loop when it ends concerns nobody: errors reach whoever waits for them.
+        # Leftover tasks on the loop do not matter at its end: errors have reached their callers.
         loop = client.loop.asyncio_loop
         loop.call_soon_threadsafe(loop.set_exception_handler, lambda loop, context: None)
         address = client.scheduler.address
@@ -282,13 +281,13 @@ class DaskCluster(dg.ConfigurableResource):
         self._watch = WorkerWatch(client, address, self._settings.worker_timeout, restarted=restarted)
 
     def watching(self, work: Callable[["Client"], Any]) -> Any:
-        """What a call with the client gives. Raises ClusterError if the workers are lost meanwhile."""
+        """The result of a call with the client. Raises ClusterError if the workers are lost meanwhile."""
         client = self.client()
         return self._watch.watching(lambda: work(client))
 
     @contextmanager
     def all_cores(self) -> Iterator[None]:
-        """Let one computation of this process use every core while no task runs."""
+        """Let one computation in this process use every core while no task runs."""
         import torch
 
         before = torch.get_num_threads()
@@ -299,7 +298,7 @@ class DaskCluster(dg.ConfigurableResource):
             torch.set_num_threads(before)
 
     def rooms(self) -> list[WorkerRoom]:
-        """What the workers have, told by themselves; starts the cluster. In this process one task has it, or two."""
+        """The resources that the workers report; starts the cluster."""
         device = self.resolved_device()
         self.client()
         if self._in_process:
@@ -307,16 +306,16 @@ class DaskCluster(dg.ConfigurableResource):
         return answered(self._watch.answers(room_here, device))
 
     def lanes(self, rooms: Sequence[WorkerRoom]) -> Lanes:
-        """How many large tasks to run at once on workers that have so much, and the threads for each: in this process
-        all cores, since what a task holds is then held once, and it is as quick as several beside each other."""
+        """How many large tasks to run at once on workers with these resources, and the threads of each. In this process
+        one task uses all cores: it is as fast as several tasks, and its data is in memory once."""
         lanes = lanes_of(rooms)
         return replace(lanes, threads=cores_here()) if self._in_process else lanes
 
     @contextmanager
-    def hearing(self, topic: str, hear: Callable[[Any], None]) -> Iterator[None]:
-        """Call `hear`, on a thread of Dask's, with what tasks log under a topic while the block lasts."""
+    def subscribed(self, topic: str, hear: Callable[[Any], None]) -> Iterator[None]:
+        """Inside the block, call `hear` on a thread of Dask's with the events that tasks log under a topic."""
         client = self.client()
-        with self._watch.minding():
+        with self._watch.connection_errors():
             client.subscribe_topic(topic, lambda event: hear(event[1]))
         try:
             yield
@@ -325,7 +324,7 @@ class DaskCluster(dg.ConfigurableResource):
                 client.unsubscribe_topic(topic)
 
     def close(self) -> None:
-        """Disconnect, and end the cluster if it is ours."""
+        """Disconnect, and close the cluster if it was started here."""
         client, self._client = self._client, None
         cluster, self._cluster = self._cluster, None
         self._watch = self._terms = None
@@ -337,7 +336,7 @@ class DaskCluster(dg.ConfigurableResource):
             self._joined.close()
             if cluster is not None:
                 for worker in getattr(cluster, "workers", {}).values():  # those in this process
-                    # Dask itself waits half a minute for tasks that run.
+                    # Dask itself waits half a minute for running tasks.
                     cluster.sync(worker.close, timeout=CLOSE_SECONDS)
                 cluster.close()
             if self._torch_threads is not None:
@@ -351,8 +350,8 @@ class DaskCluster(dg.ConfigurableResource):
     ) -> Iterator[tuple[int, Any]]:
         """Run `task(*arguments)` on the workers for each batch; yields (index, result) as they finish.
 
-        Only a window of tasks is in flight, so neither arguments nor results pile up; a single one where there is
-        one of the `lanes`. Results come in order of completion: callers put them in place by index.
+        Only a window of tasks is in flight, so neither arguments nor results accumulate; with one of the `lanes`, a
+        single task. Results come in order of completion; callers place them by index.
         """
         from distributed import as_completed
         from distributed.scheduler import KilledWorker
@@ -366,10 +365,10 @@ class DaskCluster(dg.ConfigurableResource):
         finished = as_completed()
         call: tuple[Any, ...] = (guarded, self.resolved_device(), task)
         if self._terms is not None:
-            call = (if_fit, self._terms, *call)
+            call = (run_if_fit, self._terms, *call)
 
         def submit(index: int, arguments: tuple[Any, ...], broken: int = 0) -> None:
-            with watch.minding():
+            with watch.connection_errors():
                 future = client.submit(*call, *arguments, pure=False, retries=RETRIES)
             at_work[future.key] = index, arguments, broken
             finished.add(future)
@@ -395,7 +394,7 @@ class DaskCluster(dg.ConfigurableResource):
                 index, arguments, broken = at_work.pop(future.key)
                 future.release()
                 if isinstance(result, Refused):
-                    watch.start_anew(result, most=0 if self._in_process else RETRIES, before=broken)
+                    watch.restart_worker(result, most=0 if self._in_process else RETRIES, before=broken)
                     submit(index, arguments, broken + 1)
                     continue
                 in_flight += submit_next() - 1

@@ -1,11 +1,11 @@
 """One pool of GPU memory per worker, shared by torch, CuPy and cuML.
 
-Each library has an allocator of its own that keeps what it once took: beside each other they run out of memory
-that another one holds unused. CUDA's asynchronous pool, through RMM, serves all three. It takes nothing at the start,
-so that two clusters, or somebody else's program, may share a GPU; what is unused beyond `KEPT_SHARE` goes back to
-the GPU; and it ends at `MOST_SHARE`, because NCCL and cuBLAS take theirs beside any pool. On workers started by hand
-the same is `dask cuda worker ADDRESS --nthreads 2 --rmm-async --rmm-release-threshold 0.1 --rmm-maximum-pool-size 0.85
---set-rmm-allocator-for-libs torch,cupy`, with two tasks at once (`worker_device.GPU_TASKS`).
+Each library has its own caching allocator, so one can run out of memory that another caches unused. CUDA's asynchronous
+pool, through RMM, serves all three. It starts empty, so that two clusters or another program can share a GPU; unused
+memory above `KEPT_SHARE` is returned to the GPU; and it is limited to `MOST_SHARE`, because NCCL and cuBLAS allocate
+outside of any pool. For workers started by hand, the equivalent is `dask cuda worker ADDRESS --nthreads 2 --rmm-async
+--rmm-release-threshold 0.1 --rmm-maximum-pool-size 0.85 --set-rmm-allocator-for-libs torch,cupy`, with two tasks at
+once (`worker_device.GPU_TASKS`).
 
 A single GPU is used in this process, with torch's own allocator.
 """
@@ -16,18 +16,18 @@ from importlib.util import find_spec
 from typing import Any
 
 KEPT_SHARE = 0.1
-"""Of the GPU's memory, kept in the pool while unused: RMM by itself keeps all it ever had."""
+"""Share of the GPU's memory that the pool keeps while unused; by default RMM keeps its maximum."""
 
 MOST_SHARE = 0.85
-"""Of the GPU's memory, for the pool at most: of 24 GB the rest is 3.6, and NCCL with the libraries' code takes 2."""
+"""Largest share of the GPU's memory for the pool: of 24 GB this leaves 3.6, of which NCCL and the libraries' code take
+2."""
 
 
 def pool_options() -> dict[str, Any]:
     """Options of `dask_cuda.LocalCUDACluster` for the shared pool; none where RMM is not installed.
 
-    dask-cuda sets each worker up before its first task: the pool is made, then torch's and CuPy's allocators are
-    changed to it, which torch allows only before it has allocated anything. cuML takes RMM's current resource by
-    itself.
+    dask-cuda sets each worker up before its first task: the pool is created, then torch's and CuPy's allocators are
+    switched to it, which torch allows only before its first allocation. cuML uses RMM's current resource anyway.
     """
     if find_spec("rmm") is None:
         return {}

@@ -1,4 +1,4 @@
-"""How much of what is held in memory at once, given the setting ``memory_limit``. Changes no result."""
+"""Divides the setting ``memory_limit`` among the data held in memory. It changes no result."""
 
 from __future__ import annotations
 
@@ -10,28 +10,30 @@ from dedup_assets.resources.worker_room import ONE_LANE, Lanes
 from dedup_assets.settings import Settings
 
 LIBRARIES = 2**30
-"""What a worker process needs before it holds any data: torch, pyarrow and LanceDB take 0.6 GB."""
+"""Memory of a worker process before it holds any data: torch, pyarrow and LanceDB take 0.6 GB."""
 
 GROUP_TEXTS = 50_000
-"""Texts embedded between two commits, at least where memory allows: about a minute or two on a laptop is what a crash
-can cost, and sorting by length over that many makes padding negligible. 50,000 x 384 float16 are 38 MB in memory."""
+"""Texts embedded between two commits, if memory allows: a crash costs one or two minutes on a laptop, and sorting that
+many by length makes padding negligible. 50,000 x 384 float16 are 38 MB in memory."""
 
 TASK_TEXTS = 512
-"""Texts of a task on a CPU: about a second of work on one core, so two cores end together."""
+"""Texts of a task on a CPU: about a second of work on one core, so that cores finish together."""
 
 GPU_TASK_TEXTS = 65_536
-"""Texts of a task on a GPU at most: seconds of work, beside which what a task costs is little. Not tuned on one."""
+"""Largest number of texts of a task on a GPU: seconds of work, so that the overhead of a task is small. Not tuned on a
+GPU."""
 
 TASKS_PER_LANE = (16, 4)
-"""Tasks of a group of texts for each thread of the CPU workers, and for each GPU: the last ones end together, and
-between two commits, while which nobody embeds, there are some ten seconds of work."""
+"""Tasks of a group of texts for each thread of the CPU workers, and for each GPU: the last tasks end together, and
+there are about ten seconds of work between two commits, during which no text is embedded."""
 
 TEXT_BYTES = 4096
-"""A text while it is embedded: the text itself, 1 to 2 KB, its place in a batch, and its vector."""
+"""Bytes of a text while it is embedded: the text itself, 1 to 2 KB, its part of a batch, and its vector."""
 
 
 GPU_SHARE = 0.45
-"""Of what a GPU has free, for the rows of a task: just below what `compute.device.block` keeps together."""
+"""Share of a GPU's free memory for the rows of a task: just below the limit at which `compute.device.block` splits a
+block."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,11 @@ class MemoryPlan:
     Attributes
     ----------
     total : int
-        Bytes for data in all.
+        Total bytes for data.
     group_bytes : int
-        What a task of the join gathers: vectors, rows to multiply and listings. A GPU holds the same.
+        Data gathered by a task of the join: vectors, rows to multiply and listings. A GPU holds the same.
     task_match_bytes, match_bytes : int
-        Matches that a task, and the process that gathers them, hold before they spill.
+        Matches that a task, and the process that collects them, hold before they spill.
     """
 
     total: int
@@ -55,18 +57,18 @@ class MemoryPlan:
 
 
 def memory_plan(settings: Settings, tasks: int, rooms: Sequence[WorkerRoom] = ()) -> MemoryPlan:
-    """Divide the memory among so many tasks at once.
+    """Divide the memory among concurrent tasks.
 
-    A half goes to what the join gathers, an eighth to the matches of all tasks and
-    an eighth to those that came back; sorting matches needs the rest. The upper bounds of matches are where more
-    would not make anything faster; the fewer groups of cells, the less is gathered twice.
+    Half is for the rows that the join gathers, an eighth for the matches of all tasks and an eighth for the matches
+    that were returned; sorting matches needs the rest. More memory than the upper bounds of matches would speed nothing
+    up. Fewer groups of cells gather fewer rows twice.
 
     Parameters
     ----------
     tasks
-        At once on this machine, where `rooms` is empty.
+        Concurrent tasks on this machine, if `rooms` is empty.
     rooms
-        What the workers have: the least of their shares decides, of a machine's memory and of a GPU's.
+        The resources of the workers: the smallest share of a machine's memory, and of a GPU's, decides.
     """
     limit = settings.memory_bytes
     here = limit or free_memory() // 2
@@ -83,7 +85,7 @@ def memory_plan(settings: Settings, tasks: int, rooms: Sequence[WorkerRoom] = ()
 
 
 def _machines(rooms: Sequence[WorkerRoom]) -> list[tuple[int, int]]:
-    """Of each machine what is free, and the tasks at once of all its workers."""
+    """The free memory of each machine, and the concurrent tasks of all its workers."""
     machines: dict[str, tuple[int, int]] = {}
     for room in rooms:
         free, at_once = machines.get(room.machine, (room.free, 0))
@@ -93,14 +95,14 @@ def _machines(rooms: Sequence[WorkerRoom]) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class TextPlan:
-    """How texts are given out to be embedded.
+    """How texts are divided into tasks for embedding.
 
     Attributes
     ----------
     group : int
-        Texts between two commits, which are in this process's memory.
+        Texts between two commits, held in this process's memory.
     lanes, most : int
-        Tasks that run at once, on a GPU one after the other counted as one, and texts of one at most.
+        Concurrent tasks (those that take turns on one GPU count as one), and the largest number of texts of a task.
     """
 
     group: int
@@ -108,12 +110,12 @@ class TextPlan:
     most: int
 
     def task(self, texts: int) -> int:
-        """Texts a task, of so many in all: as many as a task takes, fewer where not every lane had two."""
+        """Texts per task for a total of ``texts``: the maximum, or fewer so that every lane has two tasks."""
         return max(1, min(self.most, max(TASK_TEXTS, -(-texts // (2 * self.lanes)))))
 
 
 def text_plan(settings: Settings, lanes: Lanes = ONE_LANE, rooms: Sequence[WorkerRoom] = ()) -> TextPlan:
-    """Texts in groups in proportion to what the workers have, bounded by the memory of this process and theirs."""
+    """Groups of texts in proportion to the workers' resources, bounded by the memory of this process and theirs."""
     limit = settings.memory_bytes
     beside = lanes.gpus or lanes.tasks * lanes.threads  # a text on a CPU takes one thread
     wanted = TASKS_PER_LANE[lanes.gpus > 0] * beside * (GPU_TASK_TEXTS if lanes.gpus else TASK_TEXTS)
@@ -128,6 +130,7 @@ def text_plan(settings: Settings, lanes: Lanes = ONE_LANE, rooms: Sequence[Worke
 
 
 def worker_memory(settings: Settings, workers: int) -> str | int:
-    """Limit of one worker process of a local cluster, as Dask takes it: beyond it spills, pauses and restarts."""
+    """Memory limit of one worker process of a local cluster, in Dask's format; beyond it Dask spills, pauses and
+    restarts."""
     limit = settings.memory_bytes
     return "auto" if limit is None else limit // max(1, workers) + LIBRARIES

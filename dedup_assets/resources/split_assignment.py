@@ -1,6 +1,6 @@
-"""A shard of many rows laid out by cell on several GPUs: one task reads its vectors, each GPU assigns a range of them,
-and one puts them in order. What is published is what `worker_tasks` publishes of a shard in one task, but for needless
-ghosts.
+"""Assigns the rows of a large shard on several GPUs: one task reads its vectors, each GPU assigns a range of them, and
+one task orders them by cell. The published files equal those of `worker_tasks` for a shard in one task, except for
+unnecessary ghosts.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from dedup_assets.storage.mapped_arrays import map_array
 from dedup_assets.storage.publish import publish_folder, temporary_folder
 
 ROWS_APART = 1_000_000
-"""Rows of a shard from which its ranges are assigned apart: seconds of an H200, by arithmetic, against the second that
-writing and reading them once more takes. Not tuned on one."""
+"""A shard with at least this many rows is split into ranges: by arithmetic they take seconds of an H200, and writing
+and reading them once more takes one second. Not tuned on a GPU."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A shard to lay out by cell.
+    """A shard to order by cell.
 
     Attributes
     ----------
     texts : int
     source : tuple
-        Arguments of what reads its vectors (n, d) and rows (n,) on a worker.
+        Arguments of the function that reads its vectors (n, d) and rows (n,) on a worker.
     centroids : str
         File of the centroids.
     floor : float
@@ -56,7 +56,8 @@ def lay_out_all(
     read: Callable[..., tuple[np.ndarray, np.ndarray]],
     workspace: Path,
 ) -> Iterator[tuple[int, dict[str, int]]]:
-    """Lay shards out, each in one task, or large ones on all GPUs together; yields (index, counts) as they finish.
+    """Order shards by cell, each in one task, or large ones on all GPUs together; yields (index, counts) as they
+    finish.
 
     `task(*source, centroids, floor, target, device)` does a whole shard; `read(*source)` reads its vectors.
     """
@@ -70,7 +71,7 @@ def lay_out_all(
             others.append(index)
             continue
         with temporary_folder(workspace) as scratch:
-            yield index, _apart(dask, layout, read, scratch, gpus)
+            yield index, _assign_in_ranges(dask, layout, read, scratch, gpus)
     whole = (
         (*layout.source, layout.centroids, layout.floor, layout.target, device)
         for layout in (layouts[index] for index in others)
@@ -79,10 +80,10 @@ def lay_out_all(
         yield others[at], counts
 
 
-def _apart(
+def _assign_in_ranges(
     dask: DaskCluster, layout: Layout, read: Callable[..., tuple[np.ndarray, np.ndarray]], scratch: Path, ranges: int
 ) -> dict[str, int]:
-    """Lay one shard out in so many ranges of rows; `scratch` is for what passes between tasks."""
+    """Order one shard by cell in several ranges of rows; tasks exchange data in `scratch`."""
     source, device = str(scratch / "rows"), dask.resolved_device()
     ((_, texts),) = dask.map(keep_rows, [(read, layout.source, source)])
     parts = [
@@ -107,7 +108,7 @@ def keep_rows(read: Callable[..., tuple[np.ndarray, np.ndarray]], arguments: tup
 
 
 def assign_rows(source: str, first: int, last: int, centroids: str, floor: float, device: str, target: str) -> None:
-    """Assign a range of the rows in a folder, and write what came of it to another."""
+    """Assign a range of the rows in a folder, and write the result to another folder."""
     book = read_centroids(Path(centroids))
     vectors = worker_tasks.of_dimension(map_array(Path(source, "vectors.npy"))[first:last], book)
     device = worker_tasks.worker_device(device)

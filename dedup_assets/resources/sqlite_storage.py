@@ -1,16 +1,16 @@
-"""Dagster's SQLite storage with less work for each event, without losing its consistency.
+"""Dagster's SQLite storage with less work for each event and the same consistency.
 
-Dagster makes an engine and opens a connection for every statement or two, some twelve for each event, and closes
-them after. That costs twice. In SQLite's write-ahead mode the last connection to close copies the log into the
+Dagster makes an engine and opens a connection for every one or two statements, about twelve for each event, and closes
+them afterwards. That has two costs. In SQLite's write-ahead mode the last connection to close copies the log into the
 database and flushes both: 170 flushes for each partition of a seven-asset run, three quarters of its time on a slow
-disk. And a new engine compiles every statement again: half of the processor's time beyond the stages' own.
+disk. And a new engine compiles every statement again: half of the processor time outside the stages.
 
-Here each file has one engine that keeps its connections, and commits are flushed with the log (`synchronous =
-NORMAL`), a tenth of the flushes. A killed process loses nothing; a power failure can lose the last events of Dagster's
-history and corrupts nothing. What the curation itself rests on is the workspace's ledger, which flushes every
+Here each file has one engine that keeps its connections, and commits are flushed with the log (`synchronous = NORMAL`),
+which needs a tenth of the flushes. A killed process loses nothing; a power failure can lose the last events of
+Dagster's history and corrupts nothing. The curation itself relies on the workspace's ledger, which flushes every
 transaction.
 
-The files are Dagster's: both storages read and write them, at the same time too.
+The file format is Dagster's: both storages can read and write the files, even concurrently.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect
 
 _BUSY_SECONDS = 30
 _MOST_ENGINES = 8
-"""Files of events whose connections stay open: a history has one for each run, and a process few descriptors."""
+"""Number of event files whose connections stay open: a history has one file for each run, and a process has few
+descriptors."""
 
 
 def with_steady_storage(reference: InstanceRef) -> InstanceRef:
-    """The same instance with this storage in place of Dagster's own SQLite; with any other storage as it is."""
+    """The same instance with this storage instead of Dagster's own SQLite; another storage is left unchanged."""
     storage = reference.storage_data
     if storage is None or storage.class_name != DagsterSqliteStorage.__name__:
         return reference
@@ -44,7 +45,7 @@ def with_steady_storage(reference: InstanceRef) -> InstanceRef:
 
 
 class SteadySqliteStorage(DagsterSqliteStorage):
-    """Dagster's SQLite storage whose runs and events are kept with few flushes."""
+    """Dagster's SQLite storage with few flushes for runs and events."""
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         super().__init__(base_dir, inst_data)
@@ -53,7 +54,7 @@ class SteadySqliteStorage(DagsterSqliteStorage):
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> SteadySqliteStorage:
-        """What Dagster calls with the settings of an instance."""
+        """Called by Dagster with the settings of an instance."""
         return cls.from_local(inst_data=inst_data, **config_value)
 
 
@@ -77,7 +78,7 @@ class SteadyRunStorage(SqliteRunStorage):
 
 
 class SteadyEventLogStorage(SqliteEventLogStorage):
-    """The events: a file for each run, and one of all that concerns assets."""
+    """The events: a file for each run, and one for all asset events."""
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         self._engines: OrderedDict[str, Engine] = OrderedDict()
@@ -95,7 +96,7 @@ class SteadyEventLogStorage(SqliteEventLogStorage):
                 yield connection
 
     def has_table(self, table_name: str) -> bool:
-        """Whether the file of assets has a table. Dagster asks inside a transaction too."""
+        """Whether the file of asset events has a table. Dagster also calls this inside a transaction."""
         return inspect(self._engine_of(INDEX_SHARD_NAME)).has_table(table_name)
 
     def _engine_of(self, shard: str) -> Engine:

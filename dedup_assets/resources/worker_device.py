@@ -1,7 +1,7 @@
-"""What a Dask worker computes on and how much of it is free, and tasks whose failures say so.
+"""The device of a Dask worker, its free memory, and tasks that report a failing device.
 
-Runs on the workers: in this process, in others of this machine, or on machines that know their GPUs better than the
-client.
+Runs on the workers: in this process, in other processes of this machine, or on other machines, whose GPUs the client
+cannot see.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from typing import Any
 from dedup_assets.errors import NoRoomError
 
 GPU_TASKS = 2
-"""Tasks at once on a GPU worker: while one has the GPU, the other reads, gathers and puts in order on the host. More
-would wait, and each holds what it gathered."""
+"""Concurrent tasks on a GPU worker: while one uses the GPU, the other reads, gathers and orders on the host. More would
+wait, and each holds its gathered rows."""
 
 _turn = threading.Lock()
 
 
 def device_turn(device: str) -> AbstractContextManager[Any]:
-    """Hold this process's GPU while the block lasts: its memory is one task's at a time. Nothing on a CPU."""
+    """Hold this process's GPU inside the block, because its memory serves one task at a time. Does nothing on a CPU."""
     return nullcontext() if device == "cpu" else _turn
 
 
 @dataclass(frozen=True)
 class WorkerRoom:
-    """What one worker has.
+    """The resources of one worker.
 
     Attributes
     ----------
     machine : str
         Workers of one machine share its memory.
     threads : int
-        Tasks at once.
+        Concurrent tasks.
     free : int
-        Bytes of the machine's memory, within the limit of its container.
+        Free bytes of the machine's memory, within the limit of its container.
     device : {"cpu", "cuda"}
     device_free : int, optional
-        Bytes of its GPU.
+        Free bytes of its GPU.
     cores : int
-        Of the machine, as far as the worker may use them.
+        Cores of the machine that the worker may use.
     """
 
     machine: str
@@ -58,10 +58,10 @@ class WorkerRoom:
 
 @dataclass(frozen=True)
 class Refused:
-    """The answer of a task whose device has no room, or works no more: to repeat it there would give the same.
+    """The result of a task whose device is out of memory or broken, where a repetition would fail again.
 
-    An exception would be repeated by Dask on the same worker. `broken` says what the GPU answers, and is empty where it
-    only lacks memory; `process` is the worker's, for another may have its address by now.
+    Dask would repeat a task with an exception on the same worker. `broken` is the error of the GPU, empty if it only
+    lacks memory; `process` identifies the worker, because another may have its address later.
     """
 
     worker: str
@@ -71,14 +71,15 @@ class Refused:
 
 
 def worker_device(device: str) -> str:
-    """`auto` on a worker means its GPU if it has one."""
+    """The device for `auto` on a worker: its GPU if it has one."""
     if device != "auto":
         return device
     return "cuda" if cuda_available() else "cpu"
 
 
 async def device_here() -> str:
-    """What `auto` means on the worker that is asked. Loading torch takes seconds, in which it still says it lives."""
+    """The device for `auto` on the queried worker. Loading torch takes seconds, during which the worker still sends
+    heartbeats."""
     return await asyncio.to_thread(worker_device, "auto")
 
 
@@ -86,7 +87,7 @@ _cuda: bool | None = None
 
 
 def cuda_available() -> bool:
-    """Whether torch can use a GPU here; asked once per process, without loading torch where it need not."""
+    """Whether torch can use a GPU here; determined once per process, and without loading torch where possible."""
     global _cuda
     if _cuda is None:
         import torch
@@ -96,19 +97,19 @@ def cuda_available() -> bool:
 
 
 def gpu_count() -> int:
-    """GPUs that this process may use."""
+    """Number of GPUs that this process may use."""
     import torch
 
     return torch.cuda.device_count()
 
 
 def cores_here() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_memory() -> int:
-    """Bytes of this machine's memory that are free, within the limit of the container."""
+    """Free bytes of this machine's memory, within the limit of the container."""
     import psutil
     from distributed.system import MEMORY_LIMIT
 
@@ -116,7 +117,7 @@ def free_memory() -> int:
 
 
 def room_here(device: str, dask_worker: Any = None) -> WorkerRoom:
-    """What this process has, as a worker of Dask or by itself."""
+    """The resources of this process, as a Dask worker or on its own."""
     device = worker_device(device)
     free = None
     if device != "cpu":
@@ -128,7 +129,7 @@ def room_here(device: str, dask_worker: Any = None) -> WorkerRoom:
 
 
 def guarded(device: str, task: Callable[..., Any], *arguments: Any) -> Any:
-    """Run a task; `Refused` where its device has no room, or is broken for good."""
+    """Run a task; returns `Refused` if its device is out of memory or broken."""
     try:
         return task(*arguments)
     except Exception as problem:
@@ -141,7 +142,7 @@ def guarded(device: str, task: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def nanny_runs(dask_worker: Any) -> bool:
-    """Whether a worker's nanny, on which this is called, has it running."""
+    """Whether the worker of the nanny that runs this function is running."""
     return bool(dask_worker.status.name == "running")
 
 
@@ -154,7 +155,7 @@ def _broken(device: str) -> str:
 
 
 def _address() -> str:
-    """Of the worker that runs this task."""
+    """Address of the worker that runs this task."""
     from distributed import get_worker
 
     try:

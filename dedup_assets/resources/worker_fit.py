@@ -1,6 +1,6 @@
-"""Whether the workers of a cluster that somebody else started fit: the same software, and the same files by path.
+"""Checks the workers of an external cluster: they need the same software, and the same files under the same path.
 
-All workers there are asked before work begins; one that comes later asks itself before its first task.
+All current workers are checked before work begins; a later one checks itself before its first task.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from dedup_assets.resources.worker_device import worker_device
 from dedup_assets.storage.publish import temporary_folder
 
 SHARED = ("dask", "distributed", "dedup-assets")
-"""Packages that a scheduler needs too: it unpacks what is sent through it."""
+"""Packages that the scheduler also needs, because it unpacks messages."""
 
 COMPUTING = (*SHARED, "numpy", "torch", "transformers", "numba", "pyarrow", "lancedb")
-"""Packages of which another version may give other numbers, or not read what this one wrote."""
+"""Packages whose other versions may give different numbers or fail to read files written here."""
 
 PROBE = "probe"
 
 
 @dataclass(frozen=True)
-class Terms:
-    """What a worker has to have: versions by package, the content of a file in a folder of the workspace, and a GPU
-    where the others have one."""
+class WorkerRequirements:
+    """The requirements for a worker: versions by package, the content of a file in a folder of the workspace, and a GPU
+    if the others have one."""
 
     versions: tuple[tuple[str, str], ...]
     folder: str
@@ -40,18 +40,18 @@ class Terms:
 
 
 @contextmanager
-def terms_for(workspace: Path) -> Iterator[Terms]:
-    """The terms of this process, with a file that lies in the workspace while the block lasts."""
+def requirements_for(workspace: Path) -> Iterator[WorkerRequirements]:
+    """The requirements from this process, with a probe file in the workspace inside the block."""
     with temporary_folder(workspace) as folder:
         folder.mkdir()
         content = secrets.token_hex(16)
         (folder / PROBE).write_text(content)
-        yield Terms(tuple(sorted(versions().items())), str(folder), content)
+        yield WorkerRequirements(tuple(sorted(versions().items())), str(folder), content)
 
 
 def versions(report: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """Versions of Python and of the packages that count, without what only names a build: those that a Dask process
-    reports, or those here."""
+    """Versions of Python and the relevant packages, without build tags: those that a Dask process reports, or those
+    here."""
     if report is None:
         from distributed.versions import get_versions
 
@@ -64,7 +64,7 @@ def versions(report: Mapping[str, Any] | None = None) -> dict[str, str]:
 
 
 def _python(text: str) -> str:
-    return ".".join(text.split(".")[:2])  # patches change no bytecode and no pickle
+    return ".".join(text.split(".")[:2])  # patch releases change neither bytecode nor pickle
 
 
 def _release(text: str) -> str:
@@ -72,7 +72,7 @@ def _release(text: str) -> str:
 
 
 def differences(wanted: Mapping[str, str], found: Mapping[str, str], names: Sequence[str]) -> str:
-    """Which of some versions differ, in words; empty if none."""
+    """Description of the versions that differ; empty if none."""
     return ", ".join(
         f"{name} {found[name] or 'missing'} (here {wanted[name] or 'missing'})"
         for name in ("Python", *names)
@@ -80,9 +80,9 @@ def differences(wanted: Mapping[str, str], found: Mapping[str, str], names: Sequ
     )
 
 
-def require_versions(reports: Mapping[str, Any], terms: Terms) -> None:
-    """Raise ClusterError where the scheduler or a worker has other versions; `reports` is what `Client.get_versions`
-    gives."""
+def require_versions(reports: Mapping[str, Any], terms: WorkerRequirements) -> None:
+    """Raise ClusterError if the scheduler or a worker has other versions; `reports` is the result of
+    `Client.get_versions`."""
     wanted = dict(terms.versions)
     found = {"the scheduler": differences(wanted, versions(reports["scheduler"]), SHARED)}
     for name, report in reports["workers"].items():
@@ -94,9 +94,9 @@ def require_versions(reports: Mapping[str, Any], terms: Terms) -> None:
         )
 
 
-def require_files(answers: Mapping[str, Any], terms: Terms) -> None:
-    """Raise ClusterError where a worker does not see the workspace; `answers` has, by worker, what `see_files` gave
-    there, or the exception it ended with."""
+def require_files(answers: Mapping[str, Any], terms: WorkerRequirements) -> None:
+    """Raise ClusterError if a worker does not see the workspace; `answers` holds the result of `see_files`, or its
+    exception, by worker."""
     blind = {f"worker {name}": str(answer) for name, answer in answers.items() if answer}
     for name, answer in answers.items():
         if not answer and not Path(terms.folder, _mark(name)).is_file():
@@ -133,7 +133,7 @@ def is_open(address: str) -> bool:
 
 
 def see_files(folder: str, content: str, dask_worker: Any) -> str:
-    """Read the probe and leave a mark beside it; what is wrong, or nothing."""
+    """Read the probe and write a mark beside it; returns the problem, or an empty string."""
     try:
         found = Path(folder, PROBE).read_text()
         Path(folder, _mark(dask_worker.address)).touch()
@@ -143,8 +143,8 @@ def see_files(folder: str, content: str, dask_worker: Any) -> str:
 
 
 @lru_cache(maxsize=8)
-def _unfit(terms: Terms, process: int) -> str:
-    """What is wrong with this worker, or nothing."""
+def _unfit(terms: WorkerRequirements, process: int) -> str:
+    """The problem of this worker, or an empty string."""
     from distributed import get_worker
 
     worker = get_worker()
@@ -162,8 +162,8 @@ def _unfit(terms: Terms, process: int) -> str:
     return ""
 
 
-def if_fit(terms: Terms, task: Callable[..., Any], *arguments: Any) -> Any:
-    """Run a task on a worker that fits. Raises ClusterError on another."""
+def run_if_fit(terms: WorkerRequirements, task: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a task if this worker fits; otherwise raise ClusterError."""
     problem = _unfit(terms, os.getpid())
     if problem:
         raise ClusterError(problem)

@@ -1,9 +1,9 @@
-"""A Dask cluster of worker processes on this machine, started by a process that has no script of its own.
+"""A Dask cluster of worker processes on this machine, started by a process without a script.
 
-Dask spawns workers by Python's multiprocessing, which imports the caller's script again in each of them, also in those
-that take the place of a dead one: a script without a `__main__` guard would run again there and wait for the locks of
-its parent. So scheduler and workers are the children of a helper process that runs nothing but `serve`. It is a session
-of its own, so Ctrl-C in a terminal reaches only who started it, and it ends with the process that started it.
+Dask spawns workers by Python's multiprocessing, which imports the caller's script again in each of them, and in
+replacements of dead ones: a script without a `__main__` guard would run again there and wait for the locks of its
+parent. So scheduler and workers are the children of a process that runs only `serve`. It has its own session, so Ctrl-C
+in a terminal reaches only its parent, and it ends with its parent.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING, Any
 from dedup_assets.errors import ClusterError, reason
 
 END_SECONDS = 10
-"""What a cluster is given to end by itself; workers without work need less than one."""
+"""Seconds in which a cluster may end by itself; idle workers need less than one."""
 
 if TYPE_CHECKING:
     from distributed.security import Security
 
 NO_PAGES: dict[str, Any] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
-"""Dask serves HTTP on a port of its own, without a key; some of its pages change the cluster."""
+"""Dask serves HTTP on a separate port without a key, and some of its pages change the cluster."""
 
 LOOPBACK_HTTP: dict[str, Any] = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
 """Dask serves HTTP even without its dashboard, on all interfaces and port 8787 unless told otherwise."""
@@ -42,15 +42,15 @@ _HELPER = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {module
 class WorkerProcesses:
     """Scheduler and workers as processes of this machine. `address` is the scheduler's.
 
-    They listen on the loopback interface, where every user of the machine may knock, and run what they are sent: so
-    they speak TLS, with keys of this run alone, which `security` has for the client.
+    They listen on the loopback interface, where every user of the machine can connect, and run code they receive. So
+    they use TLS with keys made for this run, which `security` holds for the client.
 
     Parameters
     ----------
     kind
         `LocalCluster` of distributed or `LocalCUDACluster` of dask-cuda.
     options
-        Its arguments, as JSON can hold them.
+        Its arguments, as JSON values.
     waits
         Called several times a second until the workers are there; may raise.
 
@@ -82,7 +82,7 @@ class WorkerProcesses:
             raise
 
     def _write_keys(self) -> dict[str, str]:
-        """Put the keys where nobody else can read them; the arguments of `Security` that name the files."""
+        """Write the keys to files that only this user can read; returns the arguments of `Security` that name them."""
         keys = {name: getattr(self.security, name) for name in self.security.__slots__ if _is_key(name)}
         for name, content in keys.items():
             Path(self._folder.name, name).touch(0o600)
@@ -102,24 +102,24 @@ class WorkerProcesses:
             answer = {"problem": f"it ended with status {self._process.wait()}"}
         if "address" not in answer:
             raise ClusterError(
-                f"The local Dask workers do not start: {answer['problem']}.{self._last_words()} Fewer --workers need "
-                "less memory; without the option the work is done in this process."
+                f"The local Dask workers do not start: {answer['problem']}.{self._last_error_line()} Fewer --workers "
+                "need less memory; without the option the work is done in this process."
             )
         return str(answer["address"])
 
-    def _last_words(self) -> str:
-        """The last line that scheduler and workers left on standard error."""
+    def _last_error_line(self) -> str:
+        """The last line of scheduler and workers on standard error."""
         lines = self._log.read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         return f" Their last words: {last.rstrip('.')}." if last else ""
 
     def close(self) -> None:
-        """End scheduler and workers, those too that do not answer."""
+        """End scheduler and workers, including those that do not answer."""
         assert self._process.stdin is not None and self._process.stdout is not None
         with suppress(OSError):
             self._process.stdin.close()
         try:
-            if self.address:  # else the helper is not listening yet
+            if self.address:  # otherwise the process is not listening yet
                 self._process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             pass
@@ -132,7 +132,7 @@ class WorkerProcesses:
 
 
 def _new_keys() -> Security:
-    from distributed.security import Security  # here, because the import takes half a second
+    from distributed.security import Security  # imported here, because it takes half a second
 
     return Security.temporary()
 
@@ -142,24 +142,25 @@ def _is_key(name: str) -> bool:
 
 
 def serve() -> None:
-    """In the helper: start what standard input asks for, tell its address, and end it when standard input ends."""
+    """Runs in the started process: start the requested cluster, report its address, and end it when standard input
+    ends."""
     parent = os.getppid()
     order = json.loads(sys.stdin.readline())
     answers = os.dup(1)
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # output of libraries is not the answer
     try:
         cluster = _cluster(order["kind"], order["options"], order["tls"], order["folder"])
     except Exception as problem:
         os.write(answers, json.dumps({"problem": f"{reason(problem)} ({type(problem).__name__})"}).encode() + b"\n")
         return
     os.write(answers, json.dumps({"address": cluster.scheduler_address}).encode() + b"\n")
-    # A fork of the parent may hold the other end of the pipe open after the parent's death.
+    # A fork of the parent may keep the other end of the pipe open after the parent's death.
     while os.getppid() == parent and not select.select([0], [], [], 1.0)[0]:
         pass
     try:
         cluster.close(timeout=END_SECONDS / 2)
     finally:
-        if os.getppid() != parent:  # nobody else clears up
+        if os.getppid() != parent:  # nothing else cleans up
             shutil.rmtree(order["folder"], ignore_errors=True)
             os.killpg(0, signal.SIGKILL)
 

@@ -1,6 +1,6 @@
-"""What the workers have, taken together: the device that all of them use, and how much runs at once.
+"""The combined resources of the workers: the device that all of them use, and the number of concurrent tasks.
 
-Asked of the workers, because the client may have other devices than they, or none.
+The workers report them, because the client may have other devices or none.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from dedup_assets.resources.worker_device import WorkerRoom
 
 @dataclass(frozen=True)
 class Lanes:
-    """What runs at once.
+    """The concurrency of large tasks.
 
     Attributes
     ----------
     tasks : int
-        Large tasks on all workers.
+        Concurrent large tasks on all workers.
     threads : int
-        Of the host, for each of them.
+        Host threads for each of them.
     gpus : int
-        0 where the work is done on CPUs.
+        Number of GPUs; 0 for CPU workers.
     """
 
     tasks: int
@@ -33,7 +33,7 @@ class Lanes:
 
     @property
     def shares(self) -> int:
-        """Parts that work is divided among: two tasks on one GPU are one after the other on it."""
+        """Number of parts that work is divided into: two tasks on one GPU take turns."""
         return self.gpus or self.tasks
 
 
@@ -41,8 +41,8 @@ ONE_LANE = Lanes(1, 1, 0)
 
 
 def lanes_of(rooms: Sequence[WorkerRoom]) -> Lanes:
-    """The lanes of workers elsewhere. A CPU worker takes a task on every thread; a GPU worker has a share of the cores
-    of its machine, because a GPU that waits for its host is the dearest thing there."""
+    """The lanes of external workers. A CPU worker runs a task on every thread. A GPU worker gets a share of the cores
+    of its machine, so that the GPU, the most expensive part, does not wait for its host."""
     tasks = max(1, sum(room.threads for room in rooms))
     gpus = [room for room in rooms if room.device != "cpu"]
     if not gpus:
@@ -52,7 +52,7 @@ def lanes_of(rooms: Sequence[WorkerRoom]) -> Lanes:
 
 
 def answered(answers: Mapping[str, Any]) -> list[Any]:
-    """What workers answered. Raises ClusterError where one ended with an exception."""
+    """The answers of the workers. Raises ClusterError if one is an exception."""
     for worker, answer in answers.items():
         if isinstance(answer, BaseException):
             raise ClusterError(
@@ -63,19 +63,19 @@ def answered(answers: Mapping[str, Any]) -> list[Any]:
 
 
 def agreed_device(wanted: str, answers: Mapping[str, Any]) -> str:
-    """`cpu` or `cuda`, the same for all workers: where only some had a GPU, a text's vector would depend on which of
-    them came first to it, and all would wait for the slow ones.
+    """`cpu` or `cuda`, the same for all workers: if only some had a GPU, a text's vector would depend on the worker
+    that computed it, and the fast ones would wait for the slow ones.
 
     Parameters
     ----------
     wanted : {"auto", "cpu", "cuda"}
     answers
-        By worker `cpu`, `cuda`, or the exception that asking it ended with.
+        `cpu`, `cuda` or the exception of the query, by worker.
 
     Raises
     ------
     ClusterError
-        Some workers have a usable GPU and others have none; or CUDA is wanted and one has none.
+        Some workers have a usable GPU and others have none; or CUDA is wanted and one has no GPU.
     """
     answered(answers)
     without = sorted(worker for worker, answer in answers.items() if answer == "cpu")

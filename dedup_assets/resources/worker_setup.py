@@ -1,4 +1,4 @@
-"""Preload of Dask worker processes: one core per task, because tasks run side by side.
+"""Preload of Dask worker processes: one core per task, because tasks run in parallel.
 
 `dask worker ADDRESS --preload dedup_assets.resources.worker_setup`
 """

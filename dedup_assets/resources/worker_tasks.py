@@ -1,7 +1,7 @@
-"""What runs on a Dask worker: read from the workspace, call compute, return arrays or publish files.
+"""The tasks of Dask workers: they read from the workspace, call compute, and return arrays or publish files.
 
-Arguments are small (paths, numbers, a batch of texts); the large arrays lie in the workspace, which every
-worker sees under the same path. Each task may run twice: what it publishes is the same both times.
+Arguments are small (paths, numbers, a batch of texts); large arrays are in the workspace, which every worker sees under
+the same path. A task may run twice and publishes the same files both times.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 
 from dedup_assets.compute.blocks import ShardPiece
 from dedup_assets.compute.cells import CellAssignment, assign
+from dedup_assets.compute.distances import forget_distances
 from dedup_assets.compute.join import MAX_MATCHES, DenseCells, Matches, match_pieces
 from dedup_assets.encoder.models import encoder_for, locate_model
 from dedup_assets.encoder.probe import hold_to_probe
@@ -39,8 +40,8 @@ def encode_texts(
     """Vectors (n, d) in the stored dtype, whether each text was longer than the window (n,) bool, and whether the model
     knows too little of it (n,) bool.
 
-    A text of the last kind has the zero vector, whose similarity to every vector is 0: it matches nothing but its
-    copies. `probe` are the vectors that the model gave when the workspace was begun.
+    A text of the last kind has the zero vector, whose similarity to every vector is 0: it matches only its copies.
+    `probe` holds the vectors of the model when the workspace was created.
     """
     location = locate_model(settings.model)
     if location.fingerprint != fingerprint:
@@ -70,10 +71,10 @@ def assign_shard(
     target: str,
     device: str,
 ) -> dict[str, int]:
-    """Lay a shard's new texts out by home cell and publish them to `target`; returns counts.
+    """Order a shard's new texts by home cell and publish them to `target`; returns counts.
 
-    `table` opens the embeddings: folder, dimension, dtype; the dimension is None while the corpus has no
-    vector. `hashes` (n, 2) and `rows` (n,) are the texts.
+    `table` holds the arguments of the embeddings: folder, dimension, dtype; the dimension is None while the corpus has
+    no vector. `hashes` (n, 2) and `rows` (n,) identify the texts.
     """
     book = read_centroids(Path(centroids))
     vectors, rows = rows_of_shard(table, shard, hashes, rows)
@@ -83,32 +84,32 @@ def assign_shard(
 def rows_of_shard(
     table: tuple[str, int | None, str], shard: str, hashes: np.ndarray, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors (n, d) and rows (n,) of those of a shard's new texts that the join meets."""
+    """Vectors (n, d) and rows (n,) of the new texts of a shard that take part in the join."""
     folder, dimension, dtype = table
     if dimension is None:
         return np.empty((0, 1), dtype), rows
     vectors = EmbeddingTable(Path(folder), dimension, dtype).vectors(shard, hashes)
-    # A text that the model cannot read matches nothing: the join need not meet it.
+    # A text that the model cannot read matches nothing, so the join leaves it out.
     comparable = vectors.any(axis=1)
     return vectors[comparable], rows[comparable]
 
 
 def reassign_shard(source: str, centroids: str, floor: float, target: str, device: str) -> dict[str, int]:
-    """Lay a shard's texts out again under other centroids; `source` holds them under the old ones."""
+    """Order a shard's texts by the cells of new centroids; `source` holds them under the old ones."""
     vectors, rows = rows_of_cells(source)
     cells = lay_out(vectors, rows, read_centroids(Path(centroids)), floor, worker_device(device))
     return publish_cells(cells, target)
 
 
 def rows_of_cells(source: str) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors (n, d) and rows (n,) of a shard that is laid out, in the order of rows."""
+    """Vectors (n, d) and rows (n,) of a shard from its cells, in the order of rows."""
     old = ShardCells.read(Path(source))
     by_row = np.argsort(old.rows, kind="stable")
     return np.asarray(old.vectors)[by_row], np.asarray(old.rows)[by_row]
 
 
 def lay_out(vectors: np.ndarray, rows: np.ndarray, centroids: np.ndarray, floor: float, device: str) -> ShardCells:
-    """Sort texts by home cell; ghosts refer to the sorted order."""
+    """Assign texts and sort them by home cell; ghosts refer to the sorted order."""
     vectors = of_dimension(vectors, centroids)
     with device_turn(device):
         assigned = assign(vectors, centroids, floor, device=device)
@@ -116,8 +117,8 @@ def lay_out(vectors: np.ndarray, rows: np.ndarray, centroids: np.ndarray, floor:
 
 
 def of_dimension(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """The vectors; where there are none, of the dimension of the centroids: a shard may have been admitted before the
-    corpus had a vector, when it was not known."""
+    """The vectors; an empty array gets the dimension of the centroids, because a shard may have been admitted before
+    the corpus had a vector."""
     return vectors if len(vectors) else np.empty((0, centroids.shape[1]), vectors.dtype)
 
 
@@ -143,7 +144,7 @@ def publish_cells(cells: ShardCells, target: str) -> dict[str, int]:
 
 
 def shard_piece(folder: str, admission: int, is_new: bool) -> ShardPiece:
-    """A shard's cells as the join takes them: mapped, nothing is read until it is touched."""
+    """A shard's cells as input of the join: mapped, so that pages are read on first access."""
     cells = ShardCells.read(Path(folder))
     return ShardPiece(
         vectors=cells.vectors,
@@ -167,13 +168,14 @@ def match_cells_of_shards(
     threads: int,
     tell: tuple[str, int],
 ) -> FoundMatches:
-    """Matches met in cells [first, last) that a new shard owns, being the later one.
+    """Matches in cells [first, last) that a new shard owns as the later one.
 
-    `shards` lists (cells folder, admission number, is new). Matches are between text keys, the earlier
-    first; one that is met in two groups of cells is in the answer of both. `spill` is the folder that matches
-    are written to when they take more than so many bytes. `threads` are those the task has to itself. `tell` is
-    the topic and the number under which it says how many cells are done.
+    `shards` lists (cells folder, admission number, is new). Matches are between text keys, the earlier first; a match
+    found in two groups of cells is in the results of both. `spill` is the folder for matches beyond a number of bytes.
+    `threads` is the number of threads of the task. `tell` is the topic and number under which it reports finished
+    cells.
     """
+    forget_distances()  # the assignment is over
     pieces = [shard_piece(*shard) for shard in shards]
     owners = np.array([admission for _, admission, is_new in shards if is_new])
     runs = MatchRuns(Path(spill[0]), spill[1])
@@ -184,26 +186,27 @@ def match_cells_of_shards(
         "device": device,
         "max_matches": most,
         "turn": device_turn(device),
-        "done": _Teller(*tell),
+        "done": _ProgressReporter(*tell),
     }
-    # Closed also where keeping the matches fails: the next task waits for the device.
+    # Closed even if storing the matches fails, because the next task waits for the device.
     with closing(match_pieces(pieces, first, last, floor, dense=dense, threads=threads, **options)) as matches:
         for found in matches:
-            # The later shard of a match owns it; matches owned by a shard of another run are that run's.
+            # The later shard of a match owns it; matches owned by a shard of another run belong to that run.
             mine = np.isin(admission_of(found.j), owners)
             runs.add(Matches(found.i[mine], found.j[mine], found.similarity[mine]))
     return FoundMatches(runs.in_memory(), runs.files, dense.cells)
 
 
 TELL_SECONDS = 0.5
-"""Between two words of a task on how far it is: often enough for a progress bar, and no load."""
+"""Seconds between two progress reports of a task: often enough for a progress bar, without load."""
 
 
-class _Teller:
-    """Counts what is done in a task and tells the client, a few times a second; outside of Dask nobody is told.
+class _ProgressReporter:
+    """Counts the finished items of a task and reports to the client a few times a second; outside of Dask it reports
+    nothing.
 
-    The client gets (number, count so far): what is told twice, or by a task that runs again, does no harm. A task whose
-    worker is closed meanwhile, because the run was interrupted, ends here.
+    The client gets (number, count so far), so repeated reports are harmless. A task whose worker is closed meanwhile,
+    because the run was interrupted, ends here.
     """
 
     def __init__(self, topic: str, number: int) -> None:
@@ -217,7 +220,7 @@ class _Teller:
             self._worker = get_worker()
 
     def __call__(self) -> None:
-        """One more is done; called from any thread."""
+        """Count one finished item; called from any thread."""
         with self._lock:
             self._count += 1
             now = time.monotonic()
@@ -231,7 +234,7 @@ class _Teller:
 
 @dataclass(frozen=True)
 class FoundMatches:
-    """What a group of cells gave: matches in memory, runs of further ones on disk, and dense cells."""
+    """The result of a group of cells: matches in memory, runs of further matches on disk, and dense cells."""
 
     matches: Matches
     files: list[Path]

@@ -1,7 +1,7 @@
-"""Whether the Dask workers of a run still live, looked at by whoever waits for them.
+"""Checks that the Dask workers of a run are alive while their client waits.
 
-Dask waits for ever for workers that are gone or hang, and so does its client for a scheduler that hangs. Here every
-wait says on standard error, every ten seconds, what it waits for, and it ends.
+Dask waits indefinitely for workers that are gone or hang, and its client for a scheduler that hangs. Here every wait is
+bounded, and reports on standard error every ten seconds what it waits for.
 """
 
 from __future__ import annotations
@@ -22,28 +22,29 @@ from dedup_assets.resources.worker_device import Refused, nanny_runs
 Result = TypeVar("Result")
 
 CLOSE_SECONDS = 5
-"""For taking leave of a scheduler, which may be lost, and of tasks that run when nobody wants their result any more."""
+"""Seconds for disconnecting from a scheduler, which may be lost, and for running tasks whose results are no longer
+needed."""
 
 SAY_SECONDS = 10.0
 LOOK_SECONDS = 2.0
-"""Between two looks at the workers. A look costs the scheduler a millisecond for some tens of them."""
+"""Seconds between two checks of the workers. A check of a few tens of workers costs the scheduler a millisecond."""
 
 KEPT = "What is finished is kept: run the same command again to go on."
 
 
-class Patience:
-    """A wait that says what it waits for every ten seconds, and is over after so many seconds without progress."""
+class BoundedWait:
+    """A wait that reports its reason every ten seconds, and ends after a number of seconds without progress."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self.go_on()
+        self.reset()
 
-    def go_on(self) -> None:
-        """What is waited for is there."""
+    def reset(self) -> None:
+        """Record progress."""
         self._since = self._said = time.monotonic()
 
     def wait(self, what: str, remedy: str) -> None:
-        """Call it now and then while waiting. Raises ClusterError once it takes too long."""
+        """Call it repeatedly while waiting. Raises ClusterError after too long."""
         raise_interrupt()
         now = time.monotonic()
         waited = now - self._since
@@ -55,12 +56,12 @@ class Patience:
 
 
 def say(line: str) -> None:
-    """A line on standard error, which the live progress shows above its bars."""
+    """Print a line on standard error, which the live progress shows above its bars."""
     print(line, file=sys.stderr, flush=True)
 
 
 def meanwhile(work: Callable[[], Result], look: Callable[[], None]) -> Result:
-    """The result of a call that may wait for ever; `look` is called several times a second and may raise."""
+    """The result of a call that may block; `look` is called several times a second and may raise."""
     answer: Future[Result] = Future()
 
     def run() -> None:
@@ -76,51 +77,51 @@ def meanwhile(work: Callable[[], Result], look: Callable[[], None]) -> Result:
 
 
 class WorkerWatch:
-    """The workers of a scheduler as its client sees them. `look` is called by whoever waits.
+    """The workers of a scheduler as seen by its client. The waiting thread calls `look`.
 
     Parameters
     ----------
     client, address
         A `distributed.Client`, connected to the scheduler at this address.
     seconds
-        How long a worker may give no sign of life, and a run may be without any that does.
+        How long a worker may send no heartbeat, and how long a run may have no working worker.
     restarted
-        Who started the workers puts others in the place of those that hang.
+        Whether hanging workers are replaced by the process that started them.
     """
 
     def __init__(self, client: Any, address: str, seconds: float, *, restarted: bool) -> None:
         self._client = client
         self._address = address
         self._restarted = restarted
-        self._patience = Patience(seconds)
+        self._patience = BoundedWait(seconds)
         self._looked = time.monotonic()
         self._heard: dict[
             str, tuple[float, float]
-        ] = {}  # by worker: its last sign by its scheduler's clock and by ours
+        ] = {}  # by worker: its last heartbeat by the scheduler's clock and by ours
         self._said: dict[str, float] = {}
 
     def watching(self, work: Callable[[], Result]) -> Result:
         """The result of a call to the client. Raises ClusterError if scheduler or workers are lost meanwhile."""
-        with self.minding():
+        with self.connection_errors():
             return meanwhile(work, self.look)
 
     def answers(self, question: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-        """What each worker answers that is still there afterwards, or the exception it ended with."""
+        """The answer or exception of each worker that is still connected afterwards."""
         client = self._client
         answers = self.watching(lambda: client.run(question, *arguments, on_error="return"))
-        there = self.watching(client.nthreads)  # some may have gone instead of answering
+        there = self.watching(client.nthreads)  # some may have disconnected without an answer
         return {worker: answer for worker, answer in answers.items() if worker in there}
 
     def wait_for_one(self, finished: Any) -> None:
-        """Wait until one of some futures, an `as_completed`, is done; as above."""
+        """Wait until one of some futures, an `as_completed`, is done; raises like `watching`."""
         while not finished.has_ready():
             self.look()
             with finished.thread_condition:
                 finished.thread_condition.wait(0.1)
 
     @contextmanager
-    def minding(self) -> Iterator[None]:
-        """Raise ClusterError in the place of what the client raises once the connection broke."""
+    def connection_errors(self) -> Iterator[None]:
+        """Raise ClusterError instead of the client's errors after the connection broke."""
         from distributed.client import ClosedClientError
         from distributed.comm import CommClosedError
 
@@ -134,15 +135,15 @@ class WorkerWatch:
             raise self._gone() from problem
 
     def look(self) -> None:
-        """Raise ClusterError if the scheduler is lost, or all workers have been for too long, or for an interrupt that
-        ended nothing."""
+        """Raise ClusterError if the scheduler is lost or all workers have been lost for too long. Raises a pending
+        interrupt too."""
         raise_interrupt()
         now = time.monotonic()
         every = min(LOOK_SECONDS, self._patience.seconds / 5)
         if now - self._looked < every:
             return
-        if now - self._looked > 10 * every:  # nobody waited in between
-            self._patience.go_on()
+        if now - self._looked > 10 * every:  # there was no wait in between
+            self._patience.reset()
             self._heard.clear()
         self._looked = now
         if self._client.status != "running":
@@ -157,13 +158,14 @@ class WorkerWatch:
         except OSError as problem:
             raise self._gone() from problem
         else:
-            self._judge(info["workers"])
+            self._check_all(info["workers"])
 
-    def start_anew(self, refused: Refused, *, most: int, before: int) -> None:
-        """End the worker whose GPU no longer works. Its nanny starts another; where it has none, others do its work.
+    def restart_worker(self, refused: Refused, *, most: int, before: int) -> None:
+        """End a worker whose GPU no longer works. Its nanny starts a replacement; without a nanny, other workers do its
+        work.
 
-        Raises DedupError where that does not help: the GPU lacks memory, or the work ended ``most`` GPUs before, none
-        of which can be had again in this process.
+        Raises DedupError if that does not help: the GPU lacks memory, the work already broke ``most`` GPUs, or the GPU
+        belongs to this process.
         """
         if not refused.broken:
             raise NoRoomError(refused.problem)
@@ -176,14 +178,14 @@ class WorkerWatch:
         worker, client = refused.worker, self._client
         known = self.watching(lambda: client.sync(client.scheduler.identity, n_workers=-1))["workers"].get(worker)
         if known is None:
-            return  # ended already
+            return  # already ended
         if refused.process and self.answers(os.getpid).get(worker, refused.process) != refused.process:
-            return  # restarted for what ran beside this
+            return  # already restarted for a concurrent task
         say(f"The GPU of Dask worker {worker} no longer works ({refused.broken}): it is restarted")
         if known["nanny"] is None:
             self.watching(lambda: client.retire_workers([worker], close_workers=True))
             return
-        # A nanny that is still starting a worker does not notice its end.
+        # A nanny that is still starting a worker does not notice the worker's end.
         while not all(self.watching(lambda: client.run(nanny_runs, workers=[worker], nanny=True)).values()):
             self.look()
             time.sleep(0.1)
@@ -191,12 +193,12 @@ class WorkerWatch:
         self.watching(lambda: client.restart_workers([worker], timeout=seconds, raise_for_error=False))
 
     def _gone(self) -> ClusterError:
-        """The error of a scheduler to which the connection broke."""
+        """The error for a broken connection to the scheduler."""
         return ClusterError(
             f"The Dask scheduler at {self._address} is gone, and with it the work it had given out. {KEPT}"
         )
 
-    def _judge(self, workers: dict[str, Any]) -> None:
+    def _check_all(self, workers: dict[str, Any]) -> None:
         now = time.monotonic()
         before = self._heard
         self._heard = {
@@ -208,9 +210,9 @@ class WorkerWatch:
         silent = {name: now - heard for name, (_, heard) in self._heard.items()}
         fresh = [name for name in workers if silent[name] < min(SAY_SECONDS, self._patience.seconds)]
         if any(_can_work(workers[name]) for name in fresh):
-            self._patience.go_on()
+            self._patience.reset()
             for name in workers.keys() - set(fresh):
-                self._miss(name, silent[name])
+                self._report_hanging(name, silent[name])
         elif fresh:
             self._patience.wait(
                 f"memory: all Dask workers at {self._address} are paused, because theirs is full",
@@ -220,8 +222,8 @@ class WorkerWatch:
             left = f"none of the {len(workers)} there gives a sign of life" if workers else "none is there"
             self._patience.wait(f"a Dask worker of {self._address}: {left}", f"Start workers. {KEPT}")
 
-    def _miss(self, name: str, seconds: float) -> None:
-        """One of several workers hangs: its work is done elsewhere in time."""
+    def _report_hanging(self, name: str, seconds: float) -> None:
+        """Report that one of several workers hangs; others will do its work."""
         now = time.monotonic()
         if now - self._said.get(name, 0.0) >= SAY_SECONDS:
             self._said[name] = now
@@ -234,5 +236,5 @@ class WorkerWatch:
 
 
 def _can_work(worker: dict[str, Any]) -> bool:
-    """A worker that is paused goes on with what it is at, and then waits until memory is freed."""
+    """A paused worker finishes its current tasks, then waits until memory is freed."""
     return worker["status"] == "running" or bool(worker["metrics"].get("task_counts", {}).get("executing"))

@@ -1,4 +1,4 @@
-"""The workspace as a Dagster resource: assets ask it for settings, ledger and places."""
+"""The workspace as a Dagster resource: it gives assets the settings, ledger and paths."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from dedup_assets.errors import SettingsError
 from dedup_assets.names import DASK_KEY, DEFAULT_WORKSPACE, WORKSPACE_KEY
 from dedup_assets.settings import Settings
 from dedup_assets.storage.liveness import holding_run
-from dedup_assets.storage.permissions import refuse_unasked
+from dedup_assets.storage.permissions import refuse_unsealed
 from dedup_assets.storage.workspace import SETTINGS_FILE, Workspace
 
 
 class WorkspaceResource(dg.ConfigurableResource):
     """Opens the curation workspace at `path`.
 
-    `options` is a JSON object of settings that hold for this run alone (matters of cost, such as the
-    device); what shapes the result is read from curation.toml.
+    `options` is a JSON object of settings for this run alone, which affect only cost, such as the device. Settings that
+    affect the result are read from curation.toml.
     """
 
     path: str
@@ -31,7 +31,7 @@ class WorkspaceResource(dg.ConfigurableResource):
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[WorkspaceResource, None, None]:
-        """For the duration of a run, show that its process is there."""
+        """Mark the process of the run as alive until the run ends."""
         root = Path(self.path).expanduser().absolute()
         if context.run is not None:
             _refuse_foreign(context.run.run_config, root)
@@ -42,19 +42,19 @@ class WorkspaceResource(dg.ConfigurableResource):
             yield self
 
     def open(self) -> Workspace:
-        """The workspace, with its settings as they are on disk now."""
+        """The workspace with its current settings on disk."""
         workspace = Workspace.open(self.path).with_options(_harmless(self.options))
-        refuse_unasked(workspace.root, workspace.settings)
+        refuse_unsealed(workspace.root, workspace.settings)
         return workspace
 
 
 _served: set[Path] = set()
-"""Workspaces on which this very process runs jobs."""
+"""Workspaces on which this process runs jobs."""
 
 
 @contextmanager
 def serving(root: Path) -> Iterator[None]:
-    """Let runs of this process name the workspace in their run config while the block lasts."""
+    """Inside the block, allow runs of this process to name the workspace in their run config."""
     _served.add(root)
     try:
         yield
@@ -63,8 +63,8 @@ def serving(root: Path) -> Iterator[None]:
 
 
 def _refuse_foreign(run_config: Mapping[str, Any], root: Path) -> None:
-    """Raise SettingsError where a run config says what only the process itself may say: whoever reaches the webserver
-    can launch a run with any config."""
+    """Raise SettingsError if a run config contains values that only the process itself may set: any client of the
+    webserver can launch a run with any config."""
     resources = run_config.get("resources") or {}
     configs = {key: (given or {}).get("config") or {} for key, given in resources.items()}
     named = any("path" in config for key, config in configs.items() if key.startswith(WORKSPACE_KEY))
@@ -82,7 +82,7 @@ def _refuse_foreign(run_config: Mapping[str, Any], root: Path) -> None:
 
 
 def _harmless(options: str) -> dict[str, Any]:
-    """Options of a run: matters of cost, and not where its result goes."""
+    """The options of a run: only settings of cost, not the place of its result."""
     wanted = json.loads(options)
     harmless = set(Settings().layer("cost")) - {"output"}
     refused = sorted(set(wanted) - harmless)

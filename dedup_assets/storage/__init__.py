@@ -1,1 +1,1 @@
-"""What is on disk: the workspace, its ledger, and each kind of file in it."""
+"""Storage on disk: the workspace, its ledger, and each kind of file in it."""

@@ -1,5 +1,5 @@
-"""The texts of a shard laid out by home cell, as memory-mapped arrays: one cell over many shards is a
-slice of each. Ghosts are entries (row, cell), never copies of vectors."""
+"""The texts of a shard ordered by home cell, as memory-mapped arrays: one cell over many shards is a slice of each.
+Ghosts are entries (row, cell), not copies of vectors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ARRAYS = ("vectors", "rows", "home_offsets", "ghost_rows", "ghost_offsets")
 
 @dataclass(frozen=True)
 class ShardCells:
-    """Texts that are new with one shard, sorted by home cell.
+    """Texts that first appear in one shard, sorted by home cell.
 
     Attributes
     ----------
@@ -25,7 +25,7 @@ class ShardCells:
     rows : (n,) int64
         Row in the source of each text's first record.
     home_offsets : (k + 1,) int64
-        Cell c is at home in `vectors[home_offsets[c]:home_offsets[c + 1]]`.
+        The home rows of cell c are `vectors[home_offsets[c]:home_offsets[c + 1]]`.
     ghost_rows : (g,) int32
         Indexes into `vectors`, sorted by the cell they are listed in.
     ghost_offsets : (k + 1,) int64
@@ -45,7 +45,7 @@ class ShardCells:
 
     @classmethod
     def read(cls, folder: Path) -> ShardCells:
-        """Map what `write` published; nothing is read until it is touched.
+        """Map the files that `write` published; pages are read on first access.
 
         A folder is mapped once per process: published folders never change.
         """

@@ -1,5 +1,5 @@
-"""Decisions on disk: a table of records for every shard of a generation, and a table of texts for every
-admission that brought some of them: a text may outlive the admission."""
+"""Decisions on disk: a table of records for each shard of a generation, and a table of texts for each admission that
+introduced some. A text may outlive the admission that introduced it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dedup_assets.storage.workspace import Workspace, admission_name
 
 @dataclass(frozen=True)
 class DecidedShard:
-    """Decisions of one shard's records that count, in row order."""
+    """Decisions of the live records of one shard, in row order."""
 
     admission: Admission
     rows: np.ndarray
@@ -31,28 +31,28 @@ class DecidedShard:
 
 
 @dataclass(frozen=True)
-class StandIns:
-    """For each of some texts the record that stands for it: its admission, row and id."""
+class Representatives:
+    """The representing record of each of some texts: its admission, row and id."""
 
     admissions: np.ndarray
     rows: np.ndarray
     ids: pa.Array
 
-    def take(self, at: np.ndarray) -> StandIns:
-        """Those of some of the texts, by index."""
-        return StandIns(self.admissions[at], self.rows[at], self.ids.take(pa.array(at)))
+    def take(self, at: np.ndarray) -> Representatives:
+        """The entries at some indexes."""
+        return Representatives(self.admissions[at], self.rows[at], self.ids.take(pa.array(at)))
 
 
 @dataclass(frozen=True)
 class _Texts:
-    """Decided texts of one admission, sorted by key, with the record that stands for each."""
+    """Decided texts of one admission, sorted by key, with the record that represents each."""
 
     decisions: TextDecisions
-    stand_ins: StandIns
+    representatives: Representatives
 
 
 class DecisionStore:
-    """Reads and writes the decisions of one generation; keeps the texts it has seen."""
+    """Reads and writes the decisions of one generation; caches the texts it has read."""
 
     def __init__(self, workspace: Workspace, generation: int) -> None:
         self._workspace = workspace
@@ -61,7 +61,7 @@ class DecisionStore:
         self._seen: dict[int, _Texts] = {}
 
     def texts(self, keys: np.ndarray) -> TextDecisions:
-        """Decisions of those of the given texts (sorted keys) that were decided before; dead ones were not."""
+        """Decisions of the given texts (sorted keys) that were decided before; retracted texts have none."""
         parts = []
         numbers = admission_of(keys)
         for number in np.unique(numbers):
@@ -70,13 +70,13 @@ class DecisionStore:
             parts.append(known.take(at[at >= 0]))
         return TextDecisions.joined(parts)
 
-    def remember(self, texts: TextDecisions, stand_ins: StandIns) -> list[int]:
-        """Take in texts that were just decided; returns the numbers of the admissions that brought them."""
+    def remember(self, texts: TextDecisions, representatives: Representatives) -> list[int]:
+        """Cache texts that were just decided; returns the numbers of the admissions that introduced them."""
         brought_by = admission_of(texts.keys)
         numbers = [int(number) for number in np.unique(brought_by)]
         for number in numbers:
             mine = np.flatnonzero(brought_by == number)
-            self._seen[number] = _Texts(texts.take(mine), stand_ins.take(mine))
+            self._seen[number] = _Texts(texts.take(mine), representatives.take(mine))
         return numbers
 
     def _path(self, number: int) -> str:
@@ -86,7 +86,7 @@ class DecisionStore:
         if number not in self._seen:
             try:
                 table = pq.read_table(self._path(number)).combine_chunks()
-            except FileNotFoundError:  # none of its texts live
+            except FileNotFoundError:  # none of its texts is live
                 table = TEXT_DECISIONS.empty_table()
             column = {name: table.column(name).to_numpy() for name in TEXT_DECISIONS.names if name != "record_id"}
             ids = table.column("record_id")
@@ -94,7 +94,7 @@ class DecisionStore:
                 TextDecisions(
                     column["text"], column["kept"], column["keeper_text"], column["similarity"], column["place"]
                 ),
-                StandIns(
+                Representatives(
                     column["record_admission"],
                     column["record_row"],
                     ids.chunk(0) if len(ids) else pa.array([], pa.string()),
@@ -103,10 +103,10 @@ class DecisionStore:
         return self._seen[number]
 
     def write_texts(self, numbers: Sequence[int]) -> None:
-        """Publish the texts that some admissions brought, as they are remembered."""
+        """Publish the cached texts that some admissions introduced."""
         for number in numbers:
             known = self._seen[number]
-            d, by = known.decisions, known.stand_ins
+            d, by = known.decisions, known.representatives
             table = pa.table(
                 [
                     pa.array(d.keys),
@@ -124,9 +124,9 @@ class DecisionStore:
             write_parquet(self._workspace.decisions(self._generation, "texts", name), table)
 
     def write_records(self, shard: DecidedShard) -> int:
-        """Publish a shard's decisions; its texts, and those of all its keepers, are remembered or on disk.
+        """Publish a shard's decisions; its texts, and those of all its keepers, are cached or on disk.
 
-        Returns how many records went for a keeper of another shard.
+        Returns the number of records removed for a keeper of another shard.
         """
         removed = np.flatnonzero(~shard.kept)
         keepers = shard.keeper[removed]
@@ -153,9 +153,9 @@ class DecisionStore:
         return int((numbers != shard.admission.number).sum())
 
     def _names(self, keys: np.ndarray) -> tuple[pa.Array, np.ndarray, pa.Array]:
-        """Id and admission of the record that stands for each keeper text (m,), and its group.
+        """Id and admission of the record that represents each keeper text (m,), and its group.
 
-        A group is named by its keeper's text, ADMISSION:ROW: the one name that later shards cannot change.
+        A group is named ADMISSION:ROW by its keeper's text, because later shards cannot change that name.
         """
         brought_by = admission_of(keys)
         names = np.empty(len(keys), object)
@@ -164,12 +164,12 @@ class DecisionStore:
             mine = np.flatnonzero(brought_by == number)
             known = self._of(int(number))
             at = known.decisions.find(keys[mine])
-            names[mine] = known.stand_ins.ids.take(pa.array(at)).to_pylist()
-            owners[mine] = known.stand_ins.admissions[at]
+            names[mine] = known.representatives.ids.take(pa.array(at)).to_pylist()
+            owners[mine] = known.representatives.admissions[at]
         groups = [f"{number}:{row}" for number, row in zip(brought_by.tolist(), row_of(keys).tolist(), strict=True)]
         return pa.array(names, pa.string()), owners, pa.array(groups, pa.string())
 
 
 def read_record_decisions(workspace: Workspace, generation: int, shard: str) -> pa.Table:
-    """The decisions of a shard's records that count, in row order."""
+    """The decisions of a shard's live records, in row order."""
     return pq.read_table(workspace.decisions(generation, "records", shard))

@@ -1,4 +1,4 @@
-"""The texts of dense cells, read from the cells on disk: what stands for the matches that are not listed."""
+"""The texts of dense cells, read from the cells on disk; they replace the matches that are not listed."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from dedup_assets.storage.workspace import Workspace
 def dense_cells(
     workspace: Workspace, dense: Mapping[Admission, Sequence[int]], visible: Sequence[Admission]
 ) -> list[DenseCell]:
-    """The dense cells of a batch of shards with all texts they list, as keys; those that share most texts as one.
+    """The dense cells of a batch of shards with the keys of all texts they list; cells that share most texts are
+    merged.
 
     Parameters
     ----------
     workspace : Workspace
     dense : mapping
-        For each admission of the batch, its dense cells under the codebook it was admitted under.
+        For each admission of the batch, its dense cells in the codebook of the admission.
     visible : sequence of Admission
-        Those that any text of the corpus was brought by.
+        The admissions that introduced the texts of the corpus.
     """
     codebooks = workspace.ledger.codebooks()
-    # The matches of a shard are with all admitted before it, so those are listed with it under its codebook.
+    # A shard is matched with all shards admitted before it, so these are listed with it in its codebook.
     last: dict[int, int] = {}
     cells: dict[int, set[int]] = {}
     for a, named in dense.items():

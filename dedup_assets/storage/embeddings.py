@@ -1,8 +1,7 @@
 """The LanceDB table of embeddings: one row per distinct text, written shard by shard.
 
-Knows the table and nothing of how vectors are made. The rows of a group of shards are added in one
-transaction, so a crash leaves all of them or none. Only validated shard keys and hexadecimal hashes go into
-predicates.
+The rows of a group of shards are added in one transaction, so a crash leaves all of them or none. Predicates contain
+only validated shard keys and hexadecimal hashes.
 """
 
 from __future__ import annotations
@@ -29,27 +28,27 @@ TABLE = "embeddings"
 _HASHES_PER_PREDICATE = 2_000
 
 ROWS_PER_BATCH = 8_192
-"""Rows of a part of a scan, or of what is added: 12 MB of float32 at 384 dimensions."""
+"""Rows of a part of a scan or an addition: 12 MB of float32 at 384 dimensions."""
 
 HASHES = 1 << 128
-"""Hashes there are."""
+"""Number of possible hashes."""
 
 KEPT_VERSIONS = timedelta(hours=1)
-"""How long superseded versions of the table stay: a reader holds the version it began with, for minutes."""
+"""How long superseded versions of the table are kept: a reader uses the version it started with for minutes."""
 
 
 class EmbeddingTable:
     """Vectors of distinct texts: columns `id, shard, text_hash, vector`.
 
-    `id` and `shard` are those of the record that brought the text first; `vector` is of unit norm.
+    `id` and `shard` are those of the first record with the text; `vector` has unit norm.
     """
 
     def __init__(self, folder: Path, dimension: int, dtype: str) -> None:
-        import lancedb  # here, because the import takes half a second that a `--help` need not pay
+        import lancedb  # imported here, because it takes half a second that `--help` need not wait for
 
         self.dimension = dimension
         self.dtype = np.dtype(dtype)
-        self._known: int | None = None  # the version of which all texts are known to who asked for them
+        self._known: int | None = None  # the version whose texts the caller of `known` has
         self._schema = pa.schema(
             [
                 ("id", pa.string()),
@@ -64,12 +63,12 @@ class EmbeddingTable:
         try:
             with storage_errors(folder):
                 self._table = database.create_table(TABLE, schema=self._schema, exist_ok=True)
-        except ValueError:  # a table of another schema is there; what differs is said below
+        except ValueError:  # a table with another schema exists; the difference is reported below
             self._table = database.open_table(TABLE)
         found = self._table.schema.field("vector").type
         if found != self._schema.field("vector").type:
             raise WorkspaceError(
-                f"Table {TABLE} in {folder} holds vectors of type {found}, these settings make "
+                f"Table {TABLE} in {folder} holds vectors of type {found}, these settings give "
                 f"{self._schema.field('vector').type}: vectors of two kinds cannot be compared. Use the "
                 "settings the workspace was made with, or curate into a new workspace."
             )
@@ -82,7 +81,7 @@ class EmbeddingTable:
         return _hex_to_hashes(self._table.search().select(["text_hash"]).to_arrow().column("text_hash"))
 
     def known(self) -> HashIndex:
-        """Hashes of all texts that have a vector, each with its row number in this answer."""
+        """Hashes of all texts that have a vector, each with its row number in this result."""
         hashes = self.hashes()
         self._known = self._table.version
         return HashIndex(hashes, np.arange(len(hashes)))
@@ -90,16 +89,16 @@ class EmbeddingTable:
     def add(self, parts: Iterable[pa.Table], *, unknown: bool = False) -> None:
         """Add texts that have no vector yet, in one transaction. A text that has one keeps it.
 
-        One process at a time: of two that add one text at once, the table takes both, and it compares with the
-        version that it was opened at, which may be hours old.
+        Only one process at a time may call this: if two add the same text at once, the table stores both. It also
+        compares with the version that was opened, which may be hours old.
 
         Parameters
         ----------
         parts : iterable of Table
-            Columns `id, shard, text_hash, vector`; no more than a part is in memory.
+            Columns `id, shard, text_hash, vector`; at most one part is in memory.
         unknown : bool
-            That no text occurs twice, and none was in `known` or was added here since. As long as nobody else wrote
-            to the table they are then appended, without being compared with what there is.
+            Promises that no text occurs twice, and that none was in `known` or was added here since. Unless another
+            process wrote to the table, they are appended without a comparison with the stored texts.
         """
         parts = (part for part in parts if part.num_rows)
         first = next(parts, None)
@@ -149,7 +148,7 @@ class EmbeddingTable:
     def find_vectors(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Stored vectors (n, dimension) of some texts of any shards, and which have one: bool (n,).
 
-        For few texts of many: where most are of one shard, `vectors` reads less.
+        For a few texts of many shards. Where most are of one shard, `vectors` reads less.
         """
         result = np.zeros((len(hashes), self.dimension), dtype=self.dtype)
         found = np.ones(len(hashes), dtype=bool)
@@ -161,8 +160,9 @@ class EmbeddingTable:
     ) -> Iterator[tuple[np.ndarray, pa.ChunkedArray, np.ndarray]]:
         """Hashes (n, 2), shards (n,) and vectors (n, dimension) of stored texts, in parts that fit in memory.
 
-        Those whose hash, as a number of 128 bits, lies in ``first`` to ``stop`` (exclusive): hashes are as good as
-        random, so any such window is a fair sample of all texts. With `shards` only those that came with one of them.
+        Those whose hash, as a number of 128 bits, lies in ``first`` to ``stop`` (exclusive): hashes are practically
+        random, so any such window is a fair sample of all texts. With `shards`, only texts that first came with one of
+        them.
         """
         conditions = []
         if (first, stop) != (0, HASHES):
@@ -208,7 +208,7 @@ class EmbeddingTable:
     def sample(self, count: int, seed: int) -> np.ndarray:
         """Up to `count` vectors drawn without replacement, in a fixed order for a seed and a corpus.
 
-        The draw is over texts sorted by hash, so the order in which shards were written is no matter.
+        The draw is over texts sorted by hash, so the order in which shards were written does not matter.
         """
         column = self._table.search().select(["text_hash"]).with_row_id(True).to_arrow()
         hashes = _hex_to_hashes(column.column("text_hash"))
@@ -229,7 +229,7 @@ class EmbeddingTable:
         return query.select(["id", "shard", "text_hash", "_distance"]).to_arrow().to_pylist()
 
     def remove(self, hashes: np.ndarray) -> int:
-        """Remove the vectors of some texts; returns how many there were. Doing it again changes nothing."""
+        """Remove the vectors of some texts; returns how many there were. It is idempotent."""
         before = len(self)
         for start in range(0, len(hashes), _HASHES_PER_PREDICATE):
             self._table.delete(f"text_hash IN ({_listed(hashes[start : start + _HASHES_PER_PREDICATE])})")
@@ -240,7 +240,7 @@ class EmbeddingTable:
         return len(self._table.list_versions())
 
     def rewrite(self) -> None:
-        """Rewrite the table and drop every earlier version: nothing of removed rows stays. Nobody else
+        """Rewrite the table and drop every earlier version, so that nothing of removed rows remains. No other process
         may use the table meanwhile."""
         import lancedb
 
@@ -256,7 +256,7 @@ class EmbeddingTable:
         self._optimize(keep)
 
     def _optimize(self, keep: timedelta, *, delete_unverified: bool = False) -> None:
-        with warnings.catch_warnings():  # that readers of earlier versions fail: who calls this is alone
+        with warnings.catch_warnings():  # readers of earlier versions would fail: the caller holds the exclusive lock
             warnings.simplefilter("ignore", UserWarning)
             self._table.optimize(cleanup_older_than=keep, delete_unverified=delete_unverified)
 

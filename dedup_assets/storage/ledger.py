@@ -1,8 +1,8 @@
-"""The ledger: which shards there are, in which order they were admitted, what was retracted, what is finished.
+"""The ledger: the registered shards, the order of their admission, retractions, and finished stages.
 
-One SQLite file; every change is one transaction. A row in `stage` is the record of completion: it is
-written after the files it speaks of were synced and renamed, so a file without its row counts as absent.
-Knows neither Dagster nor the content of any file.
+One SQLite file; every change is one transaction. A row in `stage` is the record of completion: it is written after its
+files were synced and renamed, so a file without its row counts as absent. The module knows neither Dagster nor the
+content of any file.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from dedup_assets.storage.ledger_schema import (
     Admission,
     Codebook,
     Completion,
+    CorpusState,
     Entry,
     Generation,
     Rebuild,
     Registration,
     Retraction,
     Shard,
-    Standing,
 )
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "Admission",
     "Codebook",
     "Completion",
+    "CorpusState",
     "Entry",
     "Generation",
     "Ledger",
@@ -53,11 +54,10 @@ __all__ = [
     "Registration",
     "Retraction",
     "Shard",
-    "Standing",
 ]
 
 _NOW = "strftime('%Y-%m-%dT%H:%M:%SZ', 'now')"
-# The columns keep the names that workspaces have them under.
+# The columns keep the names that existing workspaces have.
 _COMPLETION = "shard, stage, basis AS input_version, facts AS stats, run_id, seconds, finished, void"
 
 
@@ -67,11 +67,11 @@ class Ledger(LedgerFile):
     # -- shards -------------------------------------------------------------------------------------
 
     def register(self, shards: Iterable[Registration], role: str = CORPUS) -> list[str]:
-        """Register files in the order given; returns the keys that are to be curated: new ones, and those that had
-        vanished and are back.
+        """Register files in the order given; returns the keys to curate: new ones, and those that had vanished and are
+        back.
 
-        A key that is registered for the same uri stays as it is; for another uri, or in another role, it is
-        refused. A shard that was taken down is passed over: it stays out.
+        A key that is registered for the same uri is left unchanged; for another uri or role it is refused. A shard that
+        was taken down is skipped: it stays out.
         """
         due: list[str] = []
         with self._transaction(write=True) as connection:
@@ -108,8 +108,8 @@ class Ledger(LedgerFile):
         return due
 
     def move(self, shard: Registration) -> None:
-        """Let a registered shard be another file from now on: the same content elsewhere, or the first that can be
-        read. Its key and its place in the order stay."""
+        """Point a registered shard to another file: the same content elsewhere, or the first readable file. Its key and
+        its position in the order stay."""
         key, uri, form, compression, name, partition = shard
         with self._transaction(write=True) as connection:
             connection.execute(
@@ -118,18 +118,18 @@ class Ledger(LedgerFile):
             )
 
     def shards(self) -> list[Shard]:
-        """All registered shards in the order of their registration, retracted ones too."""
+        """All registered shards in the order of their registration, including retracted ones."""
         return [Shard(**row) for row in self._rows("SELECT * FROM shard ORDER BY position")]
 
     # -- completion ---------------------------------------------------------------------------------
 
     def complete(self, stage: str, entries: Sequence[Entry], run_id: str) -> None:
-        """Record finished shards of a stage. One transaction for all; retracted shards are passed over."""
+        """Record finished shards of a stage. One transaction for all; retracted shards are skipped."""
         with self._transaction(write=True) as connection:
             _record(connection, stage, entries, run_id)
 
     def completions(self, stage: str) -> dict[str, Completion]:
-        """The last completion of a stage that holds, by shard key."""
+        """The last valid completion of a stage, by shard key."""
         rows = self._rows(
             f"SELECT {_COMPLETION} FROM stage WHERE number IN "
             "(SELECT max(number) FROM stage WHERE stage = ? AND NOT void GROUP BY shard) ORDER BY number",
@@ -138,22 +138,22 @@ class Ledger(LedgerFile):
         return {row["shard"]: _completion(row) for row in rows}
 
     def versions(self, stage: str) -> dict[tuple[str, str], Completion]:
-        """The last completion of a stage by shard key and input version: also of content that was replaced since."""
+        """The last completion of a stage by shard key and input version, including content that was replaced since."""
         rows = self._rows(f"SELECT {_COMPLETION} FROM stage WHERE stage = ? ORDER BY number", stage)
         return {(row["shard"], row["input_version"]): _completion(row) for row in rows}
 
     def ever_finished(self, stage: str) -> set[str]:
-        """Shards that a stage was finished for, also with content that was replaced or retracted since."""
+        """Shards for which a stage was finished, including content that was replaced or retracted since."""
         return {row["shard"] for row in self._rows("SELECT DISTINCT shard FROM stage WHERE stage = ?", stage)}
 
     def history(self, shard: str) -> list[Completion]:
-        """All completions of one shard in the order in which they finished, void ones too."""
+        """All completions of one shard in the order in which they finished, including void ones."""
         rows = self._rows(f"SELECT {_COMPLETION} FROM stage WHERE shard = ? ORDER BY number", shard)
         return [_completion(row) for row in rows]
 
     def fail(self, shard: str, stage: str, message: str, run_id: str) -> None:
-        """Record why a shard could not be processed; a later completion clears it. What is no shard, or is retracted,
-        is passed over: nothing would ever clear it."""
+        """Record why a shard could not be processed; a later completion clears it. Unknown and retracted shards are
+        skipped, because nothing would ever clear their failure."""
         with self._transaction(write=True) as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO failure SELECT key, ?, ?, ? FROM shard WHERE key = ? AND retracted IS NULL",
@@ -161,7 +161,8 @@ class Ledger(LedgerFile):
             )
 
     def recover(self, stage: str, shards: Collection[str]) -> None:
-        """Forget that shards failed at a stage: what they failed with was taken back, and nothing is left to do."""
+        """Delete the failures of shards at a stage: the content that failed was withdrawn, and nothing is left to
+        do."""
         over = [shard for shard, (failed, _, _) in self.failures().items() if failed == stage and shard in shards]
         if over:
             with self._transaction(write=True) as connection:
@@ -177,7 +178,7 @@ class Ledger(LedgerFile):
     # -- codebooks and admissions -------------------------------------------------------------------
 
     def codebook(self) -> Codebook | None:
-        """The codebook in force, or None before the first."""
+        """The current codebook, or None before the first."""
         rows = self._rows("SELECT * FROM codebook ORDER BY number DESC LIMIT 1")
         return _codebook(rows[0]) if rows else None
 
@@ -186,9 +187,9 @@ class Ledger(LedgerFile):
         return {row["number"]: _codebook(row) for row in self._rows("SELECT * FROM codebook")}
 
     def add_codebook(self, codebook: Codebook) -> None:
-        """Put a codebook in force. Its centroids, and the admitted shards' cells, are on disk already.
+        """Make a codebook current. Its centroids and the cells of the admitted shards are already on disk.
 
-        It answers every request for a rebuild that still waits for a fit.
+        It satisfies every request for a rebuild that still waits for a fit.
         """
         with self._transaction(write=True) as connection:
             connection.execute(
@@ -203,24 +204,24 @@ class Ledger(LedgerFile):
             )
             connection.execute("UPDATE rebuild SET codebook = ? WHERE codebook IS NULL", (codebook.number,))
 
-    def standing(self) -> Standing:
-        """What is in the corpus, read at one moment: a retraction is in all of it or in none."""
+    def standing(self) -> CorpusState:
+        """The state of the corpus, read in one transaction: a retraction is in all of it or in none."""
         with self._transaction(write=False) as connection:
-            return Standing(_admissions(connection), _taken_down(connection), _last_retraction(connection))
+            return CorpusState(_admissions(connection), _taken_down(connection), _last_retraction(connection))
 
     def admissions(self) -> list[Admission]:
-        """All admissions in curation order, retracted ones too: their texts may live on in other shards."""
+        """All admissions in curation order, including retracted ones: other shards may still have their texts."""
         with self._transaction(write=False) as connection:
             return _admissions(connection)
 
     def live_admissions(self) -> list[Admission]:
-        """The admissions that count, in curation order: one for each shard that is in the corpus."""
+        """The live admissions in curation order: one for each shard in the corpus."""
         return [a for a in self.admissions() if a.retracted is None]
 
     def admit(self, admissions: Sequence[Admission], entries: Sequence[Entry], stage: str, run_id: str) -> None:
         """Admit shards and record the completion of the admitting stage, in one transaction.
 
-        A live admission of the same shard with other content is retracted in it: the new content takes over.
+        It also retracts a live admission of the same shard with other content, which the new content replaces.
         """
         with self._transaction(write=True) as connection:
             for a in admissions:
@@ -235,7 +236,7 @@ class Ledger(LedgerFile):
             _record(connection, stage, entries, run_id)
 
     def withdraw(self, shard: str, run_id: str = "") -> None:
-        """End the live admission of a shard that a stage fails for, so that the others are decided without it. The
+        """End the live admission of a shard for which a stage fails, so that the others are decided without it. The
         next run admits it again, after them."""
         with self._transaction(write=True) as connection:
             live = _live(connection, shard)
@@ -248,10 +249,10 @@ class Ledger(LedgerFile):
     def retract_shard(
         self, key: str, reason: str, tombstones: Iterable[tuple[int, str]] = (), run_id: str = ""
     ) -> Admission | None:
-        """Retract a shard as vanished or taken down; returns the admission that ended with it, if one was live.
+        """Retract a shard as vanished or taken down; returns the admission that this ended, if one was live.
 
-        `tombstones` are (row, id) of its last admission: ids that never return. Where the shard is retracted
-        for that reason already, or was taken down, nothing is left to do.
+        `tombstones` are (row, id) of its last admission: ids that never return. A shard that is already retracted for
+        that reason, or was taken down, is left unchanged.
         """
         live = {a.shard: a for a in self.live_admissions()}.get(key)
         with self._transaction(write=True) as connection:
@@ -262,14 +263,14 @@ class Ledger(LedgerFile):
             last = connection.execute("SELECT max(number) FROM admission WHERE shard = ?", (key,)).fetchone()[0]
             retraction = _retract(connection, key, None if row is None else row["number"], reason, run_id)
             if last is not None:
-                _bury(connection, key, last, retraction, tombstones)
+                _add_tombstones(connection, key, last, retraction, tombstones)
             connection.execute("UPDATE shard SET retracted = ? WHERE key = ?", (reason, key))
             connection.execute("DELETE FROM failure WHERE shard = ?", (key,))
             _void(connection, key, STAGES)
         return live
 
     def retract_records(self, admission: Admission, records: Iterable[tuple[int, str]], run_id: str = "") -> int:
-        """Take single records (row, id) of a live admission down for ever; returns how many were still there."""
+        """Permanently take down single records (row, id) of a live admission; returns how many were still there."""
         with self._transaction(write=True) as connection:
             new = [
                 (row, record_id)
@@ -278,7 +279,7 @@ class Ledger(LedgerFile):
             ]
             if new:
                 retraction = _retract(connection, admission.shard, admission.number, TAKEDOWN, run_id, whole=False)
-                _bury(connection, admission.shard, admission.number, retraction, new)
+                _add_tombstones(connection, admission.shard, admission.number, retraction, new)
         return len(new)
 
     def retractions(self) -> list[Retraction]:
@@ -286,7 +287,7 @@ class Ledger(LedgerFile):
         return [Retraction(**row) for row in self._rows("SELECT * FROM retraction ORDER BY number")]
 
     def last_retraction(self) -> int:
-        """Number of the last retraction that took something from the corpus; 0 where there is none."""
+        """Number of the last retraction that removed something from the corpus; 0 where there is none."""
         with self._transaction(write=False) as connection:
             return _last_retraction(connection)
 
@@ -295,13 +296,13 @@ class Ledger(LedgerFile):
         return [row["id"] for row in self._rows("SELECT id FROM tombstone ORDER BY id")]
 
     def tombstone_places(self) -> set[str]:
-        """Where the records stood whose ids never return, as SHARD:ROW."""
+        """The former positions, as SHARD:ROW, of records whose ids never return."""
         return {f"{row['shard']}:{row['row']}" for row in self._rows("SELECT shard, row FROM tombstone")}
 
     # -- generations --------------------------------------------------------------------------------
 
     def generation(self) -> Generation | None:
-        """The generation of decisions in force, or None before the first."""
+        """The current generation of decisions, or None before the first."""
         rows = self._rows("SELECT * FROM generation ORDER BY number DESC LIMIT 1")
         return Generation(**rows[0]) if rows else None
 
@@ -317,8 +318,8 @@ class Ledger(LedgerFile):
         run_id: str,
         rebuilds: Sequence[Rebuild] = (),
     ) -> None:
-        """Put a generation in force together with the completion of its shards and of the rebuilds that it
-        answers, in one transaction."""
+        """Make a generation current and record the completion of its shards and of the rebuilds that it satisfies, in
+        one transaction."""
         g = generation
         with self._transaction(write=True) as connection:
             connection.execute(
@@ -332,21 +333,21 @@ class Ledger(LedgerFile):
             _record(connection, stage, entries, run_id)
 
     def request_rebuild(self, token: str) -> None:
-        """Ask for a rebuild: new centroids and one order over all that is live. Once for each token."""
+        """Request a rebuild: new centroids and one order over all live records. At most one for each token."""
         with self._transaction(write=True) as connection:
             connection.execute("INSERT OR IGNORE INTO rebuild VALUES (?, NULL, NULL, NULL)", (token,))
 
     def last_rebuild(self) -> str | None:
-        """When the last request for a rebuild was answered (UTC); None before the first."""
+        """When the last request for a rebuild was satisfied (UTC); None before the first."""
         return self._rows("SELECT max(finished) AS last FROM rebuild")[0]["last"]
 
     def rebuilds(self) -> list[Rebuild]:
-        """The requests for a rebuild that no generation has answered yet."""
+        """The requests for a rebuild that no generation has satisfied yet."""
         return [Rebuild(**row) for row in self._rows("SELECT * FROM rebuild WHERE generation IS NULL ORDER BY rowid")]
 
 
 def _record(connection: sqlite3.Connection, stage: str, entries: Sequence[Entry], run_id: str) -> None:
-    # What was retracted while it was worked on is not finished: if it returns, it is done again.
+    # A shard that was retracted during the stage is not finished: if it returns, the stage runs again.
     retracted = {row["key"] for row in connection.execute("SELECT key FROM shard WHERE retracted IS NOT NULL")}
     for shard, input_version, stats, seconds in entries:
         text = json.dumps(stats, sort_keys=True)
@@ -391,7 +392,7 @@ def _live(connection: sqlite3.Connection, shard: str) -> sqlite3.Row | None:
 def _retract(
     connection: sqlite3.Connection, shard: str, admission: int | None, reason: str, run_id: str, whole: bool = True
 ) -> int:
-    """Enter a retraction, of a whole admission or of records of it; returns its number."""
+    """Record a retraction of a whole admission or of records of it; returns its number."""
     number = connection.execute("SELECT coalesce(max(number), 0) + 1 FROM retraction").fetchone()[0]
     connection.execute(
         f"INSERT INTO retraction VALUES (?, ?, ?, ?, ?, {_NOW})", (number, shard, admission, reason, run_id)
@@ -407,7 +408,7 @@ def _void(connection: sqlite3.Connection, shard: str, stages: Sequence[str]) -> 
     )
 
 
-def _bury(
+def _add_tombstones(
     connection: sqlite3.Connection, shard: str, admission: int, retraction: int, records: Iterable[tuple[int, str]]
 ) -> None:
     connection.executemany(

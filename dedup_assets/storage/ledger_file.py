@@ -1,6 +1,6 @@
-"""The ledger's file: one SQLite database, every change one transaction, all of it on disk when that ends.
+"""The ledger's file: one SQLite database. Every change is one transaction, which is on disk when it ends.
 
-Knows the tables and nothing of what their rows mean.
+It creates the tables; `ledger` gives their rows a meaning.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dedup_assets.storage.ledger_schema import ADDED_COLUMNS, FORMAT, SCHEMA
 
 
 class LedgerFile:
-    """Opens transactions on the file, makes its tables, and keeps single named values. Use one per thread."""
+    """Opens transactions on the file, creates its tables, and stores named values. Use one instance per thread."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -32,7 +32,7 @@ class LedgerFile:
             try:
                 yield connection
             except BaseException:
-                if connection.in_transaction:  # SQLite has rolled back by itself when the disk is full
+                if connection.in_transaction:  # SQLite has already rolled back when the disk is full
                     connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
@@ -52,7 +52,7 @@ class LedgerFile:
             return connection.execute(query, values).fetchall()
 
     def create(self) -> None:
-        """Make the tables if they are not there, and check the format of those that are."""
+        """Create missing tables, and check the format of existing ones."""
         with self._transaction(write=True) as connection:
             tables = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()
             if tables[0] == 0:
@@ -72,7 +72,7 @@ class LedgerFile:
             )
 
     def vacuum(self) -> None:
-        """Rewrite the file without what was deleted or replaced in it."""
+        """Rewrite the file without deleted or replaced content."""
         connection = sqlite3.connect(self._path, timeout=60, isolation_level=None)
         try:
             connection.execute("VACUUM")
@@ -85,7 +85,7 @@ class LedgerFile:
         return rows[0]["value"] if rows else None
 
     def settle_meta(self, name: str, value: str) -> str:
-        """Set a named value unless it is set already; returns the value in force."""
+        """Set a named value unless it is already set; returns the stored value."""
         with self._transaction(write=True) as connection:
             connection.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (name, value))
             return connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()["value"]

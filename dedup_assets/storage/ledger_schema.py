@@ -1,4 +1,4 @@
-"""What the ledger holds: its tables, and the rows as they are read. Knows no workspace and runs no query."""
+"""The schema of the ledger: its tables, and the classes of their rows. It runs no query."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ STAGES = (
 """The seven assets in pipeline order."""
 
 CORPUS, REFERENCE = "corpus", "reference"
-"""Roles of a shard. Records of a reference are never written out; corpus records that match them go."""
+"""Roles of a shard. Records of a reference are never published; corpus records that match them are removed."""
 
 CHANGED, VANISHED, TAKEDOWN, WITHDRAWN = "changed", "vanished", "takedown", "withdrawn"
-"""Why an admission was retracted: its file has other content, its file is gone, someone asked for it, or it is
-to be admitted again: a stage failed for it before anything of it was published, or an id that it waited for is free."""
+"""Why an admission was retracted: its file has other content, its file is gone, a user asked for it, or it will be
+admitted again, because a stage failed before any of it was published or an id that it waited for is free."""
 
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -64,16 +64,16 @@ ADDED_COLUMNS = (
     ("shard", "name", "TEXT NOT NULL DEFAULT ''"),
     ("shard", "partition", "TEXT NOT NULL DEFAULT '[]'"),
 )
-"""Columns that ledgers of this format made earlier lack: they get them when they are opened."""
+"""Columns that older ledgers of this format lack; they are added when such a ledger is opened."""
 
 
 @dataclass(frozen=True)
 class Shard:
     """A registered shard: one input file.
 
-    `retracted` says why it stays out ("vanished", "takedown"), None while it is in or on its way in.
-    `registered` is when it was named, or came back: UTC, as all times here. `name` is the file's name in its source,
-    `partition` the columns of its folders as JSON.
+    `retracted` says why it stays out ("vanished", "takedown"); None while it is in the corpus or waits for its
+    admission. `registered` is the time of its registration or return, in UTC as all times here. `name` is the file's
+    name in its source, `partition` the columns of its folders as JSON.
     """
 
     key: str
@@ -90,7 +90,8 @@ class Shard:
 
 @dataclass(frozen=True)
 class Admission:
-    """A content's place in the curation order. `number` starts at 1; `texts` are those new with it.
+    """The position of one content of a shard in the curation order. `number` starts at 1; `texts` counts the texts that
+    it introduces.
 
     A shard whose content changed has several; at most one of them is live. `retracted` is the number of the
     retraction that ended the admission, None while it is live.
@@ -107,13 +108,13 @@ class Admission:
 
     @property
     def input_version(self) -> str:
-        """The input of the stages after the admission: the same content admitted again is another admission."""
+        """Input version of the stages after the admission: the same content admitted again is another admission."""
         return f"{self.fingerprint}#{self.number}"
 
 
 @dataclass(frozen=True)
 class Retraction:
-    """Something that was taken back: an admission as a whole, or single records of it (see tombstones).
+    """The retraction of a whole admission, or of single records of it (see tombstones).
 
     `admission` is None where a shard was retracted before it was admitted.
     """
@@ -127,11 +128,12 @@ class Retraction:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What is in the corpus at one moment.
+class CorpusState:
+    """The state of the corpus at one moment.
 
-    `admissions` are all of them in curation order, retracted ones too; `taken_down` holds the rows that were taken
-    down singly, ascending, by the number of their live admission; `retractions` is the number of the last retraction.
+    `admissions` holds all admissions in curation order, including retracted ones. `taken_down` holds the rows of single
+    records that were taken down, ascending, by the number of their live admission. `retractions` is the number of the
+    last retraction.
     """
 
     admissions: list[Admission]
@@ -141,9 +143,9 @@ class Standing:
 
 @dataclass(frozen=True)
 class Completion:
-    """A finished stage of a shard. `input_version` names what it was computed from; `stats` what came out.
+    """A finished stage of a shard. `input_version` identifies its input; `stats` holds figures of its result.
 
-    A `void` one was of an admission that has been retracted since.
+    It is `void` if its admission has been retracted since.
     """
 
     shard: str
@@ -158,9 +160,9 @@ class Completion:
 
 @dataclass(frozen=True)
 class Codebook:
-    """A set of centroids; the one with the highest number is in force.
+    """A set of centroids; the one with the highest number is current.
 
-    `digest` is of the centroids: what was laid out under an abandoned fit never passes for this one.
+    `digest` is a hash of the centroids, so cells of an abandoned fit are never taken for cells of this codebook.
     """
 
     number: int
@@ -171,18 +173,17 @@ class Codebook:
 
     @property
     def name(self) -> str:
-        """Name of its files."""
+        """Base name of its files."""
         return f"{self.number:04d}-{self.digest}"
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One consistent set of decisions under one decision fingerprint; the highest number is in force.
+    """One consistent set of decisions under one decision fingerprint; the one with the highest number is current.
 
-    It was begun with the first `admissions` live shards of the curation order and grows with every shard that
-    comes after, until something other than an append happens. Of the admissions up to number `rebuilt` the
-    records stand in one order over all of them, not shard by shard. `retractions` is the number of the last
-    retraction it takes into account.
+    It began with the first `admissions` live shards of the curation order and grows with every later shard until a
+    change other than an append occurs. The records of admissions up to number `rebuilt` are in one order over all of
+    them, not shard by shard. `retractions` is the number of the last retraction that it includes.
     """
 
     number: int
@@ -195,7 +196,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class Rebuild:
-    """A request for a rebuild, and the codebook and the generation that answered it so far."""
+    """A request for a rebuild, and the codebook and generation that satisfied it so far."""
 
     token: str
     codebook: int | None
@@ -204,8 +205,8 @@ class Rebuild:
 
 
 Registration = tuple[Any, ...]
-"""A file to be registered: (key, uri, format, compression), or these with its name in its source and the columns of
+"""A file to register: (key, uri, format, compression), optionally followed by its name in its source and the columns of
 its folders as JSON."""
 
 Entry = tuple[str, str, Mapping[str, Any], float]
-"""What a completion records: (shard, input_version, stats, seconds)."""
+"""The fields of a completion: (shard, input_version, stats, seconds)."""

@@ -1,8 +1,8 @@
-"""Whether the process of a run is still there.
+"""Whether the process of a run is still alive.
 
-Dagster cannot see that a local process was killed: its run counts as started until somebody says otherwise, keeps
-the next from starting, and keeps its shards from being worked on. Here a run holds a lock of the operating system,
-which ends with the process however that ends. Knows no Dagster.
+Dagster cannot see that a local process was killed: its run counts as started until it is reported otherwise, and until
+then blocks the next run and its shards. Therefore a run holds a lock of the operating system, which ends with its
+process. The module does not use Dagster.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def _path(root: Path, run_id: str) -> Path:
 
 @contextmanager
 def holding_run(root: Path, run_id: str) -> Iterator[None]:
-    """Show for the duration of the block that this process works on a run in the workspace at `root`. Blocks of one run
-    may overlap, in one process or several: the last one to end takes the sign away."""
+    """Mark, for the duration of the block, that this process works on a run in the workspace at `root`. Blocks of one
+    run may overlap, in one or several processes: the last one removes the mark."""
     path = _path(root, run_id)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,8 +43,8 @@ def holding_run(root: Path, run_id: str) -> Iterator[None]:
 def has_died(root: Path, run_id: str) -> bool:
     """Whether the process of a run is known to be gone.
 
-    False as well where nothing is known: the run has not begun, has just ended, or belongs to another machine, whose
-    locks cannot always be seen from here.
+    Also False if that is unknown: the run has not begun, has just ended, or belongs to another machine, whose locks are
+    not always visible here.
     """
     try:
         descriptor = os.open(_path(root, run_id), os.O_RDWR)
@@ -55,12 +55,12 @@ def has_died(root: Path, run_id: str) -> bool:
             return False
         with suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return os.fstat(descriptor).st_nlink > 0  # a run that ends takes its file away before it lets go
+            return os.fstat(descriptor).st_nlink > 0  # a run that ends removes its file before it releases the lock
         return False
     finally:
         os.close(descriptor)
 
 
 def forget_run(root: Path, run_id: str) -> None:
-    """Remove what a run that died left, once that is on record."""
+    """Remove the mark of a dead run, once its death is recorded."""
     _path(root, run_id).unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Arrays of .npy files mapped into memory, without a file that stays open.
+"""Arrays of .npy files mapped into memory without open file descriptors.
 
-`numpy.load(mmap_mode="r")` keeps a descriptor for each map; a corpus has five maps a shard, and a process some
-hundreds or thousands of descriptors.
+`numpy.load(mmap_mode="r")` keeps a descriptor for each map. A corpus has five maps a shard, and a process is limited to
+some hundreds or thousands of descriptors.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import numpy as np
 import pyarrow as pa
 
 SMALL_BYTES = 16_384
-"""Files up to this are read: a map costs a page of memory at least, and a system allows some 65,000 of them."""
+"""Files up to this size are read: a map costs at least a page of memory, and a system allows some 65,000 maps."""
 
 _PAGE = mmap.PAGESIZE
 
 
 class MappedArray(np.ndarray):
-    """A read-only array over a file. `_mmap` is what `numpy.memmap` has under that name: it takes `madvise`."""
+    """A read-only array over a file. `_mmap` accepts `madvise`, as the attribute of that name of `numpy.memmap`
+    does."""
 
     _mmap: Any = None
 
@@ -30,20 +31,20 @@ class MappedArray(np.ndarray):
 
 
 class _Region:
-    """The pages of a mapped file, kept as long as an array of them lives."""
+    """The pages of a mapped file, kept as long as an array uses them."""
 
     def __init__(self, buffer: pa.Buffer) -> None:
         self._buffer = buffer
 
     def madvise(self, advice: int) -> None:
-        """Tell the system what the pages are needed for; that it declines is no error."""
+        """Tell the system how the pages will be used; a refusal is no error."""
         start = self._buffer.address // _PAGE * _PAGE
         length = self._buffer.address + self._buffer.size - start
         ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), ctypes.c_int(advice))
 
 
 def map_array(path: Path) -> np.ndarray:
-    """The array of a .npy file: mapped, so that nothing is read until it is touched, or read where it is small."""
+    """The array of a .npy file: mapped, so that pages are read on first access, or read at once where it is small."""
     if path.stat().st_size <= SMALL_BYTES:
         array = np.load(path)
         array.flags.writeable = False
@@ -55,7 +56,7 @@ def map_array(path: Path) -> np.ndarray:
         offset = file.tell()
     if is_fortran or dtype.hasobject:
         raise ValueError(f"{path} holds an array that cannot be mapped: expected rows of numbers")
-    with pa.memory_map(str(path)) as file:  # the map outlives the file as long as its buffer is held
+    with pa.memory_map(str(path)) as file:  # the buffer keeps the map alive after the file is closed
         buffer = file.read_buffer()
     values = np.frombuffer(buffer, dtype, count=int(np.prod(shape)), offset=offset).reshape(shape)
     mapped: MappedArray = values.view(MappedArray)

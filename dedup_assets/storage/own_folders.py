@@ -1,6 +1,6 @@
-"""Folders that dedup-assets itself writes: workspaces and outputs, known by what lies in them.
+"""Folders that dedup-assets itself writes, workspaces and outputs, recognised by their content.
 
-A corpus that reads what was published from it would grow by itself, and bring back what was taken down.
+A corpus that reads its own output would grow without new data, and bring back records that were taken down.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ MARKER = ".dedup-assets"
 MARKER_TEXT = "This folder is written by dedup-assets. Nothing in it is ever read as a source.\n"
 
 _SIGNS = ((MARKER,), ("curation.toml", "ledger.sqlite"), ("manifest.json", "generations"))
-"""Names of which all lie in such a folder, with the marker or made before there was one."""
+"""Sets of names that all exist in such a folder: the marker, or the files of folders older than the marker."""
 
 
 class OwnFolders:
-    """Looks each folder of the local file system up once."""
+    """Checks each folder of the local file system once."""
 
     def __init__(self) -> None:
         self._known: dict[str, bool] = {}
 
     def hold(self, path: str) -> bool:
-        """Whether a file lies in such a folder or anywhere below one, by its real path; of a folder, named with a
-        slash at its end, whether what lies in it does."""
+        """Whether a file lies in such a folder or anywhere below one, by its real path; for a folder, named with a
+        trailing slash, whether its content does."""
         return any(map(self._is_own, _above(os.path.realpath(path) + ("/" if path.endswith("/") else ""))))
 
     def _is_own(self, folder: str) -> bool:
@@ -49,13 +49,13 @@ def own_roots(names: Iterable[str]) -> set[str]:
 def lies_in_own(filesystem: Any, path: str) -> bool:
     """Whether a file or folder of an fsspec file system lies in such a folder, or is one.
 
-    Files are asked for by name and looked into: some servers answer to every name.
+    Files are requested by name and their content is checked, because some servers answer every name.
     """
 
     def begins(name: str, start: bytes) -> bool:
         try:
             return bytes(filesystem.cat_file(name, start=0, end=len(start))) == start
-        except Exception:  # each fsspec implementation has its own classes for what is not there
+        except Exception:  # each fsspec implementation has its own exception classes for missing files
             return False
 
     def is_own(folder: str) -> bool:

@@ -1,9 +1,9 @@
-"""Whom a workspace may connect to and where it may write: what somebody asked for on this machine, and not what a
-copied file says.
+"""Where a workspace may connect to and write to: only where a user asked for it on this machine, not where a copied
+file says.
 
 A Dask scheduler sends code that is run here, a watched URL is fetched, an output elsewhere is written to.
-`curation.toml` keeps what was asked for, but a workspace can come from anywhere. So what a caller asks for is sealed
-with what only this machine knows and with the folder: a copy, or a file written by hand, has no such seal.
+`curation.toml` stores these requests, but a workspace can come from anywhere. So a request is sealed with a secret of
+this machine and with the folder: a copy, or a file written by hand, has no such seal.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ SEALS_FILE = "asked.json"
 SCHEDULER_VARIABLE = "DEDUP_ASSETS_SCHEDULER"
 
 
-def remember_asked(root: Path, settings: Settings) -> None:
-    """Seal what a caller asked for, as it stands in the settings."""
+def seal_requests(root: Path, settings: Settings) -> None:
+    """Seal the requests of a caller that are in the settings."""
     seals = _seals(root)
-    wanted = [_seal(root, name) for name, _ in _reaching_out(root, settings)]
+    wanted = [_seal(root, name) for name, _ in _external_settings(root, settings)]
     new = [seal for seal in dict.fromkeys(wanted) if seal not in seals]
     if new:
         publish_text(root / SEALS_FILE, json.dumps([*seals, *new]))
 
 
-def refuse_unasked(root: Path, settings: Settings) -> None:
+def refuse_unsealed(root: Path, settings: Settings) -> None:
     """Raise SettingsError for a scheduler, a watched URL or an output elsewhere that nobody on this machine asked this
     workspace to use."""
     seals = _seals(root)
-    for name, problem in _reaching_out(root, settings):
+    for name, problem in _external_settings(root, settings):
         if _seal(root, name) not in seals:
             raise SettingsError(f"{root} {problem}")
 
 
-def _reaching_out(root: Path, settings: Settings) -> Iterator[tuple[str, str]]:
-    """What in the settings leads out of the workspace: its name for the seal, and what is said where it has none."""
+def _external_settings(root: Path, settings: Settings) -> Iterator[tuple[str, str]]:
+    """The settings that lead out of the workspace: the name for the seal, and the message where it is missing."""
     scheduler = settings.scheduler
     if scheduler not in ("", os.environ.get(SCHEDULER_VARIABLE)):
         yield (
@@ -82,7 +82,7 @@ def _seal(root: Path, name: str) -> str:
 
 
 def _machine() -> str:
-    """What tells this machine from others and is not in its workspaces."""
+    """An identifier of this machine that is not stored in its workspaces."""
     for file in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
         try:
             known = Path(file).read_text(encoding="utf-8").strip()

@@ -1,8 +1,8 @@
-"""Atomic publication: write beside, sync, rename. Readers see the old or the new, never a half.
+"""Atomic publication: write under a temporary name, sync, rename. Readers see the old or the new content, never a
+mixture.
 
-Knows nothing of what is written. Temporary names begin with a dot, so that every reader of a folder
-(pyarrow, fsspec, shells) passes them over, and carry the process id, so that what a killed process left
-can be told from what a living one is writing.
+Temporary names begin with a dot, so that every reader of a folder (pyarrow, fsspec, shells) skips them. They contain
+the process id, which distinguishes leftovers of a killed process from files that a living one is writing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dedup_assets.errors import WorkspaceError
 from dedup_assets.interrupts import raise_interrupt
 
 FIRST_SAID, SAID_AGAIN = 10.0, 60.0
-"""Seconds after which a wait for a lock is told, and told again."""
+"""Seconds after which a wait for a lock is first reported, and then reported again."""
 
 _TEMPORARY = re.compile(r"^\.tmp-(?P<host>[0-9A-Za-z_-]+)-(?P<pid>\d+)-[0-9a-f]{8}(?P<ending>-.*)?$", re.DOTALL)
 _SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
@@ -37,12 +37,12 @@ _HOST = re.sub(r"[^0-9A-Za-z_]", "_", socket.gethostname())
 
 @contextmanager
 def storage_errors(where: Path | str) -> Iterator[None]:
-    """Turn the operating system's refusals (full disk, no permission) into errors that say what to do."""
+    """Turn errors of the operating system (full disk, no permission) into errors that say what to do."""
     try:
         yield
     except WorkspaceError:
         raise
-    except Exception as problem:  # LanceDB speaks of a full disk in errors of several types
+    except Exception as problem:  # LanceDB reports a full disk in errors of several types
         if not isinstance(problem, OSError) and _reason(problem) != errno.ENOSPC:
             raise
         advice = {
@@ -86,7 +86,7 @@ sync_folder = sync_file  # a folder's entries are synced through a descriptor of
 
 
 def publish_file(target: Path, write: Callable[[Path], Any], *, sync: bool = True) -> None:
-    """Call `write` with a temporary path, then sync it and rename it to `target`. A link has nothing to sync."""
+    """Call `write` with a temporary path, then sync the file and rename it to `target`. A link needs no sync."""
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_beside(target)
@@ -111,7 +111,7 @@ def publish_json(target: Path, value: Any) -> None:
 
 
 def publish_link(target: Path, to: str) -> None:
-    """Make `target` a symbolic link to `to`, in one step where it is one already.
+    """Make `target` a symbolic link to `to`; an existing link is replaced in one step.
 
     Raises WorkspaceError if a file or a folder is in the way.
     """
@@ -125,7 +125,7 @@ def publish_link(target: Path, to: str) -> None:
 
 
 def publish_copy(target: Path, source: Path) -> None:
-    """Publish a file that is published already under a second name; the content is shared, as neither changes."""
+    """Publish an already published file under a second name; they share the content, because neither changes."""
 
     def link(temporary: Path) -> None:
         try:
@@ -140,8 +140,8 @@ def publish_copy(target: Path, source: Path) -> None:
 def publish_folder(target: Path) -> Iterator[Path]:
     """Yield a temporary folder; when the block ends well, sync all of it and rename it to `target`.
 
-    A folder cannot be replaced in one step, so published folders never change: where `target` is
-    already there, an equal undertaking was quicker and this copy is dropped.
+    A folder cannot be replaced in one step, so published folders never change: if `target` already exists, another
+    process published the same content first, and this copy is dropped.
     """
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -164,7 +164,7 @@ def publish_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
-    """A name for a temporary folder, which is removed at the end if it was made; swept if the process dies."""
+    """A name for a temporary folder, which is removed at the end if it exists, and swept later if the process dies."""
     folder = temporary_beside(parent / "any")
     try:
         yield folder
@@ -173,22 +173,22 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
 
 
 def identity(folder: Path) -> tuple[int, int, int]:
-    """What tells a published folder from another that stood under its name: device, inode, time of change.
+    """Distinguishes a published folder from an earlier one of the same name: device, inode, time of change.
 
-    A published folder never changes, but a workspace may be deleted and made again: caches use this as a key.
+    A published folder never changes, but a workspace may be deleted and created again; caches use this as a key.
     """
     found = folder.stat()
     return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def sweep_temporary(folder: Path, *, deep: bool = True) -> int:
-    """Remove what killed processes of this host left in `folder` and, if `deep`, in the folders below it.
+    """Remove the leftovers of killed processes of this host in `folder` and, if `deep`, in the folders below it.
 
-    Returns how many entries went. A process id may have been given to another process since: then the
-    leftover waits for a later sweep.
+    Returns how many entries were removed. If another process has the process id meanwhile, the leftover waits for a
+    later sweep.
     """
     swept = 0
-    # Others publish meanwhile, so folders vanish under the walk: os.walk passes over them, Path.rglob fails.
+    # Others publish meanwhile, so folders vanish during the walk: os.walk skips them, Path.rglob fails.
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
             found = _TEMPORARY.match(name)
@@ -216,10 +216,10 @@ def _alive(pid: int) -> bool:
 
 @contextmanager
 def exclusive_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
-    """Hold a lock among processes and threads, alone or with all who share it. The kernel frees it when its holder
-    dies. Who waits says for whom.
+    """Hold a lock among processes and threads, exclusively or shared. The kernel frees it when its holder dies. A
+    process that waits reports the holder.
 
-    The file is its owner's alone: whoever may read a file may lock it.
+    Only the owner can read the file, because any process that can read a file can lock it.
 
     Raises WorkspaceError in a process that multiprocessing is starting: its parent may hold the lock and wait for it.
     """
@@ -228,9 +228,9 @@ def exclusive_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         if (state := os.fstat(descriptor)).st_mode & 0o077 and state.st_uid == os.geteuid():
-            os.fchmod(descriptor, 0o600)  # of an earlier version
+            os.fchmod(descriptor, 0o600)  # created by an earlier version
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        # As multiprocessing itself knows it while it imports the parent's script.
+        # The flag that multiprocessing itself uses while it imports the parent's script.
         if getattr(multiprocessing.current_process(), "_inheriting", False):
             try:
                 fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
@@ -244,7 +244,7 @@ def exclusive_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
         try:
             yield
         finally:
-            # A process that was forked meanwhile has the descriptor too.
+            # A process forked meanwhile also has the descriptor.
             fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
@@ -256,7 +256,7 @@ def _wait_for(path: Path, descriptor: int, kind: int) -> None:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         return
     except BlockingIOError:
-        raise_interrupt()  # one from before would not end the wait
+        raise_interrupt()  # an earlier interrupt would not end the wait
     taken = threading.Event()
 
     def tell() -> None:

@@ -1,6 +1,6 @@
-"""What reading a shard leaves on disk, and the largest file of it: the rows in the input's own columns.
+"""The files written when a shard is read; the largest holds the rows in the input's own columns.
 
-It stays inside the workspace. Published files are written again, with the encodings that every reader knows.
+They stay inside the workspace. Published files are written separately, with encodings that every reader supports.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 @dataclass(frozen=True)
 class RawShard:
-    """The files that reading one content of a shard made.
+    """The files of one content of a shard.
 
     Attributes
     ----------
@@ -61,11 +61,11 @@ def raw_table_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 def _encodings(schema: pa.Schema) -> dict[str, Any]:
     """Options for the vectors among the columns: floats inside lists, of which hardly two are equal.
 
-    A dictionary of them is work without gain, and so is their least and greatest. With the high bytes of all numbers
-    side by side zstd finds more: 384 float16 a row take 10 % less space and a quarter of the time to write and read.
+    A dictionary or minimum and maximum of them cost time without gain. zstd compresses better when the high bytes of
+    all numbers are adjacent: 384 float16 a row take 10 % less space and a quarter of the time to write and read.
     """
     sink = pa.BufferOutputStream()
-    pq.ParquetWriter(sink, schema).close()  # how the leaves of nested columns are named, the writer knows
+    pq.ParquetWriter(sink, schema).close()  # the writer knows the names of the leaves of nested columns
     leaves = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema
     vectors: list[str] = []
     others: list[str] = []
@@ -80,7 +80,8 @@ def _encodings(schema: pa.Schema) -> dict[str, Any]:
 def take_rows(
     file: pq.ParquetFile, positions: np.ndarray, names: list[str] | None = None
 ) -> Iterator[tuple[np.ndarray, pa.Table]]:
-    """Rows at `positions`, one table a row group that holds some: (indices into `positions`, rows in that order)."""
+    """Rows at `positions`, one table for each row group that holds some: (indices into `positions`, rows in that
+    order)."""
     starts = np.cumsum([0, *(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))])
     if len(positions) and (positions.min() < 0 or positions.max() >= starts[-1]):
         raise IndexError(f"position {positions.max()} of a table of {starts[-1]} rows")

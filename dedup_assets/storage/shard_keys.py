@@ -1,4 +1,4 @@
-"""What a shard may be called: a name that is safe wherever it is used."""
+"""Valid names of shards, safe wherever they are used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from dedup_assets.errors import SourceError
 
 SHARD_KEY_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}\Z")
-"""What a shard key may look like: safe as a file name, in a URL and inside an SQL string literal."""
+"""Pattern of a shard key: safe as a file name, in a URL and inside an SQL string literal."""
 
 
 def validate_shard_key(key: str) -> str:

@@ -1,7 +1,7 @@
-"""What is stored of one shard before it is joined: its valid records, and its place in the corpus.
+"""The stored data of one shard before the join: its valid records, and its admission to the corpus.
 
-A text is named by a 64-bit key: the admission number of the shard that brought it, then the row of its
-first record there. Keys sort in the order of admission and never change.
+A text has a 64-bit key: the admission number of the shard that introduced it, then the row of its first record there.
+Keys sort in the order of admission and never change.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ ROW_BITS = 40
 """A shard has fewer than 2^40 rows, a corpus fewer than 2^23 shards."""
 
 REJECTED = -1
-"""Text key of a record whose id was taken by a shard admitted earlier; it goes to quarantine."""
+"""Text key of a record whose id an earlier shard already uses; the record goes to quarantine."""
 
 RETRACTED_ID = -2
-"""Text key of a record whose id was taken down for ever; it goes to quarantine, and its content is withheld."""
+"""Text key of a record whose id was permanently taken down; the record goes to quarantine without its content."""
 
 
 def text_keys(admission: int, rows: np.ndarray) -> np.ndarray:
-    """Keys (n,) int64 of texts whose first record stands in `rows` of an admitted shard."""
+    """Keys (n,) int64 of texts whose first records are in `rows` of an admitted shard."""
     return (np.int64(admission) << np.int64(ROW_BITS)) | rows.astype(np.int64)
 
 
@@ -92,17 +92,17 @@ def _read_ids(raw: RawShard, _: tuple[int, int, int]) -> tuple[np.ndarray, pa.Ar
 
 @dataclass(frozen=True)
 class AdmittedShard:
-    """What admission settled for a shard: which text each record has, and which texts are new.
+    """The result of admission for a shard: the text of each record, and the new texts.
 
     Attributes
     ----------
     record_texts : (n,) int64
         Text key of each valid record, or `REJECTED` or `RETRACTED_ID`.
     new_records : (m,) int64
-        Index among the records of the first record of each text that is new with this shard.
+        Index of the first record of each text that this shard introduces.
     new_hashes : (m, 2) uint64
     id_hashes : (n_accepted, 2) uint64
-        Hashes of the ids that are taken from now on.
+        Hashes of the ids that are in use from now on.
     """
 
     record_texts: np.ndarray
@@ -124,12 +124,12 @@ class AdmittedShard:
 
     @property
     def new_keys(self) -> np.ndarray:
-        """Keys (m,) int64 of the texts that are new with this shard, in row order."""
+        """Keys (m,) int64 of the texts that this shard introduces, in row order."""
         return self.record_texts[self.new_records]
 
 
 def read_column(raw: RawShard, name: str, positions: np.ndarray) -> list[object]:
-    """Values of one input column at some positions of the table. Raises ShardError if it is not there."""
+    """Values of one input column at some positions of the table. Raises ShardError if there is no such column."""
     there = pq.read_schema(raw.table).names
     if name not in there:
         raise ShardError(

@@ -1,7 +1,7 @@
-"""Matches gathered in any order and given back shard by shard, sorted, each once: in memory where they are few,
-as sorted runs on disk and an external merge where they are many.
+"""Collects matches in any order and returns them shard by shard, sorted, each once: in memory where they are few, by
+sorted runs on disk and an external merge where they are many.
 
-The result does not depend on what was spilled. Runs lie in a temporary folder of the workspace.
+The result does not depend on which matches were spilled. Runs lie in a temporary folder of the workspace.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ MATCH_BYTES = 24
 
 
 class MatchRuns:
-    """Matches between text keys, the later of which names the shard that owns them.
+    """Matches between text keys; the shard of the later key owns the match.
 
     Parameters
     ----------
     folder : Path
-        Where runs are written, if any; made when needed, removed by the caller.
+        Folder for runs; created when needed, removed by the caller.
     most_bytes : int
-        Matches held in memory at most; sorting them takes about three times as much for a moment.
+        Limit of matches held in memory; sorting them briefly takes about three times as much.
     """
 
     def __init__(self, folder: Path, most_bytes: int) -> None:
@@ -41,7 +41,7 @@ class MatchRuns:
         self._held = 0
 
     def add(self, matches: Matches) -> None:
-        """Take matches in, in any order, each pair any number of times."""
+        """Add matches in any order; pairs may repeat."""
         if not len(matches):
             return
         self._parts.append(matches)
@@ -50,7 +50,7 @@ class MatchRuns:
             self.spill()
 
     def spill(self) -> None:
-        """Write what is held to a run."""
+        """Write the matches in memory to a run."""
         if not self._held:
             return
         run = self._sorted()
@@ -62,7 +62,7 @@ class MatchRuns:
         self._parts, self._held = [], 0
 
     def in_memory(self) -> Matches:
-        """What is held in memory, sorted, each once."""
+        """The matches in memory, sorted, each once."""
         return self._sorted()
 
     def _sorted(self) -> Matches:
@@ -72,7 +72,7 @@ class MatchRuns:
         return Matches(matches.i[order], matches.j[order], matches.similarity[order])
 
     def runs(self) -> list[Matches]:
-        """All runs, those on disk as memory maps. Call once everything was taken in."""
+        """All runs, those on disk as memory maps. Call it after all matches were added."""
         runs = [] if not self._held else [self._sorted()]
         for path in self.files:
             i, j, similarity = map_array(path)
@@ -82,7 +82,7 @@ class MatchRuns:
     def of_owner(self, runs: list[Matches], admission: int) -> Iterator[Matches]:
         """Matches owned by one shard, sorted by the earlier key, then the later one, in parts that fit in memory.
 
-        A part ends between two earlier keys, so one key with very many matches makes a larger part.
+        A part ends between two earlier keys, so a key with very many matches gives a larger part.
         """
         own = []
         for run in runs:
@@ -107,7 +107,7 @@ class MatchRuns:
 
 
 def _bounds(runs: list[Matches], most: int) -> list[int]:
-    """Earlier keys that cut sorted runs into parts of about ``most`` matches in all."""
+    """Earlier keys that split sorted runs into parts of about ``most`` matches."""
     total = sum(len(run) for run in runs)
     if total <= most:
         return []

@@ -51,8 +51,8 @@ TEXT_DECISIONS = pa.schema(
         ("place", pa.int64()),
     ]
 )
-"""One row per text that an admission brought: the record that stands for it (it may be of another admission),
-its keeper where removed, and its place in the curation order."""
+"""One row per text that an admission introduced: the record that represents it (possibly of another admission), its
+keeper if removed, and its position in the curation order."""
 
 DUPLICATES = pa.schema(
     [
@@ -82,13 +82,14 @@ CHANGES = pa.schema(
     ]
 )
 """Records whose decision or keeper a new generation changed. `before` and `after` are "kept", "removed",
-"reference", or "retracted" of records that are gone; `why` says in words what the change comes from."""
+"reference", or "retracted" for retracted records; `why` describes the cause of the change."""
 
 QUARANTINE = pa.schema([("row", pa.int64()), ("reason", pa.string()), ("record", pa.string())])
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:
-    """Publish a table as Parquet with zstd; without a row there is no row group, at which some readers fail."""
+    """Publish a table as Parquet with zstd. An empty table has no row group, because some readers fail at an empty
+    one."""
 
     def write(temporary: Path) -> None:
         with pq.ParquetWriter(temporary, table.schema, compression="zstd") as writer:
@@ -106,11 +107,11 @@ def pairs_table(
 
 
 PAIR_ROWS = 1 << 20
-"""Rows of a row group of matches."""
+"""Rows per row group of matches."""
 
 DENSE_CELLS = b"dense_cells"
-"""Name in a file's metadata: the cells, of the codebook its shard was admitted under, whose matches are not
-listed. In the file itself, so that what is listed and what is not can never be out of step."""
+"""Key in a file's metadata: the cells, in the codebook of its shard's admission, whose matches are not listed. It is in
+the file itself, so that it always agrees with the listed matches."""
 
 
 def write_pairs(path: Path, parts: Iterator[pa.Table], dense_cells: Sequence[int] = ()) -> None:
@@ -144,14 +145,14 @@ def dense_cells_in(schema: pa.Schema) -> list[int]:
 
 
 def _whole(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table in one chunk: how a table is cut into chunks shows in the pages of a file."""
+    """The table in one chunk, because chunks affect the pages of a file."""
     return table.combine_chunks().cast(schema)
 
 
 def read_pairs(path: Path, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[int]]:
     """Text keys (m,), (m,) and similarities (m,) of the matches at or above a threshold, and the dense cells.
 
-    Read row group by row group from one open file: it may be replaced by an equivalent one meanwhile.
+    They are read row group by row group from one open file, because an equivalent file may replace it meanwhile.
     """
     parts = []
     with path.open("rb") as handle, pq.ParquetFile(handle) as file:

@@ -1,4 +1,4 @@
-"""Stored vectors of texts by their keys, from the cells of the admission that brought each."""
+"""Stored vectors of texts by key, from the cells of the admission that introduced each text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dedup_assets.storage.workspace import Workspace
 
 
 class TextVectors:
-    """Looks vectors up; keeps the cells it has mapped."""
+    """Looks up vectors; keeps the cells it has mapped."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
@@ -33,7 +33,7 @@ class TextVectors:
         return out
 
     def _shard(self, number: int) -> tuple[ShardCells, np.ndarray, np.ndarray]:
-        """A shard's cells as it was admitted, its rows in order, and where each lies among the vectors."""
+        """The cells of a shard from its admission, its rows in order, and the position of each among the vectors."""
         if number not in self._places:
             a = self._admissions[number]
             cells = ShardCells.read(self._workspace.cells(self._codebooks[a.codebook], a))

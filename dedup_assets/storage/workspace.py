@@ -1,18 +1,18 @@
-"""A workspace on disk: where everything lies, its settings, its ledger and its locks.
+"""A workspace on disk: its paths, its settings, its ledger and its locks.
 
 curation.toml            settings, with comments
 ledger.sqlite            shards, admissions, completion records
 raw/SHARD@CONTENT/       parsed rows, valid records, quarantine
 lancedb/                 table `embeddings`: one row per distinct text
 codebooks/NUMBER.npy     centroids
-admitted/ADMISSION/      which text each record has, which texts are new with this shard
+admitted/ADMISSION/      the text of each record, and the texts that the shard introduces
 cells/NUMBER/ADMISSION/  the new texts by home cell, and their ghosts, under one codebook
-pairs/ADMISSION.parquet  every match of the shard with itself and with shards admitted before it; of dense
-                         cells, in the file's metadata, the numbers instead of the matches
+pairs/ADMISSION.parquet  every match of the shard with itself and with shards admitted before it; dense cells are
+                         named in the file's metadata, and their matches are not listed
 decisions/GENERATION/    decisions per record and per text
-output/generations/GENERATION/   what is published of a generation
-output/current           link to the generation in force; output/deduplicated and the like lead through it
-output/changes/          what each generation changed of the one before
+output/generations/GENERATION/   the published files of a generation
+output/current           link to the current generation; output/deduplicated and the like lead through it
+output/changes/          changes of each generation from the one before
 dagster/                 the embedded Dagster instance
 
 ADMISSION is NUMBER-SHARD@CONTENT: a shard whose content changes is admitted again, under another number.
@@ -33,7 +33,7 @@ from dedup_assets.settings import Settings, checked, default_floor
 from dedup_assets.storage.ledger import Admission, Codebook, Ledger
 from dedup_assets.storage.locks import Lock
 from dedup_assets.storage.own_folders import MARKER, MARKER_TEXT
-from dedup_assets.storage.permissions import remember_asked
+from dedup_assets.storage.permissions import seal_requests
 from dedup_assets.storage.publish import exclusive_lock, publish_text, storage_errors, sweep_temporary
 from dedup_assets.storage.raw_table import RawShard
 
@@ -41,7 +41,7 @@ SETTINGS_FILE = "curation.toml"
 
 _REACHING_OUT = ("scheduler", "output", "sources", "reference_sources")
 _FIXED_LAYERS = ("vectors", "matches")
-_SETTLED = "settings"  # their values in the ledger, from the first stored shard on
+_SETTLED = "settings"  # names of their values in the ledger, set with the first stored shard
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ class Workspace:
 
     @classmethod
     def create_or_open(cls, root: Path | str, options: Mapping[str, Any]) -> Workspace:
-        """Open a workspace, making it on first use, with the options a caller gave.
+        """Open a workspace with the options of a caller; it is created on first use.
 
-        Options of a new workspace become its settings. In an existing one an option that differs must
-        be one that can be honoured without redoing work, or it is refused; decisions that change are
-        kept in curation.toml, matters of cost hold for this call alone.
+        Options of a new workspace become its settings. In an existing one an option that differs is refused unless it
+        can change without redoing stored work. Options that affect decisions are stored in curation.toml; options that
+        affect only cost apply to this call alone.
         """
         options = checked(options, "options")
         path = Path(root).expanduser().absolute()
@@ -92,14 +92,14 @@ class Workspace:
             )
         with storage_errors(path):
             try:
-                path.mkdir(mode=0o700, parents=True, exist_ok=True)  # texts are nobody else's unless they are given
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)  # only the owner may read the texts
             except OSError as problem:
                 if problem.errno not in (errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):
                     raise
                 raise WorkspaceError(
                     f"Cannot make the workspace {path}: {problem.strerror}. Choose another folder."
                 ) from problem
-        with exclusive_lock(path / "locks" / Lock.SETTINGS):  # of two that make it at once, one finds it made
+        with exclusive_lock(path / "locks" / Lock.SETTINGS):  # of two that create it at once, one finds it there
             if not file.is_file():
                 floor = default_floor(options.get("threshold", Settings.threshold))
                 settings = Settings(**{"floor": floor, **options})
@@ -107,11 +107,11 @@ class Workspace:
                 workspace.ledger.create()
                 publish_text(path / MARKER, MARKER_TEXT)
                 publish_text(file, settings.to_toml())
-                remember_asked(path, settings)
+                seal_requests(path, settings)
                 return workspace
         workspace = cls.open(path).with_options(options)
         asked = {name: options[name] for name in _REACHING_OUT if options.get(name)}
-        remember_asked(path, Settings().changed(asked))
+        seal_requests(path, Settings().changed(asked))
         return workspace
 
     def with_options(self, options: Mapping[str, Any]) -> Workspace:
@@ -147,15 +147,15 @@ class Workspace:
         return replace(self, settings=wanted)
 
     def with_sources(self, setting: str, sources: Sequence[str]) -> Workspace:
-        """This workspace with more watched sources, kept in `sources` or `reference_sources`; somebody asks."""
-        remember_asked(self.root, Settings().changed({setting: tuple(sources)}))
+        """This workspace with more watched sources, stored in `sources` or `reference_sources`, at a user's request."""
+        seal_requests(self.root, Settings().changed({setting: tuple(sources)}))
         return replace(
             self,
             settings=self._keep(lambda stored: {setting: tuple(dict.fromkeys([*getattr(stored, setting), *sources]))}),
         )
 
     def _keep(self, change: Callable[[Settings], Mapping[str, Any]]) -> Settings:
-        """Change the settings on disk, which another process may have changed since this one read them."""
+        """Change the settings on disk; another process may have changed them since they were read."""
         file = self.root / SETTINGS_FILE
         with exclusive_lock(self.root / "locks" / Lock.SETTINGS):
             stored = Settings.from_toml(file.read_text(encoding="utf-8"), str(file))
@@ -165,13 +165,13 @@ class Workspace:
         return settings
 
     def settle(self) -> None:
-        """Fix the settings that shape what is stored, before the first of it is. Raises SettingsError if
-        they are fixed already and differ."""
+        """Record the settings that determine stored data, before any is stored. Raises SettingsError if they are
+        already recorded and differ."""
         mine = {name: value for layer in _FIXED_LAYERS for name, value in self.settings.layer(layer).items()}
         self._refuse_other(json.loads(self.ledger.settle_meta(_SETTLED, json.dumps(mine, sort_keys=True))))
 
     def _refuse_other(self, stored: Mapping[str, Any]) -> None:
-        """Raise if curation.toml was changed where what is stored no longer fits it."""
+        """Raise if curation.toml was changed so that it no longer fits the stored data."""
         mine = json.loads(json.dumps({name: getattr(self.settings, name) for name in stored}))
         changed = [name for name in stored if stored[name] != mine[name]]
         if changed:
@@ -189,7 +189,7 @@ class Workspace:
 
     @property
     def report(self) -> Path:
-        """Where the report is written if nothing else is asked for."""
+        """Default path of the report."""
         return self.root / "report.html"
 
     @property
@@ -198,7 +198,7 @@ class Workspace:
 
     @property
     def output(self) -> Path:
-        return self.root / self.settings.output  # an absolute output stands for itself
+        return self.root / self.settings.output  # an absolute output replaces the root
 
     @property
     def lancedb(self) -> Path:
@@ -228,24 +228,24 @@ class Workspace:
         return self.generation(generation) / level / f"{name}.parquet"
 
     def output_generation(self, number: int) -> Path:
-        """Folder of what is published of a generation."""
+        """Folder of the published files of a generation."""
         return self.output / "generations" / f"{number:04d}"
 
     @property
     def output_current(self) -> Path:
-        """Link to the folder of the generation in force; what readers follow, once."""
+        """Link to the folder of the current generation; readers resolve it once."""
         return self.output / "current"
 
     # -- order among processes ----------------------------------------------------------------------
 
     @contextmanager
     def lock(self, name: Lock, *, shared: bool = False) -> Iterator[None]:
-        """Keep other processes of this workspace out of one kind of step. `locks` says which and in which order."""
+        """Hold a lock of this workspace. `locks` says what each protects and in which order they are taken."""
         with exclusive_lock(self.root / "locks" / name, shared=shared):
             yield
 
     def sweep(self) -> int:
-        """Remove what killed processes left half-written, in the workspace and in the output."""
+        """Remove half-written files of killed processes, in the workspace and in the output."""
         swept = sweep_temporary(self.root, deep=False) + sum(
             sweep_temporary(self.root / part)
             for part in ("raw", "admitted", "codebooks", "cells", "pairs", "decisions")
@@ -254,8 +254,8 @@ class Workspace:
 
 
 def admission_name(admission: Admission) -> str:
-    """Folder name of one admission. What lies there follows from the shards admitted before, so the
-    number is part of the name: what a killed run left under another number is never taken for it."""
+    """Folder name of one admission. Its content depends on the shards admitted before, so the number is part of the
+    name: leftovers of a killed run under another number are never used for it."""
     return f"{admission.number:06d}-{version_name(admission.shard, admission.fingerprint)}"
 
 
@@ -265,9 +265,9 @@ def version_name(shard: str, fingerprint: str) -> str:
 
 
 def load_settings_or_default(path: Path | str) -> Settings:
-    """The settings of a workspace for what has to be known before one is opened, such as how often to look.
+    """The settings of a workspace that are needed before one is opened, such as how often to look.
 
-    The defaults where there is no workspace yet, or where its file is broken: opening it then says why.
+    The defaults where there is no workspace yet, or where its file is broken; opening it then reports the error.
     """
     file = Path(path).expanduser() / SETTINGS_FILE
     try:

@@ -1,1 +1,1 @@
-"""What a person reads on a terminal or in a notebook cell: tables, progress, safe text."""
+"""Output on a terminal or in a notebook cell: tables, progress, safe text."""

@@ -1,4 +1,4 @@
-"""What a person reads of an audit: one line a check, and below it what is wrong and what to do."""
+"""The output of an audit: one line for each check, then the problems and what to do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STYLES = {"passed": "green", "warning": "yellow", "FAILED": "bold red"}
 
 
 def outcome(check: CheckResult) -> str:
-    """The word for how a check went."""
+    """The outcome of a check in one word."""
     if check.passed:
         return "passed"
     return "warning" if check.is_warning else "FAILED"

@@ -1,4 +1,4 @@
-"""What a person reads on a terminal after a curation."""
+"""The summary on a terminal after a curation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dedup_assets.display_text import counted, visible
 
 
 def print_summary(console: Console, summary: Mapping[str, Any], failed: int = 0) -> None:
-    """The short table after a curation of which some shards may have failed."""
+    """The short table after a curation; `failed` shards are mentioned."""
     rows = summary["rows_in"]
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
@@ -51,7 +51,7 @@ def print_summary(console: Console, summary: Mapping[str, Any], failed: int = 0)
 
 
 def _remarks(summary: Mapping[str, Any]) -> Iterator[str]:
-    """What a person should know beside the counts."""
+    """Remarks besides the counts."""
     reasons = summary.get("quarantined_by_reason")
     if reasons:
         yield f"quarantined: {', '.join(f'{reason} ({count:,})' for reason, count in reasons.items())}"

@@ -1,4 +1,4 @@
-"""Live progress on a terminal, kept apart from what else is written while it runs."""
+"""Live progress on a terminal, separated from other output."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from dedup_assets.progress import Listener
 from dedup_assets.terminal.notebook import NotebookBars, in_notebook
 
 NARROW = 60
-"""Columns below which only names and counts fit on a line."""
+"""Width below which a line has only names and counts."""
 
 
 class ProgressBars:
@@ -50,7 +50,7 @@ class ProgressBars:
             redirect_stderr=False,
         )
         self._tasks: dict[str, TaskID] = {}
-        # Loading the libraries takes some seconds, in which an empty screen would look like a hang.
+        # Loading the libraries takes a few seconds, during which an empty screen would look like a hang.
         self._starting: TaskID | None = None
 
     def __enter__(self) -> ProgressBars:
@@ -63,15 +63,15 @@ class ProgressBars:
         self._bars.stop()
 
     def print(self, line: str) -> None:
-        """Show a line of somebody else's above the bars."""
+        """Show a line of other output above the bars."""
         self._bars.console.print(Text(visible(line)))
 
     def stage_noted(self, stage: str, note: str) -> None:
-        """Show what a stage has to say above the bars."""
+        """Show a note of a stage above the bars."""
         self.print(f"{stage}: {note}")
 
     def stage_started(self, stage: str) -> None:
-        """Show the stage's bar, with no end yet; one that was stopped goes on."""
+        """Show the bar of a stage, without a total yet; a stopped bar continues."""
         self._remove_starting()
         if stage in self._tasks:
             self._entry(stage).stop_time = None
@@ -79,12 +79,12 @@ class ProgressBars:
             self._tasks[stage] = self._bars.add_task(stage, total=None, unit="")
 
     def stage_total(self, stage: str, total: int, unit: str) -> None:
-        """Give the bar its length."""
+        """Set the total of the bar."""
         before = self._entry(stage).total or 0
         self._bars.update(self._tasks[stage], total=before + total, unit=unit)
 
     def stage_advanced(self, stage: str, amount: int) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         self._bars.advance(self._tasks[stage], amount)
 
     def stage_finished(self, stage: str) -> None:
@@ -103,7 +103,7 @@ class ProgressBars:
 
 
 class Notes:
-    """Only what stages have to say, a line each, where no bars can be drawn."""
+    """Prints only the notes of stages, a line each, where no bars can be drawn."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -127,7 +127,7 @@ class Notes:
 
 
 class _Terminal(Console):
-    """A console that asks its own file for its size: the standard streams lead elsewhere meanwhile."""
+    """A console that takes its size from its own file, because the standard streams are redirected meanwhile."""
 
     @property  # type: ignore[misc]  # nobody sets it here
     def size(self) -> ConsoleDimensions:
@@ -137,24 +137,24 @@ class _Terminal(Console):
             size = os.get_terminal_size(self.file.fileno())
         except OSError:
             return super().size
-        return ConsoleDimensions(*size) if size.columns else super().size  # some say 0: they do not know
+        return ConsoleDimensions(*size) if size.columns else super().size  # some report 0 for an unknown size
 
 
 @contextmanager
 def live_progress() -> Iterator[Listener]:
-    """Bars if standard error is a terminal, notes alone if it is not; standard output stays clean in any case.
+    """Bars if standard error is a terminal, otherwise notes only; standard output stays clean in both cases.
 
-    While the block lasts, what is written to standard output goes to standard error: libraries that print
-    must not mix with the result. On a terminal, standard error leads through a pipe to lines above the bars.
-    Both are done to the file descriptors, because compiled libraries and child processes write there, and
-    because Dagster redirects them where it captures what a step prints.
+    Inside the block, writes to standard output go to standard error, so that libraries that print do not mix with the
+    result. On a terminal, standard error goes through a pipe to lines above the bars. Both redirect the file
+    descriptors, because compiled libraries and child processes write there, and because Dagster redirects them where it
+    captures the output of a step.
     """
     sys.stdout.flush()
     with ExitStack() as stack:
         if _can_draw():
             listener: Listener = stack.enter_context(_bars_on_terminal())
         else:
-            # A copy of the descriptor, as Dagster captures what a step prints.
+            # A copy of the descriptor, because Dagster captures the output of a step.
             listener = Notes(stack.enter_context(os.fdopen(os.dup(2), "w", encoding="utf-8")))
         stack.enter_context(_redirected(1, 2))
         yield listener
@@ -162,10 +162,10 @@ def live_progress() -> Iterator[Listener]:
 
 @contextmanager
 def caller_progress() -> Iterator[Listener | None]:
-    """Progress for a caller of the Python functions: in a notebook below the cell, on a terminal as bars on standard
-    error, elsewhere none.
+    """Progress for a caller of the Python functions: below the cell in a notebook, as bars on standard error on a
+    terminal, none elsewhere.
 
-    Standard output is the caller's own: only where it is a terminal too do lines written to it go above the bars.
+    Standard output belongs to the caller: lines written to it go above the bars only if it is a terminal too.
     """
     with ExitStack() as stack:
         if in_notebook():
@@ -184,7 +184,8 @@ def caller_progress() -> Iterator[Listener | None]:
 
 
 _drawing = threading.Lock()
-"""Held by the one call of a process whose bars are shown: the descriptors cannot be led two ways at once."""
+"""Held by the one call of a process whose bars are shown, because the descriptors can be redirected only once at a
+time."""
 
 
 def _can_draw() -> bool:
@@ -192,7 +193,7 @@ def _can_draw() -> bool:
 
 
 def _is_own_terminal(stream: TextIO | None, descriptor: int) -> bool:
-    """Whether Python's stream is the terminal that the process has: nobody captures it."""
+    """Whether Python's stream is the terminal of the process and is not captured."""
     try:
         return stream is not None and stream.fileno() == descriptor and os.isatty(descriptor)
     except (OSError, ValueError, AttributeError):  # a stand-in without a descriptor, or closed
@@ -202,7 +203,7 @@ def _is_own_terminal(stream: TextIO | None, descriptor: int) -> bool:
 @contextmanager
 def _bars_on_terminal() -> Iterator[ProgressBars]:
     with ExitStack() as stack:
-        # Through a copy of the descriptor, the bars reach the terminal also where Dagster captures a step.
+        # Through a copy of the descriptor, the bars reach the terminal even where Dagster captures a step.
         terminal = stack.enter_context(os.fdopen(os.dup(2), "w", encoding="utf-8"))
         bars = stack.enter_context(ProgressBars(_Terminal(file=terminal)))
         stack.enter_context(_lines_above(bars))
@@ -211,7 +212,7 @@ def _bars_on_terminal() -> Iterator[ProgressBars]:
 
 @contextmanager
 def _redirected(descriptor: int, target: int) -> Iterator[None]:
-    """Let a file descriptor lead where another leads."""
+    """Redirect a file descriptor to the target of another."""
     saved = os.dup(descriptor)
     os.dup2(target, descriptor)
     try:
@@ -226,7 +227,7 @@ def _redirected(descriptor: int, target: int) -> Iterator[None]:
 
 @contextmanager
 def _lines_above(bars: ProgressBars) -> Iterator[None]:
-    """Show what is written to standard error above the bars, line by line."""
+    """Show writes to standard error above the bars, line by line."""
     source, sink = os.pipe()
 
     def show() -> None:
@@ -241,5 +242,5 @@ def _lines_above(bars: ProgressBars) -> Iterator[None]:
             os.close(sink)
             yield
     finally:
-        # A child that outlives the block keeps the pipe open: do not wait for it for ever.
+        # A child process that outlives the block keeps the pipe open: do not wait for it indefinitely.
         reader.join(timeout=2)

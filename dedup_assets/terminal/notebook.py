@@ -1,4 +1,4 @@
-"""Progress in a Jupyter notebook: one output below the cell, drawn again as stages report. Needs no widgets."""
+"""Progress in a Jupyter notebook: one output below the cell, redrawn as stages report. It needs no widgets."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from html import escape
 from typing import Any
 
 REDRAW_SECONDS = 0.2
-"""Seconds between two drawings: each is a message to the browser."""
+"""Seconds between two updates: each is a message to the browser."""
 
 
 def in_notebook() -> bool:
-    """Whether this process is the kernel of a notebook. Asks IPython only where that is loaded already."""
+    """Whether this process is the kernel of a notebook. IPython is queried only if it is already loaded."""
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
     return get_ipython is not None and getattr(get_ipython(), "kernel", None) is not None
 
@@ -28,14 +28,14 @@ class _Bar:
     seconds: float | None = None
 
     def texts(self) -> tuple[str, str]:
-        """What is done, and how long it took."""
+        """The amount done, and the time it took."""
         count = f"{self.done:,}/{self.total:,} {self.unit}".rstrip() if self.total else ""
         spent = time.perf_counter() - self.started if self.seconds is None else self.seconds
         return count, f"{spent:.0f} s"
 
 
 class NotebookBars:
-    """Hears the stages and draws a bar for each."""
+    """Listens to the stages and draws a bar for each."""
 
     def __init__(self) -> None:
         self._bars: dict[str, _Bar] = {"starting": _Bar()}
@@ -54,25 +54,25 @@ class NotebookBars:
         self._draw()
 
     def stage_started(self, stage: str) -> None:
-        """Show the stage; one that was stopped goes on."""
+        """Show the stage; a stopped one continues."""
         with self._lock:
             self._bars.pop("starting", None)
             self._bars.setdefault(stage, _Bar()).seconds = None
         self._draw()
 
     def stage_noted(self, stage: str, note: str) -> None:
-        """Print what a stage has to say below the cell."""
+        """Print a note of a stage below the cell."""
         print(f"{stage}: {note}")
 
     def stage_total(self, stage: str, total: int, unit: str) -> None:
-        """Give the bar its length."""
+        """Set the total of the bar."""
         with self._lock:
             bar = self._bars[stage]
             bar.total, bar.unit = (bar.total or 0) + total, unit
         self._draw()
 
     def stage_advanced(self, stage: str, amount: int) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         with self._lock:
             self._bars[stage].done += amount
         if time.perf_counter() - self._drawn >= REDRAW_SECONDS:
@@ -99,7 +99,7 @@ class NotebookBars:
 
 
 def _row(stage: str, bar: _Bar) -> str:
-    # Without a length it moves by itself.
+    # Without a total the bar is animated.
     length = f"value='{bar.done}' max='{bar.total}'" if bar.total else "" if bar.seconds is None else "value='1'"
     count, spent = bar.texts()
     return (

@@ -50,8 +50,7 @@ def assert_as_expected(result: da.Curation, wanted: dict[str, float | None]) -> 
     assert curve.removed[at] == len(removed) and curve.identical == sum(s["kind"] == "exact" for s in removed.values())
 
 
-@pytest.mark.parametrize("dense_limit", [0, 1])
-@pytest.mark.parametrize("kind", ["clustered", "boilerplate"])
+@pytest.mark.parametrize(("kind", "dense_limit"), [("clustered", 0), ("boilerplate", 1)])
 def test_only_references_remove_whatever_the_order_and_the_cells(kind: str, dense_limit: int, tmp_path: Path) -> None:
     tables = corpus(kind, (60, 70, 50, 40), seed=11)
     # A few texts of a reference stand in the corpus letter by letter.

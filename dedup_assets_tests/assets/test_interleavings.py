@@ -34,7 +34,7 @@ from dedup_assets.storage.ledger import Ledger
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import corpus, curate, kept_ids, make_table, removals, write_shards
 from dedup_assets_tests.assets.materialising import curate_up_to
-from dedup_assets_tests.storage.ledgers import admit
+from dedup_assets_tests.storage.ledgers import admit, finish
 
 # The package shows the assets under these names.
 raw_shards, cluster_partitions, pairwise_similarities, deduplicated_dataset = (
@@ -48,12 +48,8 @@ def space(tmp_path: Path) -> Workspace:
     """Two shards in the ledger, finished at every stage, with nothing on disk."""
     found = Workspace.create_or_open(tmp_path / "ws", {"embedding_column": "vector", "threshold": 0.9})
     found.ledger.register([(key, f"file:///{key}", "csv", None) for key in ("a", "b")])
-    for stage in STAGES[:3]:
-        found.ledger.complete(stage, [(key, "old", {}, 0.0) for key in ("a", "b")], "run")
-    admit(found.ledger, 1, "a", "old")
-    admit(found.ledger, 2, "b", "old")
-    for stage in STAGES[4:]:
-        found.ledger.complete(stage, [("a", "old#1", {}, 0.0), ("b", "old#2", {}, 0.0)], "run")
+    finish(found.ledger, 1, "a", "old")
+    finish(found.ledger, 2, "b", "old")
     return found
 
 

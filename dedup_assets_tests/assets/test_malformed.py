@@ -1,4 +1,4 @@
-"""Two hundred generated files, each odd in a way: every row is somewhere, or its shard is refused in a line."""
+"""120 generated files, each odd in a way: every row is somewhere, or its shard is refused in a line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import dedup_assets as da
 from dedup_assets.corpus.output import ID_TAKEN, read_manifest
 from dedup_assets.storage.workspace import Workspace
 
-FILES = 200
+FILES = 120
 
 Rows = list[dict[str, Any]]
 
@@ -194,7 +194,7 @@ def test_every_row_is_somewhere_or_its_shard_is_refused_in_a_line(tmp_path: Path
         parts = [entry[name] for name in ("kept", "removed_exact", "removed_semantic", "quarantined")]
         assert entry["rows_in"] == sum(parts), shard
         assert entry["rows_in"] == 0 or entry["quarantined"] <= 0.9 * entry["rows_in"] or _only_by_ids(entry), shard
-    assert len(published) > 60 and len(result.failures) > 40, "both kinds are there"
+    assert len(published) > 35 and len(result.failures) > 25, "both kinds are there"
     assert all(check.passed or check.is_warning for check in da.audit(workspace=tmp_path / "ws"))
 
 

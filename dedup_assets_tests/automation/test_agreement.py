@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import json
 import shutil
 from pathlib import Path
 
 import dagster as dg
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +23,7 @@ from dedup_assets.resources.workspace import serving
 from dedup_assets.storage.ledger import STAGES
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.materialising import partition_set, run_config
+from dedup_assets_tests.automation.shards import write_shard
 from dedup_assets_tests.cli.commands import Call
 from dedup_assets_tests.cli.conftest import call  # noqa: F401
 
@@ -77,28 +76,6 @@ def test_what_rests_on_a_result_that_is_reported_is_reported_after_it(stage: str
     assert found.unreported == {name: ["a"] for name in STAGES[STAGES.index(stage) :]} and not found.void
 
 
-def write(folder: Path, name: str, *texts: str) -> Path:
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{name}.jsonl"
-    # Every text is in a direction of its own.
-    rng = [np.random.default_rng(list(text.encode())) for text in texts]
-    rows = [
-        {"id": f"{name}{i}", "text": text, "v": rng[i].normal(size=64).round(3).tolist()}
-        for i, text in enumerate(texts)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-@pytest.fixture
-def ws(tmp_path: Path) -> Path:
-    """Three shards, curated."""
-    for name in ("s01", "s02", "s03"):
-        write(tmp_path / "in", name, f"a text of {name}", f"another one of {name}")
-    da.curate(tmp_path / "in", workspace=tmp_path / "ws", embedding_column="v", progress=False)
-    return tmp_path / "ws"
-
-
 def instance_of(ws: Path) -> dg.DagsterInstance:
     return dg.DagsterInstance.from_config(str(ws / "dagster"))
 
@@ -110,7 +87,7 @@ def materialised(ws: Path) -> dict[str, set[str]]:
 
 def changed(ws: Path) -> list[Path]:
     """All three files with other content."""
-    return [write(ws.parent / "in", name, f"new text of {name}", "and more") for name in ("s01", "s02", "s03")]
+    return [write_shard(ws.parent / "in", name, f"new text of {name}", "and more") for name in ("s01", "s02", "s03")]
 
 
 def test_a_stranger_among_the_partitions_is_in_no_run_and_ends_nothing(ws: Path, call: Call) -> None:  # noqa: F811
@@ -154,7 +131,7 @@ def test_a_run_without_a_partition_says_to_choose_some(ws: Path, monkeypatch: py
 
 
 def test_watching_makes_the_settings_of_the_instance_that_its_daemon_reads(tmp_path: Path) -> None:
-    write(tmp_path / "in", "a", "a text")
+    write_shard(tmp_path / "in", "a", "a text")
     da.watch(tmp_path / "in", workspace=tmp_path / "ws", embedding_column="v")
     assert "telemetry" in (tmp_path / "ws" / "dagster" / "dagster.yaml").read_text()
 
@@ -205,7 +182,7 @@ def test_what_was_wiped_or_is_in_a_new_instance_is_reported_again(ws: Path, call
 
 
 def test_sync_names_the_files_that_changed(ws: Path, call: Call) -> None:  # noqa: F811
-    write(ws.parent / "in", "s02", "another content")
+    write_shard(ws.parent / "in", "s02", "another content")
     assert call("sync", "--json", "--workspace", ws).json()["changed"] == ["s02"]
     assert "The files of s02 changed since they were read: `dedup-assets curate" in call("sync", "--workspace", ws).out
 

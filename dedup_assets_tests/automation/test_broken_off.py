@@ -20,18 +20,12 @@ from dedup_assets.storage.ledger import STAGES
 from dedup_assets.storage.liveness import has_died, holding_run
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.materialising import partition_set, run_config
-from dedup_assets_tests.automation.test_agreement import write
+from dedup_assets_tests.automation.shards import write_shard
 from dedup_assets_tests.automation.test_sensors import Daemon, spans
 from dedup_assets_tests.automation.watched import Watched
 
-
-@pytest.fixture
-def ws(tmp_path: Path) -> Path:
-    """Two shards, curated."""
-    for name in ("s01", "s02"):
-        write(tmp_path / "in", name, f"a text of {name}", f"another one of {name}")
-    da.curate(tmp_path / "in", workspace=tmp_path / "ws", embedding_column="v", progress=False)
-    return tmp_path / "ws"
+SHARDS = ("s01", "s02")
+"""Curated in the workspace of these tests."""
 
 
 @pytest.fixture
@@ -87,7 +81,7 @@ def test_a_shard_that_did_fail_stays_red(ws: Path, instance: dg.DagsterInstance)
     assert set(result.failures) == {"s02"}
     assert shown(ws, instance, "raw_shards") == ({"s01"}, {"s02"}, set())
     assert not da.sync(workspace=ws)
-    write(ws.parent / "in", "s02", "a text of s02", "another one of s02")  # as it was: nothing is left to do
+    write_shard(ws.parent / "in", "s02", "a text of s02", "another one of s02")  # as it was: nothing is left to do
     da.curate(ws.parent / "in", workspace=ws, progress=False)
     for stage in STAGES:
         assert shown(ws, instance, stage)[0] == {"s01", "s02"}
@@ -109,7 +103,7 @@ def test_a_curation_ends_the_run_of_one_that_was_killed(ws: Path, instance: dg.D
 def test_a_curation_that_is_interrupted_before_its_run_begins_leaves_nothing_under_way(
     ws: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(ws.parent / "in", "s02", "new text of s02")
+    write_shard(ws.parent / "in", "s02", "new text of s02")
     create = dg.DagsterInstance.create_run_for_job
 
     def interrupted(*given: object, **named: object) -> None:

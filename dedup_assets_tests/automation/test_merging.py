@@ -15,16 +15,7 @@ from dedup_assets.resources.workspace import serving
 from dedup_assets.storage.ledger import STAGES
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.materialising import add_partitions, run_config
-from dedup_assets_tests.automation.test_agreement import write
-
-
-@pytest.fixture
-def ws(tmp_path: Path) -> Path:
-    """Three shards, curated."""
-    for name in ("s01", "s02", "s03"):
-        write(tmp_path / "in", name, f"a text of {name}", f"another one of {name}")
-    da.curate(tmp_path / "in", workspace=tmp_path / "ws", embedding_column="v", progress=False)
-    return tmp_path / "ws"
+from dedup_assets_tests.automation.shards import write_shard
 
 
 @dg.asset(deps=["kmeans_centroids", "deduplicated_dataset"])
@@ -64,8 +55,8 @@ def test_two_workspaces_in_one_instance_never_meet(ws: Path, tmp_path: Path, mon
     other = tmp_path / "other" / "ws"
     (tmp_path / "home").mkdir()
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
-    write(tmp_path / "more", "s02", "a text of another corpus")
-    write(tmp_path / "more", "s09", "and one more")
+    write_shard(tmp_path / "more", "s02", "a text of another corpus")
+    write_shard(tmp_path / "more", "s09", "and one more")
     da.sync(workspace=ws)
     result = da.curate(tmp_path / "more", workspace=other, embedding_column="v", progress=False)
     assert len(result.kept.to_arrow()) == 2

@@ -36,7 +36,7 @@ from dedup_assets.compute.blocks import ShardPiece, build_block
 from dedup_assets.compute.cells import assign, offsets_of
 from dedup_assets.compute.device import join as device_join
 from dedup_assets.compute.device.cells import SMALLEST_TILE
-from dedup_assets.compute.device.ghosts import Pile, Tile
+from dedup_assets.compute.device.ghosts import GhostCollector, Tile
 from dedup_assets.compute.device.listing import Listing, placed
 from dedup_assets.compute.device.rows import DeviceRows
 from dedup_assets.compute.kmeans import ITERATIONS, SAMPLES_PER_CENTROID, fit_centroids
@@ -200,7 +200,7 @@ def layout(scale: Scale, show: bool) -> list[Stage]:
         tiles.append(Tile(start, home, of_cells, rows))
 
     def pile() -> None:
-        taker = Pile(scale.listed, scale.cells, DEVICE)
+        taker = GhostCollector(scale.listed, scale.cells, DEVICE)
         for tile in tiles:
             taker.add(tile)
         taker.taken()

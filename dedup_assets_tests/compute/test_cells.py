@@ -128,7 +128,7 @@ def test_distances_of_a_codebook_are_computed_once_for_all_shards(device, monkey
     for name in ("_computed", "_computed_on"):
         inner = getattr(distances, name)
         monkeypatch.setattr(distances, name, lambda *given, inner=inner: made.append(1) or inner(*given))
-    distances.forget()
+    distances.forget_distances()
     vectors = make_vectors("clustered", 300, 32, np.float16, 1)
     book, other = vectors[:9].astype(np.float32), vectors[9:20].astype(np.float32)
     first = assign(vectors, book, 0.9, device)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dedup_assets_tests.end_to_end.cancelling import cancelling, table, tries
 
-TRIES, SECONDS = 5, 3.0
+TRIES, SECONDS = 3, 3.0
 
 
 def test_a_run_that_is_cancelled_in_the_ui_ends_cancelled_and_the_next_one_finishes(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import dedup_assets as da
 from dedup_assets.credentials import scrubbed, with_credentials, without_credentials
 from dedup_assets.errors import SettingsError, SourceError
 from dedup_assets.storage.workspace import Workspace
+from dedup_assets_tests.cli.commands import Call, call  # noqa: F401
 
 USER, PASSWORD, TOKEN = "quentin", "pw%2Fof-quentin", "Tok3nOfQuentin"
 SECRETS = (PASSWORD, "pw/of-quentin", TOKEN)
@@ -84,21 +85,28 @@ def command(*arguments: object) -> str:
     return done.stdout + done.stderr
 
 
-def test_no_file_and_no_output_holds_the_credentials_of_a_url(host: str, tmp_path: Path) -> None:
+def test_no_file_and_no_output_holds_the_credentials_of_a_url(host: str, tmp_path: Path, call: Call) -> None:  # noqa: F811
     ws = tmp_path / "ws"
+
+    def here(*arguments: str) -> str:
+        """What a command says in this process, which saves the start of another one."""
+        called = call(*arguments, "-w", ws, columns=400)
+        return called.out + called.err
+
     url = f"http://{USER}:{PASSWORD}@{host}/corpus.jsonl?token={TOKEN}&v=1"
     said = command("curate", url, "-w", ws, "--embedding-column", "v", "--json")
     assert json.loads(said.splitlines()[-1])["kept"] == 3, said
     (shard,) = Workspace.open(ws).ledger.shards()
     assert (shard.key, shard.uri) == ("corpus", f"http://***@{host}/corpus.jsonl?***")
     # Another process does not know them: what is read stays, and what would be read again says so.
-    said += command("curate", "-w", ws, "--verbose") + command("history", "corpus", "-w", ws)
-    said += command("explain", "1", "-w", ws) + command("report", "-w", ws) + command("audit", "-w", ws)
+    said += command("curate", "-w", ws, "--verbose")
+    for words in (["history", "corpus"], ["explain", "1"], ["report"], ["audit"]):
+        said += here(*words)
     for wrong in (url.replace(f"token={TOKEN}", f"token=x{TOKEN}"), url.replace("corpus", "other")):
-        failed = command("curate", wrong, "-w", ws, "--verbose")
+        failed = here("curate", wrong, "--verbose")
         assert "Error: " in failed and "***" in failed
         said += failed
-    said += command("watch", url, "-w", ws)
+    said += here("watch", url)
     assert "holds credentials" in said
     assert not any(secret in said for secret in SECRETS), said
     assert leaks(tmp_path) == []

@@ -22,7 +22,7 @@ started, ended = threading.Event(), threading.Event()  # the tasks run in this p
 
 def tell() -> None:
     """A long task that tells how far it is."""
-    done = worker_tasks._Teller("topic", 0)
+    done = worker_tasks._ProgressReporter("topic", 0)
     try:
         for _ in range(SECONDS * 20):
             started.set()

@@ -151,5 +151,5 @@ def test_a_gpu_that_broke_for_two_tasks_is_started_anew_once(cluster: DaskCluste
     watch = WorkerWatch(client, "here", 60, restarted=True)
     for name in ("restart_workers", "retire_workers"):
         object.__setattr__(client, name, lambda *a, **o: restarted.append(a))
-    watch.start_anew(refused, most=3, before=0)
+    watch.restart_worker(refused, most=3, before=0)
     assert restarted == []

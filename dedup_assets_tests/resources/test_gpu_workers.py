@@ -53,8 +53,8 @@ def test_a_worker_whose_gpu_breaks_is_started_anew_and_its_work_is_done(
 def test_work_that_breaks_every_gpu_is_given_up_with_the_reason(cluster: DaskCluster) -> None:
     refused = Refused("tls://127.0.0.1:1", "AcceleratorError: first", broken_gpu.STICKY)
     with pytest.raises(DedupError, match=rf"of 4 Dask workers in turn no longer works: {broken_gpu.STICKY}.*first"):
-        cluster._watch.start_anew(refused, most=3, before=3)
-    cluster._watch.start_anew(refused, most=3, before=2)  # that worker is not there any more: nothing to do
+        cluster._watch.restart_worker(refused, most=3, before=3)
+    cluster._watch.restart_worker(refused, most=3, before=2)  # that worker is not there any more: nothing to do
 
 
 def test_a_lack_of_memory_is_not_repeated(cluster: DaskCluster, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from dedup_assets.storage.ledger import (
     Ledger,
     Rebuild,
 )
+from dedup_assets_tests.storage.ledgers import finish
 
 
 @pytest.fixture
@@ -189,16 +190,6 @@ def test_admissions_are_read_in_curation_order_with_their_completion(ledger: Led
 # -- roles and retractions ---------------------------------------------------------------------------
 
 
-def admit(ledger: Ledger, number: int, shard: str, content: str = "1") -> Admission:
-    a = Admission(number, shard, content, 1, 10, 12)
-    for stage in STAGES[:3]:
-        ledger.complete(stage, [(shard, content, {}, 0.0)], "run")
-    ledger.admit([a], [(shard, a.input_version, {}, 0.0)], "cluster_partitions", "run")
-    for stage in STAGES[4:]:
-        ledger.complete(stage, [(shard, a.input_version, {}, 0.0)], "run")
-    return a
-
-
 def finished(ledger: Ledger, shard: str) -> list[str]:
     return [stage for stage in STAGES if shard in ledger.completions(stage)]
 
@@ -207,7 +198,7 @@ def test_a_shard_keeps_the_role_it_was_registered_with(ledger: Ledger) -> None:
     ledger.register([source("a")])
     ledger.register([source("test-set")], role=REFERENCE)
     assert [(shard.key, shard.role) for shard in ledger.shards()] == [("a", CORPUS), ("test-set", REFERENCE)]
-    admit(ledger, 1, "a"), admit(ledger, 2, "test-set")
+    finish(ledger, 1, "a"), finish(ledger, 2, "test-set")
     assert [(a.shard, a.role) for a in ledger.admissions()] == [("a", CORPUS), ("test-set", REFERENCE)]
     with pytest.raises(WorkspaceError, match=r"Shard a .*registered as corpus, asked for as reference"):
         ledger.register([source("new"), source("a")], role=REFERENCE)
@@ -216,7 +207,7 @@ def test_a_shard_keeps_the_role_it_was_registered_with(ledger: Ledger) -> None:
 
 def test_new_content_takes_the_place_of_the_old_in_one_step(ledger: Ledger) -> None:
     ledger.register([source("a")])
-    old = admit(ledger, 1, "a", "old")
+    old = finish(ledger, 1, "a", "old")
     for stage in STAGES[:3]:
         ledger.complete(stage, [("a", "new", {}, 0.0)], "run")
     assert ledger.live_admissions() == [old], "the old content is in force until the new is admitted"
@@ -233,7 +224,7 @@ def test_new_content_takes_the_place_of_the_old_in_one_step(ledger: Ledger) -> N
 
 def test_a_vanished_shard_may_return_and_is_admitted_anew(ledger: Ledger) -> None:
     ledger.register([source("a"), source("b")])
-    first = admit(ledger, 1, "a")
+    first = finish(ledger, 1, "a")
     assert ledger.retract_shard("a", VANISHED, run_id="run-2") == first
     assert ledger.retract_shard("a", VANISHED) is None, "a second time changes nothing"
     assert len(ledger.retractions()) == 1 and ledger.live_admissions() == []
@@ -243,14 +234,14 @@ def test_a_vanished_shard_may_return_and_is_admitted_anew(ledger: Ledger) -> Non
     assert finished(ledger, "a") == [], "a run that was under way does not finish what was retracted"
     assert ledger.register([source("a"), source("b")]) == ["a"]
     assert ledger.shards()[0].retracted is None
-    again = admit(ledger, 2, "a")
+    again = finish(ledger, 2, "a")
     assert ledger.live_admissions() == [again]
     assert again.input_version != first.input_version and finished(ledger, "a") == list(STAGES)
 
 
 def test_what_was_taken_down_stays_out_and_so_do_its_ids(ledger: Ledger) -> None:
     ledger.register([source("a"), source("b")])
-    admit(ledger, 1, "a"), admit(ledger, 2, "b")
+    finish(ledger, 1, "a"), finish(ledger, 2, "b")
     assert ledger.retract_shard("a", TAKEDOWN, [(0, "x"), (4, "y")]) is not None
     assert ledger.tombstones() == ["x", "y"]
     assert ledger.register([source("a")]) == [] and ledger.shards()[0].retracted == TAKEDOWN
@@ -261,7 +252,7 @@ def test_what_was_taken_down_stays_out_and_so_do_its_ids(ledger: Ledger) -> None
 
 def test_a_vanished_shard_can_be_taken_down(ledger: Ledger) -> None:
     ledger.register([source("a")])
-    admit(ledger, 1, "a")
+    finish(ledger, 1, "a")
     ledger.retract_shard("a", VANISHED)
     assert ledger.retract_shard("a", TAKEDOWN, [(0, "x")]) is None
     assert ledger.tombstones() == ["x"] and ledger.shards()[0].retracted == TAKEDOWN
@@ -279,7 +270,7 @@ def test_a_shard_that_was_never_admitted_never_comes(ledger: Ledger) -> None:
 
 def test_single_records_are_taken_down_once(ledger: Ledger) -> None:
     ledger.register([source("a")])
-    a = admit(ledger, 1, "a")
+    a = finish(ledger, 1, "a")
     assert ledger.retract_records(a, [(3, "x"), (1, "y")], "run-2") == 2
     assert ledger.retract_records(a, [(3, "x")]) == 0
     assert ledger.standing().taken_down == {1: [1, 3]} and ledger.live_admissions() == [a]

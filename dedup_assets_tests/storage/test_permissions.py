@@ -19,7 +19,7 @@ from dedup_assets.errors import SettingsError, WorkspaceError
 from dedup_assets.names import DEFAULT_WORKSPACE, Names
 from dedup_assets.resources.workspace import WorkspaceResource, serving
 from dedup_assets.storage import permissions as asked
-from dedup_assets.storage.permissions import refuse_unasked, remember_asked
+from dedup_assets.storage.permissions import refuse_unsealed, seal_requests
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.cli.commands import write_corpus, write_jsonl
 
@@ -37,11 +37,11 @@ def workspace(tmp_path: Path) -> Path:
 
 def test_what_was_asked_for_here_is_used(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert WorkspaceResource(path=str(workspace)).open().settings.scheduler == EVIL
-    refuse_unasked(workspace, da.Settings())
+    refuse_unsealed(workspace, da.Settings())
     with pytest.raises(SettingsError, match=r"names the Dask scheduler 'tcp://other:1'.*--scheduler tcp://other:1"):
-        refuse_unasked(workspace, da.Settings(scheduler="tcp://other:1"))
+        refuse_unsealed(workspace, da.Settings(scheduler="tcp://other:1"))
     monkeypatch.setenv("DEDUP_ASSETS_SCHEDULER", "tcp://other:1")
-    refuse_unasked(workspace, da.Settings(scheduler="tcp://other:1"))
+    refuse_unsealed(workspace, da.Settings(scheduler="tcp://other:1"))
 
 
 @pytest.mark.parametrize("change", ["copied", "another machine", "another user", "by hand", "broken seals"])
@@ -64,8 +64,8 @@ def test_what_came_from_elsewhere_connects_nowhere_until_it_is_asked_for(
         da.curate(workspace=workspace)
     assert da.open_curation(workspace).summary["shards"] == 0, "to look at it is harmless"
     assert len(da.curate(workspace=workspace, scheduler="").kept) == 3
-    remember_asked(workspace, da.Settings(scheduler=EVIL))
-    refuse_unasked(workspace, da.Settings(scheduler=EVIL))
+    seal_requests(workspace, da.Settings(scheduler=EVIL))
+    refuse_unsealed(workspace, da.Settings(scheduler=EVIL))
 
 
 def test_a_workspace_from_elsewhere_writes_and_fetches_nowhere_until_it_is_asked_for(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from dedup_assets.compute.hashes import hash_ids
 from dedup_assets.compute.text import hash_text, hash_texts
 from dedup_assets.errors import ShardError
 from dedup_assets.storage.cells import ShardCells, read_centroids, write_centroids
-from dedup_assets.storage.decisions import DecidedShard, DecisionStore, StandIns, read_record_decisions
+from dedup_assets.storage.decisions import DecidedShard, DecisionStore, Representatives, read_record_decisions
 from dedup_assets.storage.ledger import Admission
 from dedup_assets.storage.raw_table import RawShard
 from dedup_assets.storage.shards import (
@@ -219,8 +219,8 @@ def texts(keys: list[int], keepers: list[int], similarity: list[float]) -> TextD
     return TextDecisions(np.array(keys, np.int64), keeper == NONE, keeper, np.array(similarity, np.float64), place)
 
 
-def stand_ins(admission: Admission, rows: list[int], ids: list[str]) -> StandIns:
-    return StandIns(np.full(len(rows), admission.number), np.array(rows, np.int64), pa.array(ids, pa.string()))
+def representatives(admission: Admission, rows: list[int], ids: list[str]) -> Representatives:
+    return Representatives(np.full(len(rows), admission.number), np.array(rows, np.int64), pa.array(ids, pa.string()))
 
 
 def decided(admission: Admission, ids: list[str], keepers: list[int], similarity: list[float], exact: list[bool]):
@@ -246,7 +246,7 @@ def write_all(workspace: Workspace) -> DecisionStore:
     store = DecisionStore(workspace, 1)
     rows = [key(FIRST, 0), key(FIRST, 2), key(FIRST, 4)]
     first = texts(rows, [NONE, rows[2], NONE], [NAN, 0.96, NAN])
-    store.write_texts(store.remember(first, stand_ins(FIRST, [6, 2, 4], ["d", "b", "c"])))
+    store.write_texts(store.remember(first, representatives(FIRST, [6, 2, 4], ["d", "b", "c"])))
     store.write_records(
         decided(
             FIRST,
@@ -258,7 +258,7 @@ def write_all(workspace: Workspace) -> DecisionStore:
     )
     DecisionStore(workspace, 1).write_records(decided(EMPTY, [], [], [], []))
     store = DecisionStore(workspace, 1)
-    store.write_texts(store.remember(texts([key(THIRD, 2)], [NONE], [NAN]), stand_ins(THIRD, [2], ["y"])))
+    store.write_texts(store.remember(texts([key(THIRD, 2)], [NONE], [NAN]), representatives(THIRD, [2], ["y"])))
     third = decided(THIRD, ["x", "y", "z"], [rows[0], NONE, key(THIRD, 2)], [0.97, NAN, 1.0], [False, False, True])
     assert store.write_records(third) == 1, "one record went for a keeper of another shard"
     return store
@@ -301,7 +301,7 @@ def test_an_empty_shard_has_an_empty_table_of_the_same_schema(workspace: Workspa
 
 def test_a_shard_of_which_every_record_stays_names_no_keeper(workspace: Workspace) -> None:
     store = DecisionStore(workspace, 1)
-    store.remember(texts([key(THIRD, 0)], [NONE], [NAN]), stand_ins(THIRD, [0], ["x"]))
+    store.remember(texts([key(THIRD, 0)], [NONE], [NAN]), representatives(THIRD, [0], ["x"]))
     store.write_records(decided(THIRD, ["x"], [NONE], [NAN], [False]))
     (row,) = read_record_decisions(workspace, 1, "third").to_pylist()
     assert row["kept"] and [row[name] for name in ("keeper_id", "keeper_shard", "similarity", "kind")] == [None] * 4
@@ -317,7 +317,7 @@ def test_a_shard_that_brings_no_text_is_decided_by_earlier_ones(workspace: Works
 def test_a_text_that_outlived_its_shard_is_named_by_the_record_that_stands_for_it_now(workspace: Workspace) -> None:
     store = DecisionStore(workspace, 1)
     text = key(FIRST, 2)
-    numbers = store.remember(texts([text], [NONE], [NAN]), stand_ins(THIRD, [2], ["y"]))
+    numbers = store.remember(texts([text], [NONE], [NAN]), representatives(THIRD, [2], ["y"]))
     assert numbers == [FIRST.number]
     store.write_texts(numbers)
     again = DecisionStore(workspace, 1)
@@ -349,7 +349,7 @@ def test_generations_lie_beside_each_other(workspace: Workspace) -> None:
     write_all(workspace)
     before = read_record_decisions(workspace, 1, "third")
     store = DecisionStore(workspace, 2)
-    store.remember(texts([key(THIRD, 0)], [NONE], [NAN]), stand_ins(THIRD, [0], ["x"]))
+    store.remember(texts([key(THIRD, 0)], [NONE], [NAN]), representatives(THIRD, [0], ["x"]))
     store.write_records(decided(THIRD, ["x"], [NONE], [NAN], [False]))
     assert read_record_decisions(workspace, 1, "third") == before
     assert read_record_decisions(workspace, 2, "third").num_rows == 1

@@ -1,1 +1,1 @@
-"""The same mathematics on a device: rows that lie there, cells, tiles, products, and the memory for them."""
+"""The same mathematics on a device: rows in its memory, cells, tiles, products, and the use of that memory."""

@@ -1,6 +1,6 @@
-"""A block of cells joined on a device: whole where it fits, else in parts that fit, down to parts of one cell.
+"""Joins a block of cells on a device: whole where it fits, otherwise in parts that fit, down to parts of one cell.
 
-Knows blocks and how much a device has free; the join itself is `join`.
+It handles blocks and the free memory of the device; the join itself is `join`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dedup_assets.compute.matches import DenseCells, Matches
 from dedup_assets.compute.sketch import SKETCH_WIDTH
 
 RESIDENT_SHARE = 0.5
-"""Of what a device has free, for rows, sketches and listings; the rest is for products and what comes of them."""
+"""Share of the free memory for rows, sketches and listings; the rest is for products and their results."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ def match_block(
     sketch: int | None = None,
     dense: DenseCells | None = None,
 ) -> Iterator[Matches]:
-    """`join.match_cells` on a device, in as many parts as its memory asks for.
+    """`join.match_cells` on a device, in as many parts as its memory requires.
 
-    Where a part finds no room it is parted in two, so a pair may be given more than twice. Raises NoRoomError where
-    not even some hundred rows find room.
+    A part that does not fit is split in two, so a pair may be yielded more than twice. Raises NoRoomError where not
+    even a few hundred rows fit.
     """
-    vectors: np.ndarray | DeviceRows = block.vectors  # or rows that lie on the device
+    vectors: np.ndarray | DeviceRows = block.vectors  # or rows already on the device
     if isinstance(vectors, DeviceRows):
         device = vectors.device
     itemsize = vectors.stored.element_size() if isinstance(vectors, DeviceRows) else vectors.dtype.itemsize
@@ -62,7 +62,7 @@ def match_block(
             there = vectors if rows is None else vectors.take(rows)
         else:
             there = DeviceRows.of(vectors, device, rows, wide)
-        # Of a part of a cell nothing is known of the whole: whether it is dense was asked before.
+        # A part says nothing about its whole cell, which was tested for density before.
         within = None if dense is None or part.listing.is_part else DenseCells(dense.limit)
         found = match_on_device(
             there, local, floor, max_matches=max_matches, pack_bytes=pack_bytes, sketch=sketch, dense=within
@@ -89,12 +89,12 @@ def match_block(
         return f"{len(part.listing.rows())} rows"
 
     free = None if isinstance(vectors, DeviceRows) else free_bytes(device)
-    room, wide = Room(device), Room(device)  # of parts, and of float64 copies in each of them
+    room, wide = Room(device), Room(device)  # shared by the parts, and by the float64 copies in each of them
     if free is not None:
         room.most = RESIDENT_SHARE * free
     yield from in_halves(_Part(listing, None), match, halves, size, room, what)
 
 
 def row_bytes(dimension: int, itemsize: int) -> int:
-    """Of a row on a device: stored, its squared norm, and in half precision, sketched where it is wide."""
+    """Bytes of a row on a device: the stored vector, its squared norm, and its half-precision or sketched copy."""
     return dimension * itemsize + 8 + 2 * (SKETCH_WIDTH if dimension >= 2 * SKETCH_WIDTH else dimension)

@@ -1,6 +1,6 @@
-"""Home cells and ghosts on a device: the test of `cells`, tile by tile, nothing leaving the device in between.
+"""Home cells and ghosts on a device: the test of `cells`, tile by tile, without transfers in between.
 
-Runs alike on a GPU and, for device "cpu:0", on CPU tensors.
+Runs on a GPU and, for device "cpu:0", on CPU tensors.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from dedup_assets.compute.device.ghosts import Pile, Tile
+from dedup_assets.compute.device.ghosts import GhostCollector, Tile
 from dedup_assets.compute.device.memory import Room, by_slices, free_bytes
 from dedup_assets.compute.device.rows import DeviceRows, float32_sums
 from dedup_assets.compute.distances import distances_on
@@ -16,17 +16,17 @@ from dedup_assets.compute.precision import PRECISIONS
 from dedup_assets.compute.similarity import accumulation_error
 
 TILE_BYTES = 128 << 20
-"""Product of rows and centroids in half precision kept at a time. What is computed from it takes ten times
-as much; not tuned on a GPU."""
+"""Bytes of the half-precision product of rows and centroids kept at a time. The values computed from it take ten times
+as much. Not tuned on a GPU."""
 
 SMALLEST_TILE = 64
-"""Rows. A device without room for so few has none for the join either."""
+"""Rows. A device without memory for these has none for the join either."""
 
 _ROUNDOFF = {"bf16": 2.0**-8, "fp16": 2.0**-11, "fp32": 2.0**-23}
 """Largest relative error of one rounding, and twice that for fp32 and bf16, as on the CPU."""
 
 _LARGEST_HALF = 1024.0
-"""Centroids with norms up to this are multiplied in fp16; unit centroids are, others may be anything."""
+"""Largest norm of centroids that are multiplied in fp16. Unit centroids are below it; others may have any norm."""
 
 
 def home_and_ghosts(
@@ -44,13 +44,13 @@ def home_and_ghosts(
     Parameters
     ----------
     vectors : DeviceRows or array (n, d), float16 or float32
-        Rows of the host are uploaded as many at a time as the device has room for.
+        Rows on the host are uploaded in parts that fit the device.
     device : str
-        Where to compute; where the rows lie, if they lie on one.
+        Where to compute; the device of the rows, if they are on one.
     book : float32 array (k, d)
         The codebook.
     sine, margin : float
-        Reach of a ghost, and what covers the float32 arithmetic of the test.
+        Reach of a ghost, and the margin for the float32 arithmetic of the test.
     listed_above_zero : bool
         Whether the floor is above 0: then zero rows have home 0 and are listed nowhere.
     low : {"fp16", "bf16", "fp32"}
@@ -64,16 +64,16 @@ def home_and_ghosts(
     Raises
     ------
     NoRoomError
-        The device has no room even for a tile of `SMALLEST_TILE` rows.
+        The device has no memory even for a tile of `SMALLEST_TILE` rows.
     """
     n, k = len(vectors), len(book)
     step = max(SMALLEST_TILE, min(tile_bytes // (2 * k), 1 << 20))
     tiles, uploads, wide = Room(device), Room(device, _rows_at_once(vectors, device)), Room(device)
     test = _Test(device, book, sine, margin, listed_above_zero, low)
-    pile = Pile(n, k, device)
+    pile = GhostCollector(n, k, device)
 
     def of_uploaded(at: slice) -> None:
-        start = max(at.start, pile.done)  # an attempt that failed half way keeps what it had
+        start = max(at.start, pile.done)  # an attempt that failed half way keeps its finished rows
         first = start if isinstance(vectors, DeviceRows) else 0
         rows = (
             vectors if isinstance(vectors, DeviceRows) else DeviceRows.of(vectors[start : at.stop], device, room=wide)
@@ -96,7 +96,7 @@ def home_and_ghosts(
 
 
 def _rows_at_once(vectors: DeviceRows | np.ndarray, device: str) -> float:
-    """Rows of the host that take a quarter of what the device has free; the rest is for tiles."""
+    """Number of host rows that fill a quarter of the device's free memory; the rest is for tiles."""
     free = free_bytes(device)
     if free is None or isinstance(vectors, DeviceRows):
         return float("inf")
@@ -104,7 +104,7 @@ def _rows_at_once(vectors: DeviceRows | np.ndarray, device: str) -> float:
 
 
 class _Test:
-    """Home and ghosts of a slice of the rows; holds what all slices share."""
+    """Computes home and ghosts of a slice of the rows; holds the data that all slices share."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class _Test:
         self.distance = distances_on(device, book)
 
     def __call__(self, rows: DeviceRows, at: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Home (int32), number of ghosts of each cell (int32), and which of the rows these are (int32), cell after
+        """Home (int32), number of ghosts of each cell (int32), and the row numbers of these ghosts (int32), cell after
         cell."""
         unit = rows.unit(at)
         low = unit.float().to(self.book.dtype)

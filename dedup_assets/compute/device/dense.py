@@ -1,7 +1,7 @@
-"""Which cells are dense, told from a sample of their pairs on a device, before any of their matches is met.
+"""Finds dense cells on a device from a sample of their pairs, before any of their matches is computed.
 
-Knows positions in one list of rows; nothing of tiles. A CPU also counts the matches it meets: a cell that the sample
-does not give away is listed on a device and may be named on a CPU. The decisions are the same either way.
+A CPU also counts matches as it finds them. So a cell that the sample misses is listed on a device and may be named on a
+CPU. The decisions are the same either way.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def dense_by_sample(
     floor: float,
     dense: DenseCells,
 ) -> np.ndarray:
-    """Numbers, ascending, of the cells that a sample of their pairs shows to be dense.
+    """Numbers, ascending, of the cells that a sample of their pairs predicts to be dense.
 
     Parameters
     ----------
@@ -37,13 +37,13 @@ def dense_by_sample(
     squares : float64 (n,)
         Their squared norms, on the host.
     low : tensor (n, w)
-        Low-precision rows, and ``bound``, the least product of them that a match can have.
+        Low-precision rows; ``bound`` is the smallest product that a match can have.
     listed : int32 tensor
         Row numbers by position.
     counts : CellCounts
     floor : float
     dense : DenseCells
-        For its rule; it receives nothing here.
+        Supplies the rule; it receives nothing here.
     """
     pairs = counts.pairs
     new = counts.new_homes + counts.new_ghosts
@@ -67,7 +67,7 @@ def dense_by_sample(
 
 
 def looks_dense(vectors: np.ndarray | DeviceRows, listing: Listing, floor: float, dense: DenseCells) -> bool:
-    """`dense_by_sample` for a single cell whose rows do not fit the device: the sampled rows alone are looked at."""
+    """`dense_by_sample` for a single cell whose rows do not fit the device: it uploads the sampled rows alone."""
     fresh_homes, fresh_ghosts = listing.is_new[listing.home_rows], listing.is_new[listing.ghost_rows]
     listed = np.concatenate(
         [
@@ -99,7 +99,8 @@ def _samples(counts: CellCounts, cells: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _spread(first: np.ndarray, counts: np.ndarray, side: int) -> np.ndarray:
-    """So many positions of each run of ``counts`` from ``first`` on; a shorter run gives some of them twice."""
+    """``side`` evenly spaced positions of each run, which begins at ``first`` and has ``counts`` entries; a shorter run
+    repeats some."""
     return first[:, None] + np.arange(side)[None, :] * (counts - 1)[:, None] // (side - 1)
 
 

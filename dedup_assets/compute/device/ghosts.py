@@ -1,8 +1,7 @@
-"""Ghosts of many tiles of rows, put into the order of their cells on the device where they were found.
+"""Collects the ghosts of many tiles of rows and orders them by cell on the device.
 
-Knows row numbers and cells; nothing of vectors. Each tile's ghosts come in the order of cells already, ascending inside
-a cell, so what is left is to put runs behind each other: a run's place follows from how many ghosts each tile has in
-each cell, and nothing is compared or sorted.
+The ghosts of each tile are already ordered by cell, ascending inside a cell. So runs only need to be concatenated: the
+position of a run follows from the number of ghosts that each tile has in each cell, without a sort.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ from numba import njit
 from dedup_assets.compute.device.memory import free_bytes, is_out_of_memory, release
 
 PILE_ENTRIES = 1 << 26
-"""Ghosts kept on the device at most before they go to the host: those of a million rows at a floor of 0.90, 256 MB and
-as much again while they are put in order."""
+"""Ghosts kept on the device before they go to the host: those of a million rows at a floor of 0.90, 256 MB, and twice
+that while they are ordered."""
 
 PILE_SHARE = 64
-"""Where a device has little memory, an entry for this many bytes that are free: a sixteenth of it."""
+"""On a device with little memory, one entry is kept for this many free bytes, so that entries fill a sixteenth."""
 
 
 class Tile(NamedTuple):
-    """What was found of some rows, on the device."""
+    """Homes and ghosts of some rows, on the device."""
 
     start: int
     """Number of the first row."""
@@ -36,8 +35,8 @@ class Tile(NamedTuple):
     """int32 (g,): cell after cell, ascending inside a cell; from `start` on."""
 
 
-class Pile:
-    """Takes tiles in the order of their rows, and gives homes and ghosts of all rows on the host.
+class GhostCollector:
+    """Takes tiles in the order of their rows and returns homes and ghosts of all rows on the host.
 
     Parameters
     ----------
@@ -48,7 +47,7 @@ class Pile:
     Attributes
     ----------
     done : int
-        Rows that were taken.
+        Number of rows taken.
     """
 
     def __init__(self, n: int, k: int, device: str) -> None:
@@ -58,7 +57,7 @@ class Pile:
         self._tiles: list[Tile] = []
         self._held = 0
         self._home = np.zeros(n, np.int32)
-        # Each in the order of cells; of the rows of one part all come before those of the next.
+        # Each part is ordered by cell; all rows of one part come before those of the next.
         self._parts: list[tuple[np.ndarray, np.ndarray]] = []
 
     def add(self, tile: Tile) -> None:
@@ -70,7 +69,7 @@ class Pile:
             self.send()
 
     def send(self) -> None:
-        """Give all that is held to the host: in order, or tile by tile where the device has no room to put it so."""
+        """Move all tiles to the host: ordered, or one by one where the device has no memory for ordering them."""
         tiles, self._tiles, self._held = self._tiles, [], 0
         if not tiles:
             return
@@ -107,10 +106,10 @@ class Pile:
 
 
 def _together(tiles: list[Tile], device: str) -> Tile:
-    """Tiles of rows that follow each other as one, on the device. Nothing waits for it."""
+    """Consecutive tiles as one, on the device, without a synchronisation."""
     counts = torch.stack([tile.counts for tile in tiles]).long()
     total = counts.sum(dim=0)
-    # Where a tile's run of a cell goes, less where it begins in the tile.
+    # Target position of a tile's run of a cell, minus its position in the tile.
     shift = (total.cumsum(0) - total) + (counts.cumsum(0) - counts) - (counts.cumsum(1) - counts)
     first = tiles[0].start
     rows = torch.empty(sum(len(tile.rows) for tile in tiles), dtype=torch.int32, device=device)

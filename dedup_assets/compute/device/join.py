@@ -1,15 +1,14 @@
-"""The exact join on a device: propose, compact and add up where the vectors lie; only matches leave it.
+"""The exact join on a device: products, compaction and canonical sums stay on the device; only matches leave it.
 
-Runs alike on a GPU and, for device "cpu:0", on CPU tensors. Knows vectors and the listing of cells.
+Runs on a GPU and, for device "cpu:0", on CPU tensors. It takes vectors and the listing of cells.
 
 How the device is kept busy
 ---------------------------
-Tiles (`tiles`) of one or many cells are put into one pack: one gather, one product per tile into one buffer,
-then one compaction of the whole buffer, which reads it once: the maximum of each `CHUNK` products tells which few
-chunks hold a proposal. Their number must be known on the host to go on, so the host waits once per pack, never per
-cell, and two workers with a stream each keep the device at work during it. What is in the chunks is looked into when
-enough of them have come together, over many packs: where a tile lies is in one table for the whole join. So a pack of
-one tile costs the host eight launches, whatever it finds.
+Tiles (`tiles`) of one or many cells are put into one pack: one gather, one product per tile into one buffer, then one
+compaction of the whole buffer, which reads it once: the maximum of each `CHUNK` products tells which few chunks hold a
+proposal. The host needs their number to continue, so it waits once per pack, never per cell; two workers with one
+stream each keep the device busy meanwhile. Chunks are examined once enough have accumulated over many packs; one table
+for the whole join says where each tile lies. So a pack of one tile costs the host eight launches, whatever it finds.
 """
 
 from __future__ import annotations
@@ -33,22 +32,22 @@ than the host takes for a pack's launches; four times as much is as long as thes
 not tuned on a GPU."""
 
 PACK_SHARE = 64
-"""Between the two, this part of what the device has free: two workers have a buffer each."""
+"""Between the two, this fraction of the device's free memory: each of the two workers has a buffer."""
 
 GATHER_BYTES = 256 << 20
-"""Gathered rows of one pack."""
+"""Largest number of gathered rows of one pack."""
 
 HOT_CHUNKS = 1 << 18
-"""Chunks looked into at a time: where everything matches, their 16 million pairs take 400 MB."""
+"""Chunks examined at a time: where everything matches, their 16 million pairs take 400 MB."""
 
 LEAST_CHUNKS = 64
-"""Chunks looked into at a time where there is no room for more: 4,096 pairs at most."""
+"""Chunks examined at a time where memory is short: 4,096 pairs at most."""
 
 STREAMS = 2
-"""Workers on a GPU."""
+"""Workers on a GPU, with one stream each."""
 
 RACE_FREE = (2, 10)
-"""Version of torch from which two threads on two streams do not race for the workspaces of cuBLAS."""
+"""From this version of torch, two threads on two streams do not race for the workspaces of cuBLAS."""
 
 
 Emit = Callable[[tuple[np.ndarray, np.ndarray, np.ndarray]], None]
@@ -74,36 +73,37 @@ def match_on_device(
     max_matches : int
         Matches per item at most.
     pack_bytes : int, optional
-        Bound of the products kept at a time, by default `PACK_BYTES`; halved by itself where the device has no room.
+        Bound of the products kept at a time, by default `PACK_BYTES`; halved automatically where the device is short of
+        memory.
     sketch : int, optional
         Columns of the sketch; 0 compares whole vectors; by default chosen by size.
     dense : DenseCells, optional
-        Receives the cells that a sample shows to be dense, whose matches are then not given.
+        Receives the cells that a sample predicts to be dense; their matches are not yielded.
 
     Yields
     ------
     i, j, similarity : int64 (m,), int64 (m,), float64 (m,)
-        Numbers of rows, i != j. A pair that is met in two cells is given twice, and so may be one whose tile
-        had to be tried again.
+        Numbers of rows, i != j. A pair that shares two cells is yielded twice, and so may be a pair whose tile had to
+        be retried.
     """
     join = _Join(rows, listing, floor, max_matches, pack_bytes or _pack_bytes(rows.device), sketch, dense)
     return stream(join.worker, len(join.packs), _streams(rows.stored.device.type))
 
 
 def _pack_bytes(device: str) -> int:
-    """Products of one pack on a device."""
+    """Bytes of the products of one pack on a device."""
     least, most = PACK_BYTES
     return min(most, max(least, (free_bytes(device) or 0) // PACK_SHARE))
 
 
 def _streams(kind: str) -> int:
-    """Workers beside each other on a kind of device."""
+    """Number of concurrent workers on a kind of device."""
     release = tuple(int(part) for part in torch.__version__.split(".")[:2])
     return STREAMS if kind == "cuda" and release >= RACE_FREE else 1
 
 
 class _Join:
-    """What all packs share. Read-only once made."""
+    """Data that all packs share. Read-only after construction."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class _Join:
         self.pack_products = max(CHUNK, pack_bytes // self.low.element_size())
         self.gather_rows = GATHER_BYTES // (self.low.shape[1] * self.low.element_size())
         device = self.low.device
-        # Products run over the end of a listing by up to a chunk; what they meet there is not counted.
+        # Products run up to a chunk past the end of a listing; results there are ignored.
         self.listed, counts = placed(listing, rows.device, padding=CHUNK)
         if dense is not None and dense.limit:
             with float32_sums():
@@ -135,19 +135,19 @@ class _Join:
         self.packs = list(packs_of(tiles, self.pack_products, self.gather_rows))
         table = tabled(tiles)
         self.table = _sent(table, device)
-        # Numbers of chunks, in which a tile takes a whole number of them.
+        # Counted in chunks; a tile takes a whole number of them.
         self.begins: list[int] = (table[0] // CHUNK).tolist()
         self.room, self.hot_room = Room(rows.device), Room(rows.device)
         if device.type == "cuda":
-            torch.cuda.synchronize(device)  # what was made here is used on other streams
+            torch.cuda.synchronize(device)  # tensors made here are used on other streams
 
     def worker(self, emit: Emit) -> _Worker:
-        """A worker with a buffer and, on a GPU, a stream of its own."""
+        """A worker with its own buffer and, on a GPU, its own stream."""
         return _Worker(self, emit)
 
 
 class _Worker:
-    """Compares the packs it is given, one after the other."""
+    """Compares one pack per call."""
 
     def __init__(self, join: _Join, emit: Emit) -> None:
         self.join, self.emit = join, emit
@@ -159,17 +159,17 @@ class _Worker:
         self.stream = torch.cuda.Stream(join.low.device) if join.low.device.type == "cuda" else None
 
     def __call__(self, item: int) -> None:
-        """Compare one pack, in halves where the device has no room for it."""
+        """Compare one pack, in halves where it does not fit the device."""
         join = self.join
         for _ in in_halves(
-            join.packs[item], self._attempt, Pack.halves, lambda pack: pack.products, join.room, str, self._let_go
+            join.packs[item], self._attempt, Pack.halves, lambda pack: pack.products, join.room, str, self._free_buffers
         ):
             pass
         if self.chunks >= HOT_CHUNKS:
             self._settle()
 
     def finish(self) -> None:
-        """Hand over what is left."""
+        """Emit the remaining matches."""
         self._settle()
         self._flush()
 
@@ -178,13 +178,13 @@ class _Worker:
             self._compact(self._products(pack), pack)
         return ()
 
-    def _let_go(self) -> None:
+    def _free_buffers(self) -> None:
         self.buffer = None
         self._settle()
         self._flush()
 
     def _products(self, pack: Pack) -> torch.Tensor:
-        """The products of all tiles, one after the other."""
+        """The products of all tiles, consecutively."""
         join, used = self.join, pack.products
         if self.buffer is None or len(self.buffer) < used:
             self.buffer = None
@@ -207,7 +207,7 @@ class _Worker:
         return self.join.low.index_select(0, self.join.listed[first:last])
 
     def _compact(self, products: torch.Tensor, pack: Pack) -> None:
-        """Take out the chunks with a product at or above the bound: here the host waits, for their number."""
+        """Copy out the chunks with a product at or above the bound. The host waits here for their number."""
         chunks = products.view(-1, CHUNK)
         hot = torch.nonzero(chunks.amax(dim=1) >= self.join.bound).flatten()
         if not len(hot):
@@ -223,7 +223,7 @@ class _Worker:
         self.chunks += len(hot)
 
     def _settle(self) -> None:
-        """Decide what is in the chunks that were taken out of packs so far."""
+        """Decide the pairs in the chunks copied out so far."""
         hot, self.hot, self.chunks = self.hot, [], 0
         if not hot:
             return
@@ -244,7 +244,8 @@ class _Worker:
             pass
 
     def _decide(self, values: torch.Tensor, numbers: torch.Tensor, table: torch.Tensor) -> None:
-        """Keep the pairs that reach the floor of chunks (h, `CHUNK`), whose numbers (h,) a table of tiles explains."""
+        """Keep the pairs of chunks (h, `CHUNK`) that reach the floor; a table of tiles maps the chunk numbers (h,) to
+        rows."""
         join = self.join
         at = torch.nonzero(values >= join.bound)
         place = numbers[at[:, 0]].mul_(CHUNK).add_(at[:, 1])
@@ -281,7 +282,7 @@ def _sent(table: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 def _together(parts: list[tuple[torch.Tensor, torch.Tensor]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Chunks and numbers of all parts as one, where the device has room for that."""
+    """Chunks and numbers of all parts concatenated, where the device has memory for that."""
     try:
         values, numbers = (torch.cat(list(some)) for some in zip(*parts, strict=True))
     except Exception as error:
@@ -293,7 +294,7 @@ def _together(parts: list[tuple[torch.Tensor, torch.Tensor]]) -> list[tuple[torc
 
 
 def _on_host(parts: Sequence[torch.Tensor]) -> np.ndarray:
-    """Tensors one after the other on the host, put together on the device where it has room for that."""
+    """Tensors concatenated on the host, or on the device first where it has memory for that."""
     try:
         return torch.cat(list(parts)).cpu().numpy()
     except Exception as error:

@@ -1,6 +1,6 @@
-"""Which rows are compared with which on a device: listings of cells, cut into smaller ones where they do not fit.
+"""Which rows are compared with which on a device: listings of cells, split into smaller ones where they do not fit.
 
-Knows row numbers; reads vectors for the few rows of a sample only.
+It works on row numbers and reads no vectors.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from dedup_assets.compute.blocks import new_first
 from dedup_assets.compute.cells import offsets_of
 
 LISTED_AT_ONCE = 1 << 22
-"""Entries of a listing on their way to the device at a time: 16 MB."""
+"""Entries of a listing sent to the device at a time: 16 MB."""
 
 LEAST_ROWS = 1024
-"""Rows of a listing that is not cut any more: with their sketches and one tile of products some megabytes."""
+"""A listing of this many rows is not split further: with sketches and one tile of products it takes a few megabytes."""
 
 
 @dataclass(frozen=True)
 class CellCounts:
-    """Where each cell's rows lie in the list, and how many there are: int64 (k,) each.
+    """Position and number of each cell's rows in the list: int64 (k,) each.
 
-    A cell's homes come before its ghosts, and among both the new rows come first.
+    A cell's homes come before its ghosts; in both, new rows come first.
     """
 
     first: np.ndarray
@@ -36,12 +36,12 @@ class CellCounts:
 
     @property
     def pairs(self) -> np.ndarray:
-        """Pairs of rows that each cell compares, int64 (k,)."""
+        """Number of pairs that each cell compares, int64 (k,)."""
         old = self.homes - self.new_homes
         return self.new_homes * (self.homes + self.ghosts) + old * self.new_ghosts
 
     def without(self, cells: np.ndarray) -> CellCounts:
-        """The counts with nothing to compare in some cells."""
+        """The counts with the given cells emptied."""
         kept = np.ones(len(self.first), np.int64)
         kept[cells] = 0
         return CellCounts(
@@ -57,13 +57,13 @@ class Listing:
     ----------
     home_offsets, home_rows, ghost_offsets, ghost_rows : int64 (c + 1,), int32 (h,), int64 (c + 1,), int32 (g,)
     is_new : bool (n,)
-        Of all rows there are.
+        For all rows of the block.
     first_cell : int
-        Number that the first of the cells has in the block.
+        Number of the first cell in the block.
     among_homes : bool
         Whether the homes of a cell are compared with each other, or with its ghosts alone.
     is_part : bool
-        Whether it is a part of one cell.
+        Whether the listing is part of one cell.
     """
 
     home_offsets: np.ndarray
@@ -82,7 +82,7 @@ class Listing:
 
     @property
     def entries(self) -> int:
-        """Rows listed, each as often as it is listed."""
+        """Number of entries; a row counts once for each listing."""
         return len(self.home_rows) + len(self.ghost_rows)
 
     def rows(self) -> np.ndarray:
@@ -93,7 +93,7 @@ class Listing:
         return np.flatnonzero(marks)
 
     def of_rows(self, rows: np.ndarray) -> Listing:
-        """The same with rows numbered by their place among ``rows``, which are all that are listed."""
+        """The same listing with rows renumbered by their position in ``rows``, which contains all listed rows."""
         place = np.zeros(len(self.is_new), np.int32)
         place[rows] = np.arange(len(rows), dtype=np.int32)
         return replace(
@@ -104,7 +104,7 @@ class Listing:
         )
 
     def of_cells(self, first: int, last: int) -> Listing:
-        """Cells ``first`` to ``last`` (exclusive) of these."""
+        """The listing of cells ``first`` to ``last`` (exclusive)."""
         homes, ghosts = self.home_offsets[first : last + 1], self.ghost_offsets[first : last + 1]
         return replace(
             self,
@@ -116,10 +116,10 @@ class Listing:
         )
 
     def halves(self) -> list[Listing] | None:
-        """Listings with fewer rows each that compare the same pairs together; None where that is not worth while.
+        """Smaller listings that together compare the same pairs; None where the listing is too small to split.
 
-        Cells are parted first. The homes of a single cell are parted into A and B: A with itself, B with itself, A
-        with B, and all with the ghosts. Of two sides that are compared with each other the longer is parted.
+        Cells are separated first. The homes of a single cell are split into A and B: A with A, B with B, A with B, and
+        all with the ghosts. Where two sides are compared with each other, the longer one is split.
         """
         if self.cells > 1:
             listed = self.home_offsets + self.ghost_offsets
@@ -138,7 +138,7 @@ class Listing:
         return [*parts, self._of(homes, ghosts, False)] if len(ghosts) else parts
 
     def _of(self, homes: np.ndarray, ghosts: np.ndarray, among_homes: bool) -> Listing:
-        """One cell with these rows."""
+        """A listing of one cell with the given rows."""
         return replace(
             self,
             home_offsets=np.array([0, len(homes)], np.int64),
@@ -155,10 +155,10 @@ def _parted(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def placed(listing: Listing, device: str, padding: int) -> tuple[torch.Tensor, CellCounts]:
-    """Row numbers by position on the device, int32, and where each cell lies among them.
+    """Row numbers by position on the device, int32, and the position of each cell among them.
 
-    Of a cell first the homes, then the ghosts, and of both the new ones first. They go there `LISTED_AT_ONCE` at a
-    time; ``padding`` positions behind the last hold row 0.
+    For each cell the homes come first, then the ghosts; in both, new rows come first. `LISTED_AT_ONCE` entries are sent
+    at a time; ``padding`` positions after the last hold row 0.
     """
     homes, new_homes = _new_first(listing.home_offsets, listing.home_rows, listing.is_new)
     ghosts, new_ghosts = _new_first(listing.ghost_offsets, listing.ghost_rows, listing.is_new)
@@ -171,12 +171,12 @@ def placed(listing: Listing, device: str, padding: int) -> tuple[torch.Tensor, C
         stop = min(start + LISTED_AT_ONCE, n)
         cell = int(np.searchsorted(offsets, start, side="right")) - 1
         _lay(homes, listing.home_offsets, ghosts, listing.ghost_offsets, offsets, cell, start, stop, part.numpy())
-        listed[start:stop] = part[: stop - start]  # from ordinary memory, so it has left when the call returns
+        listed[start:stop] = part[: stop - start]  # pageable memory: the copy is complete when the call returns
     return listed, CellCounts(offsets[:-1], home_counts, new_homes, ghost_counts, new_ghosts)
 
 
 def _new_first(offsets: np.ndarray, rows: np.ndarray, is_new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The listing with each cell's new rows before its old ones, and how many are new."""
+    """The listing with each cell's new rows before its old rows, and the number of new ones."""
     rows = np.ascontiguousarray(rows, np.int32)
     if is_new.all():
         return rows, np.diff(offsets)
@@ -194,7 +194,7 @@ def _count_new(rows, offsets, is_new):
 
 @njit(cache=True, nogil=True)
 def _lay(homes, home_offsets, ghosts, ghost_offsets, offsets, cell, start, stop, out):
-    """Positions ``start`` to ``stop`` of the list, which begin in ``cell``."""
+    """Write positions ``start`` to ``stop`` of the list, which begin in ``cell``."""
     position = start
     while position < stop:
         while offsets[cell + 1] <= position:

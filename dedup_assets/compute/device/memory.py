@@ -1,6 +1,6 @@
-"""Memory of a device: how much is free, and the one place where work that finds no room is halved and goes on.
+"""Memory of a device: how much is free, and the one place where work that does not fit is halved and retried.
 
-Knows neither vectors nor cells; all that fills a device in proportion to its input comes through `in_halves`.
+All work whose memory grows with its input runs through `in_halves`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SIGNS = (
     "out_of_memory",
     "bad_alloc",
     "cublas_status_alloc_failed",
-    # What cuBLAS says where its handle finds no room for itself (karpathy/llama2.c issue 279 and many others).
+    # The error of cuBLAS where there is no memory for its handle (karpathy/llama2.c issue 279 and many others).
     "cublas_status_not_initialized",
     "cusolver_status_alloc_failed",
     "cudnn_status_alloc_failed",
@@ -34,13 +34,13 @@ _SIGNS = (
 
 @dataclass
 class Room:
-    """What a device takes at a time: given at first, then learnt from what it refused; no attempt repeats one.
+    """The largest work a device accepts at a time: an initial value, lowered whenever the device refuses work.
 
     Attributes
     ----------
     device : str
     most : float
-        In the unit of the work: rows, products, bytes.
+        In the unit of the work: rows, products or bytes.
     """
 
     device: str
@@ -48,10 +48,10 @@ class Room:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device had no room: torch's own error, a library's of CUDA, or what RMM raises under torch.
+    """Whether a device was out of memory: torch's own error, one of a CUDA library, or one that RMM raises under torch.
 
-    A pluggable allocator's C++ exception arrives as a plain RuntimeError (pytorch issue 133280), and so do the
-    status codes of cuBLAS, which takes memory of its own beside any allocator.
+    A pluggable allocator's C++ exception arrives as a plain RuntimeError (pytorch issue 133280), and so do the status
+    codes of cuBLAS, which allocates memory outside of any allocator.
     """
     if isinstance(error, (torch.OutOfMemoryError, MemoryError, NoRoomError)):
         return True
@@ -60,19 +60,19 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release(device: str) -> None:
-    """Give back what is cached, before a smaller attempt. Call it outside the except block: a traceback holds
-    the tensors of the frames it passed."""
+    """Free cached memory before a smaller attempt. Call it outside the except block: a traceback holds the tensors of
+    the frames it passed."""
     gc.collect()
     if torch.device(device).type == "cuda":
         torch.cuda.empty_cache()
 
 
 def free_bytes(device: str) -> int | None:
-    """Bytes that a GPU has for this process, what torch keeps unused among them; None on CPU tensors."""
+    """Bytes that a GPU has free for this process, including torch's unused cache; None on CPU tensors."""
     if torch.device(device).type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)
-    if torch.cuda.get_allocator_backend() != "pluggable":  # RMM's pool, say, tells torch nothing
+    if torch.cuda.get_allocator_backend() != "pluggable":  # RMM's pool, for example, reports nothing to torch
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(free)
 
@@ -86,26 +86,26 @@ def in_halves(
     what: Callable[[Part], str],
     make_room: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
-    """What some work gives, in order; a part that finds no room on the device is halved until it does.
+    """Yield the results of some work in order; a part that does not fit the device is halved until it does.
 
     Parameters
     ----------
     whole
-        The work to do.
+        The whole work.
     work
-        Does a part of it and gives results; one that fails half way is done again in halves, so what it had
-        given comes twice.
+        Does a part and yields results. A part that fails half way is repeated in halves, so its earlier results come
+        twice.
     halves
-        Smaller parts that are the same work together; None for one that cannot be divided, empty where nothing
+        Splits a part into smaller ones that are the same work together; None if it cannot be divided, empty if nothing
         is left to do.
     size
-        Of a part, in the unit of `room`.
+        Size of a part, in the unit of `room`.
     room
-        A part above what it takes is halved without an attempt.
+        A part larger than its limit is halved without an attempt.
     what
-        A part in words, for the error.
+        Describes a part, for the error.
     make_room
-        Lets go of memory that is held from part to part; called before the next attempt.
+        Frees memory that is held between parts; called before the next attempt.
 
     Raises
     ------
@@ -147,8 +147,8 @@ def by_slices(
     unit: int = 1,
     make_room: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
-    """`in_halves` over the numbers 0 to n - 1: `work` does a slice of at most ``step``, halved down to ``least``. The
-    room counts ``unit`` for each number."""
+    """`in_halves` over the numbers 0 to n - 1: `work` does a slice of at most ``step`` numbers, halved down to
+    ``least``. Each number counts ``unit`` towards the room."""
 
     def halves(at: slice) -> list[slice] | None:
         length = at.stop - at.start
@@ -170,10 +170,10 @@ def by_slices(
 
 
 def broken(device: str) -> str:
-    """Why a GPU does no work for this process any more, or nothing.
+    """Why a GPU no longer works for this process; empty if it does.
 
-    After an illegal access, an assertion on the device or an uncorrectable error of its memory every later call of
-    the process fails with the same error: the process must end. A lack of memory is no such state.
+    After an illegal access, a device-side assertion or an uncorrectable memory error, every later call of the process
+    fails with the same error, and the process must end. A lack of memory is not such a state.
     """
     if torch.device(device).type != "cuda" or not torch.cuda.is_initialized():
         return ""

@@ -1,7 +1,6 @@
-"""Stored vectors on a device, with the sums of the canonical similarity computed where they lie.
+"""Stored vectors on a device, and the sums of the canonical similarity computed there.
 
-Uploaded once for all that is done with them. The same functions run on a GPU and, for device "cpu:0", on CPU
-tensors. Knows neither cells nor pairs.
+They are uploaded once for all steps. The same functions run on a GPU and, for device "cpu:0", on CPU tensors.
 
 Why the sums may be taken on the device
 ---------------------------------------
@@ -30,14 +29,15 @@ from dedup_assets.compute.similarity import LANES, accumulation_error, as_bits, 
 from dedup_assets.compute.sketch import SKETCH_ROWS, SKETCH_WIDTH, principal_directions
 
 STAGING_BYTES = 64 << 20
-"""Pinned memory of one of the two buffers an upload goes through; not tuned on a GPU."""
+"""Pinned memory of each of the two upload buffers, in bytes; not tuned on a GPU."""
 
 WIDE_BYTES = 512 << 20
-"""float64 copies of rows kept at a time while norms, unit rows or similarities are computed; halved by itself where
-the device has no room."""
+"""Bytes of float64 copies of rows kept at a time while norms, unit rows or similarities are computed; halved
+automatically where the device is short of memory."""
 
 LEAST_ROWS = 256
-"""Rows or pairs widened at a time at least: 2 MB at d = 1024. A device without room for them has none for anything."""
+"""Smallest number of rows or pairs converted to float64 at a time: 2 MB at d = 1024. A device without memory for these
+can do no work."""
 
 Result = TypeVar("Result")
 
@@ -54,7 +54,7 @@ class DeviceRows:
     stored : float16 or float32 tensor (n, d)
     squares : float64 tensor (n,)
     room : Room
-        For float64 copies, in bytes; what is taken from these rows shares it.
+        Limit of float64 copies, in bytes; shared by all rows taken from these.
     """
 
     stored: torch.Tensor
@@ -65,7 +65,8 @@ class DeviceRows:
     def of(
         vectors: np.ndarray | torch.Tensor, device: str, rows: np.ndarray | None = None, room: Room | None = None
     ) -> DeviceRows:
-        """Upload vectors (n, d), float16 or float32, or those of the given numbers; a memory map is read in parts."""
+        """Upload vectors (n, d), float16 or float32, or only those of the given numbers; a memory map is read in
+        parts."""
         room = room or Room(device)
         stored = vectors.to(device) if isinstance(vectors, torch.Tensor) else upload(vectors, device, rows)
         squares = torch.empty(len(stored), dtype=torch.float64, device=device)
@@ -86,7 +87,7 @@ class DeviceRows:
 
     @property
     def device(self) -> str:
-        """Where the vectors lie."""
+        """The device that holds the vectors."""
         return str(self.stored.device)
 
     def take(self, rows: np.ndarray) -> DeviceRows:
@@ -128,7 +129,7 @@ def cosines(sums: np.ndarray, squares_i: np.ndarray, squares_j: np.ndarray) -> n
 
 
 def widened(n: int, width: int, room: Room, work: Callable[[slice], Result]) -> list[Result]:
-    """What some work on slices of n rows or pairs gives, each of which widens ``width`` numbers of a row to float64."""
+    """Results of some work on slices of n rows or pairs, each of which converts ``width`` numbers to float64."""
     unit = 8 * max(1, width)
     step = max(LEAST_ROWS, WIDE_BYTES // unit)
     return list(by_slices(n, step, work, room, least=LEAST_ROWS, what=_wide_rows, unit=unit))
@@ -139,7 +140,7 @@ def _wide_rows(rows: int) -> str:
 
 
 def upload(vectors: np.ndarray, device: str, rows: np.ndarray | None = None) -> torch.Tensor:
-    """Copy rows to a device, all or those of the given numbers. To a GPU through two pinned buffers, so that reading
+    """Copy rows to a device, all or those of the given numbers. Copies to a GPU use two pinned buffers, so that reading
     and sending overlap."""
     as_bits(vectors[:0])
     if torch.device(device).type != "cuda":
@@ -154,7 +155,7 @@ def upload(vectors: np.ndarray, device: str, rows: np.ndarray | None = None) -> 
     for turn, start in enumerate(range(0, n, step)):
         buffer, event = buffers[turn % 2], sent[turn % 2]
         if event is not None:
-            event.synchronize()  # the buffer's last content has arrived
+            event.synchronize()  # the previous content of the buffer has arrived
         count = min(step, n - start)
         taken = slice(start, start + count) if rows is None else rows[start : start + count]
         np.copyto(buffer[:count].numpy(), vectors[taken])
@@ -168,7 +169,7 @@ def upload(vectors: np.ndarray, device: str, rows: np.ndarray | None = None) -> 
 def dots(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Canonical dot products of the rows of two tensors (m, d), float64 (m,)."""
     if a.dtype == torch.float16:
-        return a.double().mul_(b).sum(dim=1)  # b is widened inside the kernel: one copy in float64, not three
+        return a.double().mul_(b).sum(dim=1)  # b is converted inside the kernel: one copy in float64, not three
     lanes = torch.zeros(len(a), LANES, dtype=torch.float64, device=a.device)
     for base in range(0, a.shape[1], LANES):
         products = a[:, base : base + LANES].double().mul_(b[:, base : base + LANES])
@@ -191,7 +192,7 @@ class DeviceLow:
 def low_rows(rows: DeviceRows, width: int | None = None) -> DeviceLow:
     """Unit rows in the device's native precision, sketched where that pays: `sketch.low_rows` on a device.
 
-    Sketches are computed in float64: cheap beside the join, and no setting of TF32 can touch them.
+    Sketches are computed in float64: that is cheap compared with the join, and independent of the TF32 setting.
     """
     n, d = rows.shape
     name = precision.native_precision(rows.device)
@@ -214,7 +215,7 @@ def low_rows(rows: DeviceRows, width: int | None = None) -> DeviceLow:
             leading = unit @ axes
             rest = 1.0 - (leading * leading).sum(dim=1) + (2 * delta + delta**2 + 2.0**-20)
             unit = torch.cat([leading, rest.clamp_min(0.0).sqrt()[:, None]], dim=1)
-            # Not by a mask as an index, whose number of rows the host would wait for.
+            # Not indexed by a mask: the host would have to wait for the number of its rows.
             unit.masked_fill_((rows.squares[at] == 0)[:, None], 0.0)
         low[at] = unit.float()
         return (unit - low[at]).norm(dim=1).max()
@@ -233,10 +234,10 @@ _sums_before: dict[str, object] = {}
 
 @contextmanager
 def float32_sums() -> Iterator[None]:
-    """Inside, products of halves are summed in float32 and rounded once, which the error bounds assume.
+    """Inside this context, products of halves are summed in float32 and rounded once, as the error bounds assume.
 
-    By default torch lets cuBLAS add partial sums in half precision where it splits the inner dimension. The
-    settings belong to the process: they are put back when the last of several threads is done.
+    By default torch lets cuBLAS add partial sums in half precision where it splits the inner dimension. The settings
+    are process-wide: they are restored when the last of several threads is done.
     """
     global _sums_users
     matmul = torch.backends.cuda.matmul

@@ -1,7 +1,7 @@
-"""What the join multiplies on a device: tiles of positions in one list, put together into packs that fit a buffer.
+"""The products of the join on a device: tiles of positions in one list, grouped into packs that fit a buffer.
 
-Knows numbers; nothing of vectors. The listing of a cell is its home rows, then its ghosts, and of both the new ones
-first, so all that is to be compared is a few rectangles of positions and, among the homes, what lies above a diagonal.
+The listing of a cell holds its home rows, then its ghosts, new ones first in both. So the pairs to compare are a few
+rectangles of positions and, among the homes, the part above a diagonal.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from dedup_assets.compute.cells import offsets_of
 from dedup_assets.compute.device.listing import CellCounts
 
 CHUNK = 64
-"""Products whose maximum is looked at first."""
+"""Products that share one maximum, which is tested first."""
 
 TILE_ROWS = 2048
-"""Home rows of a tile that has a diagonal. Less means more launches, more means more products below it in vain."""
+"""Home rows of a tile on the diagonal. Fewer mean more launches; more mean more wasted products below the diagonal."""
 
 SMALLEST_TILE = 1 << 16
-"""Products. A tile of this size that finds no room is not halved again."""
+"""Products. A tile of this size is not halved again if it does not fit."""
 
 
 class Tile(NamedTuple):
-    """Positions ``top … bottom`` of the list against ``left … right``; counted where column > row."""
+    """Positions ``top … bottom`` of the list against ``left … right``; a pair counts where column > row."""
 
     top: int
     bottom: int
@@ -34,7 +34,7 @@ class Tile(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Columns of the product, whole chunks."""
+        """Columns of the product, in whole chunks."""
         return -(-(self.right - self.left) // CHUNK) * CHUNK
 
     @property
@@ -43,7 +43,7 @@ class Tile(NamedTuple):
         return (self.bottom - self.top) * self.width
 
     def halves(self) -> list[Tile]:
-        """Two tiles that cover this one; the longer side is cut."""
+        """Two tiles that cover this one; the longer side is split."""
         rows, columns = self.bottom - self.top, self.right - self.left
         if columns <= CHUNK or (rows > 1 and rows >= columns // 2):
             middle = (self.top + self.bottom) // 2
@@ -53,9 +53,9 @@ class Tile(NamedTuple):
 
 
 class Pack(NamedTuple):
-    """Tiles that are multiplied into one buffer, one after the other.
+    """Tiles whose products go into one buffer, consecutively.
 
-    ``first`` is the number that the first of them has among all tiles of the join; None for parts of a tile.
+    ``first`` is the number of the first tile among all tiles of the join; None for parts of a tile.
     """
 
     first: int | None
@@ -68,17 +68,18 @@ class Pack(NamedTuple):
 
     @property
     def span(self) -> tuple[int, int]:
-        """Positions from the first to behind the last of its rows and columns, those over the end of a listing too."""
+        """First position and the one after the last of its rows and columns, including those past the end of a
+        listing."""
         first = min(min(tile.top, tile.left) for tile in self.tiles)
         return first, max(max(tile.bottom, tile.left + tile.width) for tile in self.tiles)
 
     @property
     def gathered(self) -> int:
-        """Rows and columns of its tiles, each as often as it is in one."""
+        """Rows and columns of its tiles, with repeats."""
         return sum(tile.bottom - tile.top + tile.width for tile in self.tiles)
 
     def halves(self) -> list[Pack] | None:
-        """Two packs for this one; None where that is not worth while."""
+        """Two packs for this one; None where it is too small to split."""
         if len(self.tiles) > 1:
             middle = len(self.tiles) // 2
             second = None if self.first is None else self.first + middle
@@ -92,16 +93,15 @@ class Pack(NamedTuple):
 
 
 def tabled(tiles: Sequence[Tile]) -> np.ndarray:
-    """Where the products of tiles begin that lie one after the other, and their top, left, right and width: int64
-    (5, t)."""
+    """Start of the products of each tile in the buffer, and its top, left, right and width: int64 (5, t)."""
     table = np.array([(tile.top, tile.left, tile.right, tile.width) for tile in tiles], np.int64).reshape(-1, 4).T
     begins = offsets_of(np.array([tile.products for tile in tiles], np.int64))
     return np.ascontiguousarray(np.concatenate([begins[None, :-1], table]))
 
 
 def tiles_of(counts: CellCounts, most: int, among_homes: bool = True) -> Iterator[Tile]:
-    """What is to be compared: new homes with all that is listed behind them, or with the ghosts alone; old homes
-    with new ghosts."""
+    """The pairs to compare: new homes with all rows listed after them, or with the ghosts alone; old homes with new
+    ghosts."""
     last = counts.first + counts.homes + counts.ghosts
     cells = np.stack([counts.first, last, counts.homes, counts.new_homes, counts.new_ghosts], axis=1)
     for first, end, home, new, ghosts in cells.tolist():
@@ -115,8 +115,8 @@ def tiles_of(counts: CellCounts, most: int, among_homes: bool = True) -> Iterato
 
 
 def _wide(tile: Tile, most: int) -> Iterator[Tile]:
-    """Cut a tile into ones of at most ``most`` products where that is possible; left to right."""
-    tile = tile._replace(left=max(tile.left, tile.top))  # nothing left of the first row is counted
+    """Split a tile into tiles of at most ``most`` products where possible, left to right."""
+    tile = tile._replace(left=max(tile.left, tile.top))  # pairs left of the first row do not count
     if tile.bottom <= tile.top or tile.right <= tile.left or tile.right <= tile.top + 1:
         return
     if tile.products <= most or tile.products <= CHUNK:
@@ -127,7 +127,7 @@ def _wide(tile: Tile, most: int) -> Iterator[Tile]:
 
 
 def packs_of(tiles: Sequence[Tile], most_products: int, most_rows: int) -> Iterator[Pack]:
-    """Consecutive tiles that fit the buffer and the gather together."""
+    """Group consecutive tiles into packs that fit the buffer and the gathered rows."""
     start, products, first, last = 0, 0, 0, 0
     for at, tile in enumerate(tiles):
         if at > start and (

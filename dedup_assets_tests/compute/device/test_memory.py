@@ -20,7 +20,7 @@ from dedup_assets.compute.device import ghosts as device_ghosts
 from dedup_assets.compute.device import listing as device_listing
 from dedup_assets.compute.device import memory as device_memory
 from dedup_assets.compute.device import rows as device_rows
-from dedup_assets.compute.device.ghosts import Pile
+from dedup_assets.compute.device.ghosts import GhostCollector
 from dedup_assets.compute.device.listing import Listing, placed
 from dedup_assets.compute.device.memory import Room, broken, by_slices, free_bytes
 from dedup_assets.compute.device.rows import DeviceRows
@@ -172,7 +172,7 @@ def test_ghosts_of_many_tiles_end_in_the_order_of_the_host(most, refused, monkey
     monkeypatch.setattr(device_ghosts, "PILE_ENTRIES", most)
     if refused:
         monkeypatch.setattr(device_ghosts, "_together", lambda tiles, device: out_of_memory())
-    pile = Pile(n, k, DEVICE)
+    pile = GhostCollector(n, k, DEVICE)
     for start, stop in itertools.pairwise([0, 1, 130, 131, 300, 500]):
         part = torch.from_numpy(listed[start:stop])
         found = torch.nonzero(part.T)[:, 1].int()
@@ -181,7 +181,7 @@ def test_ghosts_of_many_tiles_end_in_the_order_of_the_host(most, refused, monkey
         assert pile.done == stop
     for given, wanted in zip(pile.taken(), (home, offsets, rows), strict=True):
         assert given.dtype == wanted.dtype and (given == wanted).all()
-    assert [len(part) for part in Pile(0, k, DEVICE).taken()] == [0, k + 1, 0]
+    assert [len(part) for part in GhostCollector(0, k, DEVICE).taken()] == [0, k + 1, 0]
 
 
 def test_an_assignment_that_fails_half_way_lists_no_row_twice(monkeypatch):
@@ -215,7 +215,7 @@ def test_distances_of_centroids_stay_on_the_host_where_they_would_fill_the_devic
     centroids = fit_centroids(vectors, 20)
     wanted = assign(vectors, centroids, 0.9, DEVICE)
     for room in ("told", "refused"):
-        distances.forget()
+        distances.forget_distances()
         if room == "told":
             monkeypatch.setattr(distances, "free_bytes", lambda device: 4 * 4 * 20 * 19)
         else:
