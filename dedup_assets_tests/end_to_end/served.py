@@ -1,4 +1,4 @@
-"""The real `dedup-assets ui` on a workspace: webserver and daemon, asked over GraphQL, ended at the end."""
+"""The real `dedup-assets ui` on a workspace: webserver and daemon, queried over GraphQL, stopped at the end."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Served:
     log: Path
 
     def graphql(self, query: str, **variables: Any) -> Any:
-        """The data of an answer."""
+        """The data of the answer to a query."""
         body = json.dumps({"query": query, "variables": variables}).encode()
         request = urllib.request.Request(f"{self.address}/graphql", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as answer:
@@ -87,7 +87,7 @@ class Served:
         return self.graphql(RUN, id=run)["runOrError"]["status"]
 
     def wait_for(self, condition: Callable[[], bool], seconds: float) -> None:
-        """Wait until a condition holds; what the server said is shown if it does not."""
+        """Wait until a condition holds; on failure the log of the server is shown."""
         until = time.monotonic() + seconds
         while not condition():
             said = self.log.read_text(errors="replace")[-4000:]
@@ -105,7 +105,7 @@ class Served:
 
 @contextmanager
 def served_ui(workspace: Path, folder: Path, *arguments: str, cwd: Path | None = None) -> Iterator[Served]:
-    """Run `dedup-assets ui` on a free port, where `cwd` says by its installed program; its log goes into `folder`."""
+    """Run `dedup-assets ui` on a free port, with its log in `folder`; with `cwd`, run the installed program there."""
     port = free_port()
     log = folder / "ui.log"
     with log.open("wb") as stream:
