@@ -19,10 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dedup_assets as da
-from dedup_assets.automation.instance import INSTANCE_SETTINGS
-from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import corpus, write_shards
-from dedup_assets_tests.end_to_end.served import Served, served_ui
+from dedup_assets_tests.end_to_end.served import Served, served_ui, shorten_queue
 
 TERMINATE = """
 mutation Terminate($id: String!) {
@@ -93,8 +91,7 @@ class Corpus:
 def cancelling(folder: Path) -> Iterator[tuple[Corpus, Served]]:
     """A curated corpus in the UI, with a short interval of the queue."""
     shards = Corpus(folder)
-    settings = Workspace.open(shards.workspace).dagster_home / "dagster.yaml"
-    settings.write_text(f"{INSTANCE_SETTINGS}run_queue:\n  dequeue_interval_seconds: 1\n")
+    shorten_queue(shards.workspace)
     with served_ui(shards.workspace, folder) as ui:
         yield shards, ui
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dedup_assets.automation.instance import INSTANCE_SETTINGS
+from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.cli.commands import SCRIPT
 from dedup_assets_tests.ports import free_port
 
@@ -101,6 +103,12 @@ class Served:
                 return True
         except OSError:
             return False
+
+
+def shorten_queue(workspace: Path) -> None:
+    """Let the daemon look into the queue of runs every second instead of every five."""
+    settings = Workspace.open(workspace).dagster_home / "dagster.yaml"
+    settings.write_text(f"{INSTANCE_SETTINGS}run_queue:\n  dequeue_interval_seconds: 1\n")
 
 
 @contextmanager
