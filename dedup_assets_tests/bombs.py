@@ -1,8 +1,8 @@
-"""Small files that grow: each is read in a process of its own that may use little memory and little time.
+"""Small files that expand: each is read in a separate process with strict limits of memory and time.
 
     python -m dedup_assets_tests.bombs [NAME ...]
 
-prints, for each file, its size, what became of it, the peak of the memory and the time. A file is either refused
+prints the size, outcome, peak memory and time of each file. A file is either refused
 with its reason, or read within the bounds.
 """
 
@@ -228,7 +228,7 @@ SUFFIXES = {
 
 
 def read_bomb(path: Path) -> dict[str, object]:
-    """What became of a file, in this process; and the memory at its peak, in bytes."""
+    """The outcome of reading a file in this process, and the peak memory in bytes."""
     from dedup_assets.errors import DedupError
     from dedup_assets.ingest.records import IngestSpec, ingest_shard
     from dedup_assets.ingest.source_files import SourceFile

@@ -1,4 +1,4 @@
-"""What holds for every test: no model hub, no telemetry, nothing of the caller's own Dagster."""
+"""For every test: no model hub, no telemetry, and no Dagster settings of the caller."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-# Before anything is imported that reads them.
+# Set before any import that reads them.
 os.environ.update(HF_HUB_OFFLINE="1", DAGSTER_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1")
 for name in ("DAGSTER_HOME", "DEDUP_ASSETS_WORKSPACE", "DEDUP_ASSETS_SCHEDULER"):
     os.environ.pop(name, None)
@@ -17,7 +17,7 @@ for name in ("DAGSTER_HOME", "DEDUP_ASSETS_WORKSPACE", "DEDUP_ASSETS_SCHEDULER")
 
 @pytest.fixture
 def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A file system of 256 KiB, or of the size that is the parameter; only root can make one, and not everywhere."""
+    """A file system of 256 KiB, or of the size in the parameter; it needs root and a machine that allows mounts."""
     disk = tmp_path / "disk"
     disk.mkdir()
     size = getattr(request, "param", "256k")
@@ -30,7 +30,7 @@ def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]
 
 @pytest.fixture(autouse=True)
 def no_secrets_of_other_tests() -> Iterator[None]:
-    """What one test takes for a password, such as `word`, is no secret in the messages of the next."""
+    """Passwords of one test, such as `word`, must not be hidden in the messages of the next."""
     from dedup_assets import credentials
 
     known, secrets = dict(credentials._known), set(credentials._secrets)

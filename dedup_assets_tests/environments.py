@@ -1,9 +1,8 @@
-"""A virtual environment that holds what an install command would bring, and nothing else, made in a second.
+"""A virtual environment with exactly the packages of an install command, made in a second.
 
-pip needs minutes and the network for it. Here the distributions that the command's requirements ask for, and those
-that these ask for, are read from the metadata of this interpreter's own, and only their files are linked. So an
-import, a look at the metadata and a command find what they would find after the real install; what only the tests
-bring is not there.
+pip needs minutes and the network for it. Here the requirements of the command are resolved among the distributions of
+this interpreter, and only their files are linked. So imports, metadata and commands are those of a real install,
+without the packages of the tests.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ PROJECT = "dedup-assets"
 
 
 def requirements_of(command: str) -> list[Requirement]:
-    """What a `pip install` in a shell command asks for; `-e .` is this project."""
+    """The requirements of a `pip install` in a shell command; `-e .` is this project."""
     words = shlex.split(command)
     words = words[words.index("install") + 1 :]
     words = words[: words.index("&&")] if "&&" in words else words
@@ -33,12 +32,12 @@ def requirements_of(command: str) -> list[Requirement]:
 
 
 def installed(**named: str) -> Iterator[metadata.Distribution]:
-    """What is installed in this interpreter: not the metadata that a build left in the working folder."""
+    """The distributions installed in this interpreter, without metadata that a build left in the working folder."""
     return iter(metadata.distributions(path=[sysconfig.get_path("purelib"), sysconfig.get_path("platlib")], **named))
 
 
 def distributions_for(requirements: list[Requirement]) -> dict[str, metadata.Distribution]:
-    """The installed distributions that requirements lead to, by their names."""
+    """The installed distributions that requirements resolve to, by name."""
     found: dict[str, metadata.Distribution] = {}
     followed: set[tuple[str, str]] = set()
     waiting = list(requirements)
@@ -74,7 +73,7 @@ def make_environment(folder: Path, command: str) -> Path:
         for path in paths:
             owners[path.partition("/")[0]].add(name)
     for name, distribution in wanted.items():
-        # A folder that is all the distribution's own is linked whole; of a shared one, its files.
+        # A folder that belongs to one distribution is linked whole; in a shared folder, its files are.
         first = {path: path.partition("/")[0] for path in files[name]}
         for part in {path if len(owners[first[path]]) > 1 else first[path] for path in files[name]}:
             source = Path(str(distribution.locate_file(part)))

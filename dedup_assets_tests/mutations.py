@@ -1,7 +1,7 @@
-"""Which wrong changes to the bounds of `compute/` its tests find.
+"""Checks that the tests find wrong changes to the bounds in `compute/`.
 
 `python -m dedup_assets_tests.mutations` applies one change at a time to a copy of the package, runs the tests named
-with it, and prints a table. It takes some ten seconds a change, so CI only makes sure that each still applies.
+with it, and prints a table. It takes about ten seconds for each change, so CI only checks that each still applies.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ JOIN = "dedup_assets_tests/compute/test_join.py"
 
 @dataclass(frozen=True)
 class Mutation:
-    """A text of a file of `compute/` that stands there once, and what is wrong to write in its place."""
+    """A text that occurs once in a file of `compute/`, and its wrong replacement."""
 
     what: str
     file: str
@@ -161,7 +161,7 @@ MUTATIONS = (
 
 
 def apply(mutation: Mutation, root: Path) -> None:
-    """Write the wrong text. Raises ValueError unless the right one stands there once."""
+    """Apply the change. Raises ValueError unless the right text occurs once."""
     path = root / "dedup_assets" / "compute" / mutation.file
     text = path.read_text(encoding="utf-8")
     if text.count(mutation.right) != 1:
@@ -188,7 +188,7 @@ def is_found(mutation: Mutation) -> bool:
 
 
 def main() -> int:
-    """Run the changes whose names hold a word, or all; exit status 1 if one is not found."""
+    """Run the changes whose names contain a word, or all; exit status 1 if one is not found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("word", nargs="?", default="", help="only changes whose names hold this")
     word = parser.parse_args().word

@@ -1,7 +1,7 @@
-"""Run steps of a page in one process, as a reader would after each other: `run_readme.py STEPS.json`.
+"""Runs the steps of a page in sequence in one process: `run_readme.py STEPS.json`.
 
 A step is ["bash", arguments of dedup-assets] or ["python", code]. Runs in environments without the test packages, so
-it imports none. The demo is cut to a few docstrings: the whole of it takes a minute.
+it imports none. The demo is reduced to a few docstrings, because all of it takes a minute.
 """
 
 import json

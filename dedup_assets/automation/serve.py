@@ -59,8 +59,8 @@ def serve(workspace: Workspace, host: str, port: int, say: Callable[[str], objec
     )
     if not _is_loopback(host):
         say(
-            f"Warning: the UI has no login. Whoever reaches {host}:{port} can read the texts, start runs and take "
-            "records down. Use 127.0.0.1 and a tunnel, or a network that only you reach."
+            f"Warning: the UI has no login. Any client that reaches {host}:{port} can read the texts, start runs "
+            "and take records down. Use 127.0.0.1 and a tunnel, or a network that only you reach."
         )
     processes: list[subprocess.Popen[bytes]] = []
     previous = signal.signal(signal.SIGTERM, _interrupt)

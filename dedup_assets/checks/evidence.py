@@ -43,7 +43,7 @@ def removed_have_keepers(scope: Scope) -> Finding:
     wrong = _contradictions(scope, published, removals)
     total = sum(counts.values())
     return judged(
-        f"{len(removals)} of {total} removed records looked at; {len(wrong)} without a kept keeper at "
+        f"{len(removals)} of {total} removed records checked; {len(wrong)} without a kept keeper at "
         f"{published.threshold:g} or above.",
         {
             "removed": total,

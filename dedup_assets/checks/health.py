@@ -80,7 +80,7 @@ def codebook_fits(scope: Scope) -> Finding:
             "comparisons_over_even_cells": round(factor, 3),
         },
         drifted,
-        "No result suffers, joins take longer than they need. A refit comes by itself when the corpus has doubled; "
+        "No result suffers, joins take longer than they need. A refit is automatic when the corpus has doubled; "
         "`dedup-assets recurate` refits now and decides everything again in one order, and "
         "`dedup-assets curate --clusters N` with another N refits and changes no decision.",
     )

@@ -48,8 +48,8 @@ class Published:
             if admission is None or (admission.shard, admission.fingerprint) != (shard, entry["fingerprint"]):
                 raise WorkspaceError(
                     f"{self.folder / MANIFEST} lists shard {shard} as admission {entry['admission']}, which "
-                    f"{workspace.root} does not know: another workspace published there. Give each workspace an "
-                    "output of its own."
+                    f"{workspace.root} does not know: another workspace published there. Give each workspace its "
+                    "own output."
                 )
             self.admissions[shard] = admission
         self.records = lru_cache(maxsize=HELD_SHARDS)(self._read_records)

@@ -39,7 +39,7 @@ def plan_groups(pieces: Sequence[ShardPiece], max_bytes: int, min_groups: int = 
     pieces : sequence of ShardPiece
         Their vectors are not read.
     max_bytes : int
-        Bound of one block, where each row counts once. A single cell above it becomes a group of its own.
+        Bound of one block, where each row counts once. A single larger cell becomes a separate group.
     min_groups : int
         Minimum number of groups, so that every worker has some; fewer where there are fewer cells.
 

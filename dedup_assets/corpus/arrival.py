@@ -347,7 +347,7 @@ class _Look:
         except FileNotFoundError:
             return True
         except OSError as problem:
-            self.result.problems.append(f"{uri} cannot be looked at: {problem}.")
+            self.result.problems.append(f"{uri} cannot be checked: {problem}.")
         return False
 
 

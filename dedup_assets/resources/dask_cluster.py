@@ -221,8 +221,8 @@ class DaskCluster(dg.ConfigurableResource):
         )
         if is_open(self._address):
             say(
-                f"Warning: the Dask scheduler at {self._address} asks for no key, and nothing is encrypted: whoever "
-                "reaches it can run code there. Use tls://, as deploy/README.md says."
+                f"Warning: the Dask scheduler at {self._address} asks for no key, and nothing is encrypted: any "
+                "client that reaches it can run code there. Use tls://, as deploy/README.md says."
             )
         if self._address.startswith("tls://"):
             remedy = (

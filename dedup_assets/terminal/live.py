@@ -129,7 +129,7 @@ class Notes:
 class _Terminal(Console):
     """A console that takes its size from its own file, because the standard streams are redirected meanwhile."""
 
-    @property  # type: ignore[misc]  # nobody sets it here
+    @property  # type: ignore[misc]  # never set here
     def size(self) -> ConsoleDimensions:
         if "COLUMNS" in os.environ:
             return super().size

@@ -1,4 +1,4 @@
-"""Small corpora as Parquet shards, and what a curation left on disk. Vectors come with the data."""
+"""Small corpora as Parquet shards, and the files of a curation. Vectors come with the data."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def corpus(kind: str, sizes: Sequence[int], *, seed: int = 0, dimension: int = 1
         centres = rng.normal(size=(3, dimension))
         vectors = centres[rng.integers(0, 3, n)] + rng.choice([0.0, 0.02, 0.1, 0.3], (n, 1)) * vectors
     elif kind == "random":
-        vectors[:, dimension // 3 :] *= 0.2  # few directions matter, so that some pairs are alike
+        vectors[:, dimension // 3 :] *= 0.2  # few directions dominate, so that some pairs are similar
     texts = [f"record {i} " + "x" * int(rng.integers(0, 9)) for i in range(n)]
     for i in range(8, n, 8):
         source = int(rng.integers(0, i))
@@ -66,7 +66,7 @@ def write_shards(folder: Path, tables: Sequence[pa.Table]) -> list[Path]:
 
 
 def curate(paths: Sequence[Path], workspace: Path, **options: Any) -> da.Curation:
-    """Curate shards that bring their vectors."""
+    """Curate shards with vectors."""
     return da.curate(*paths, workspace=workspace, embedding_column="vector", **options)
 
 
@@ -77,7 +77,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def results(output: Path) -> dict[str, bytes]:
-    """The published tables of the generation in force."""
+    """The published tables of the current generation."""
     current = tree((output / "current").resolve())
     return {name: data for name, data in current.items() if name.endswith(".parquet")}
 

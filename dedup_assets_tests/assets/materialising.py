@@ -54,7 +54,7 @@ def partition_set(root: Path) -> str:
 
 
 def curate_up_to(stage: str, path: Path, workspace: Path, role: str = "corpus", first: str = STAGES[0]) -> None:
-    """Bring one more file as far as a stage, from the first stage on, and leave the others as they are."""
+    """Process one more file up to a stage, and leave the others unchanged."""
     register(path, workspace=workspace, role=role)
     space = Workspace.open(workspace)
     with dg.DagsterInstance.ephemeral() as instance:

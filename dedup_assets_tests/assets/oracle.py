@@ -1,4 +1,4 @@
-"""The right answer by comparing every pair and walking record by record. Shares no code with the package."""
+"""The expected result from comparing every pair and walking record by record. It shares no code with the package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Order = Callable[["Corpus", list["Record"]], list["Record"]]
 
 @dataclass(frozen=True)
 class Record:
-    """A record with its place: shard, row, and the number of its text."""
+    """A record: shard, row, and the number of its text."""
 
     id: str
     text: str
@@ -28,7 +28,7 @@ class Record:
 
 @dataclass
 class Decision:
-    """What happened to a record; `keeper` is an id, None where the record is kept."""
+    """The decision on a record; `keeper` is an id, None if the record is kept."""
 
     keeper: str | None = None
     similarity: float = float("nan")
@@ -74,7 +74,7 @@ def text_hash(text: str) -> str:
 
 
 def read_corpus(workspace: Path, tables: Sequence[pa.Table]) -> Corpus:
-    """The corpus of these shards, in this order of admission, with the vectors that were stored."""
+    """The corpus of these shards in this order of admission, with the stored vectors."""
     numbers: dict[str, int] = {}
     first_ids: list[str] = []
     shards = []
@@ -96,7 +96,7 @@ def read_corpus(workspace: Path, tables: Sequence[pa.Table]) -> Corpus:
 
 
 def first(corpus: Corpus, records: list[Record]) -> list[Record]:
-    """As they stand."""
+    """The order of rows."""
     return list(records)
 
 
@@ -116,7 +116,7 @@ def by_quality(descending: bool) -> Order:
 
 
 def by_likeness(easy: bool) -> Order:
-    """By cosine to the mean of the shard's new texts: most alike first, or least."""
+    """By cosine to the mean of the shard's new texts: most similar first, or least similar first."""
 
     def order(corpus: Corpus, records: list[Record]) -> list[Record]:
         old = {r.text_number for shard in corpus.shards[: records[0].shard] for r in shard}
@@ -124,7 +124,7 @@ def by_likeness(easy: bool) -> Order:
         wide = corpus.vectors.astype(np.float64)
         mean = wide[new].sum(axis=0)
         cosine = wide @ mean / np.sqrt((wide * wide).sum(axis=1) * (mean @ mean))
-        # Where a copy of an earlier text stands changes nothing: it is removed wherever it comes.
+        # The position of a copy of an earlier text does not matter: it is removed anyway.
         return sorted(records, key=lambda r: -cosine[r.text_number] if easy else cosine[r.text_number])
 
     return order
@@ -143,10 +143,10 @@ def by_hash_of_id(seed: int) -> Order:
 def sequential(
     corpus: Corpus, threshold: float, *, order: Order = first, keepers_only: bool = True, rebuild: bool = False
 ) -> dict[str, Decision]:
-    """Walk the records one by one; by id, what happens to each.
+    """Walk the records one by one; returns the decision on each, by id.
 
-    A record goes if a keeper before it matches it (with `keepers_only` unset: any record before it), and names
-    the most similar one; of equals the one that came first.
+    A record is removed if an earlier keeper matches it (with `keepers_only` unset: any earlier record), and names the
+    most similar one; among equals, the first.
     """
     if rebuild:
         everything = [record for shard in corpus.shards for record in shard]
@@ -155,7 +155,7 @@ def sequential(
         batches = [order(corpus, shard) for shard in corpus.shards if shard]
     decided: dict[int, Decision] = {}  # by text
     representative: dict[int, str] = {}
-    earlier: list[int] = []  # texts that others are held against, in the order in which ties are settled
+    earlier: list[int] = []  # texts that others are compared with, in the order that breaks ties
     outcome: dict[str, Decision] = {}
     for batch in batches:
         own: list[int] = []

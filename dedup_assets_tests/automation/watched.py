@@ -1,4 +1,4 @@
-"""A watched folder and its workspace, looked at as the sensor does, at times that a test chooses."""
+"""A watched folder and its workspace, surveyed as by the sensor, at times chosen by a test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INTERVAL = 30
 
 
 class Watched:
-    """A folder, a workspace that watches it, and what the surveys remember."""
+    """A folder, a workspace that watches it, and the memory of the surveys."""
 
     def __init__(self, root: Path, **options: Any) -> None:
         self.folder = root / "in"
@@ -31,7 +31,7 @@ class Watched:
         self.now = time.time()
 
     def write(self, name: str, first: int, count: int = 6, age: float = 1000.0) -> Path:
-        """A shard of unlike records, numbered from `first`, last written to `age` seconds ago."""
+        """A shard of dissimilar records, numbered from `first`, last modified `age` seconds ago."""
         numbers = range(first, first + count)
         vectors = [np.random.default_rng(n).normal(size=16) for n in numbers]
         path = self.folder / f"{name}.parquet"
@@ -44,14 +44,14 @@ class Watched:
         os.utime(path, (self.now - seconds, self.now - seconds))
 
     def look(self, in_flight: Collection[str] = (), idle: bool = True, pass_seconds: float = INTERVAL) -> Survey:
-        """Look once, and let time pass."""
+        """Survey once, and let time pass."""
         found = survey(Workspace.open(self.space.root), self.memory, in_flight, idle=idle, now=self.now)
         self.memory = found.memory
         self.now += pass_seconds
         return found
 
     def curate(self) -> None:
-        """Bring in what is in the folder, as a run would."""
+        """Curate the files of the folder, as a run would."""
         da.curate(self.folder, workspace=self.space.root)
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the checks share: all checks on a workspace, and ways to tamper with it."""
+"""Shared by the tests of the checks: runs all checks on a workspace, and tampers with it."""
 
 from __future__ import annotations
 

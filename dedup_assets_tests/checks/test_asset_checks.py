@@ -174,7 +174,7 @@ def test_a_failing_check_after_curating_is_named_and_ends_with_status_one(space:
     done = call("curate", late, "--workspace", space.root)
     assert done.status == 1
     assert "rows in" in done.out and "76" in done.out, "what is published is told all the same"
-    assert "duplicate_ids: removed_have_kept_keepers: 1 of 1 removed records looked at; 1 without" in done.err
+    assert "duplicate_ids: removed_have_kept_keepers: 1 of 1 removed records checked; 1 without" in done.err
     assert "dedup-assets audit" in done.err
     answer = call("curate", late, "--json", "--workspace", space.root).json()
     assert answer["failed_checks"] == {}, "nothing was run"

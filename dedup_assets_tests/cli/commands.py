@@ -1,4 +1,4 @@
-"""Calling the command line in this process, and small shards whose vectors come with them."""
+"""Calls the command line in this process, and writes small shards with vectors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import pytest
 from dedup_assets import cli
 
 SCRIPT = [sys.executable, "-c", "from dedup_assets.cli import run; run()"]
-"""The command as a process of its own; starting it takes seconds, so most tests call it in theirs."""
+"""The command as a separate process; its start takes seconds, so most tests call it in their own process."""
 
 CORPUS = [
     [
@@ -43,7 +43,7 @@ CORPUS = [
 
 @dataclass
 class Called:
-    """What a call came to."""
+    """The outcome of a call."""
 
     status: int
     out: str
@@ -91,20 +91,20 @@ def write_corpus(folder: Path) -> Path:
 
 
 def published(workspace: Path) -> dict[str, bytes]:
-    """Every file of the generation in force by its relative path."""
+    """Every file of the current generation by its relative path."""
     current = (workspace / "output" / "current").resolve()
     return {str(path.relative_to(current)): path.read_bytes() for path in current.rglob("*") if path.is_file()}
 
 
 def heed_interrupts() -> None:
-    """For a child that is to be interrupted: a shell starts what runs in its background deaf to Ctrl-C, and what is
-    ignored in this process would be in the child."""
+    """For a child that will be interrupted: a shell starts background processes with Ctrl-C ignored, and children
+    inherit ignored signals."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def on_a_terminal(code: str, columns: int) -> str:
-    """What a terminal of some width receives from a Python program."""
+    """The output of a Python program on a terminal of some width."""
     pid, terminal = pty.fork()
     if pid == 0:
         environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}

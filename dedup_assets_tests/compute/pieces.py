@@ -1,4 +1,4 @@
-"""Shards laid out as they are kept on disk, for tests of blocks, groups and the join."""
+"""Shards in the layout of the disk, for tests of blocks, groups and the join."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FIRST_KEY = 1 << 40
 def pieces_of(
     vectors: np.ndarray, centroids: np.ndarray, floor: float, shards: np.ndarray, new_shards: Sequence[bool]
 ) -> list[ShardPiece]:
-    """One piece for each shard that has rows; ``shards`` (n,) says which row is whose."""
+    """One piece for each shard with rows; ``shards`` (n,) holds the shard of each row."""
     pieces = []
     for number in np.unique(shards):
         rows = np.flatnonzero(shards == number)

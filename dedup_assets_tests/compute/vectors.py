@@ -1,4 +1,4 @@
-"""Vectors to test with, and the brute-force answer. The oracle shares no code with what it checks."""
+"""Test vectors, and the brute-force result. The oracle shares no code with the package."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def differences(found_i: np.ndarray, found_j: np.ndarray, wanted: np.ndarray) ->
 
 
 def away_from_ties(cosines: np.ndarray, floor: float) -> float:
-    """A floor near the given one that no cosine is within rounding of: the oracle's last bits differ."""
+    """A floor near the given one that no cosine equals up to rounding, because the oracle's last bits differ."""
     while (np.abs(cosines - floor) < 1e-12).any():
         floor -= 3e-12
     return floor

@@ -1,8 +1,8 @@
 """Runs launched in the real UI and cancelled there at random moments.
 
-`python -m dedup_assets_tests.end_to_end.cancelling COUNT [SEED]` prints what each came to, and a table. Every try
-launches `curate_new_shards` over shards with new content, waits for a random time, asks for `terminateRun` as the UI
-does, and looks at what becomes of the run.
+`python -m dedup_assets_tests.end_to_end.cancelling COUNT [SEED]` prints the outcome of each, and a table. Every try
+launches `curate_new_shards` over shards with new content, waits for a random time, calls `terminateRun` as the UI does,
+and checks how the run ends.
 """
 
 from __future__ import annotations
@@ -19,10 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dedup_assets as da
-from dedup_assets.automation.instance import INSTANCE_SETTINGS
-from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import corpus, write_shards
-from dedup_assets_tests.end_to_end.served import Served, served_ui
+from dedup_assets_tests.end_to_end.served import Served, served_ui, shorten_queue
 
 TERMINATE = """
 mutation Terminate($id: String!) {
@@ -41,19 +39,19 @@ query Events($id: ID!) {
 
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 SOON = 20.0
-"""Seconds within which a cancelled run has ended, on a busy machine."""
+"""Seconds within which a cancelled run must end on a busy machine."""
 
 SIZES = [40, 60, 50]
 EVERY = 20
-"""After so many tries a `curate` finishes what they left, and everything is audited."""
+"""After this many tries a `curate` finishes the remaining work, and an audit follows."""
 
 
 @dataclass(frozen=True)
 class Try:
     """One run and its end.
 
-    `moment` is a share of the time that a whole run takes, negative in the queue; `at` is the step that the run was at
-    when it was cancelled; `over` says that `terminateRun` was refused because the run had ended.
+    `moment` is a share of the time of a whole run, negative in the queue; `at` is the step at the cancellation; `over`
+    says that `terminateRun` was refused because the run had ended.
     """
 
     moment: float
@@ -82,7 +80,7 @@ class Corpus:
         write_shards(self.shards, corpus("clustered", SIZES, seed=self._content))
 
     def curate(self) -> None:
-        """Finish what is left, and look at all of it."""
+        """Finish the remaining work, and audit all of it."""
         options = {"embedding_column": "vector", "changed_shards": "replace", "progress": False}
         assert da.curate(self.shards, workspace=self.workspace, **options).summary["shards"] == len(SIZES)
         failed = [check.name for check in da.audit(workspace=self.workspace) if not check.passed]
@@ -91,10 +89,9 @@ class Corpus:
 
 @contextmanager
 def cancelling(folder: Path) -> Iterator[tuple[Corpus, Served]]:
-    """A curated corpus in the UI, whose queue is looked at often."""
+    """A curated corpus in the UI, with a short interval of the queue."""
     shards = Corpus(folder)
-    settings = Workspace.open(shards.workspace).dagster_home / "dagster.yaml"
-    settings.write_text(f"{INSTANCE_SETTINGS}run_queue:\n  dequeue_interval_seconds: 1\n")
+    shorten_queue(shards.workspace)
     with served_ui(shards.workspace, folder) as ui:
         yield shards, ui
 
@@ -106,7 +103,7 @@ def launched(shards: Corpus, ui: Served) -> str:
 
 
 def wait(ui: Served, run: str, statuses: tuple[str, ...], seconds: float) -> str:
-    """The status of a run when it is one of some, or after so many seconds."""
+    """The status of a run as soon as it is one of some, or after a number of seconds."""
     until = time.monotonic() + seconds
     while (status := ui.run_status(run)) not in statuses and time.monotonic() < until:
         time.sleep(0.03)
@@ -114,7 +111,7 @@ def wait(ui: Served, run: str, statuses: tuple[str, ...], seconds: float) -> str
 
 
 def cancelled(ui: Served, run: str) -> bool:
-    """Cancel a run, again while Dagster refuses because it starts; whether it was under way."""
+    """Cancel a run, repeatedly while Dagster refuses because it starts; returns whether it was in progress."""
     until = time.monotonic() + 60
     while (asked := ui.graphql(TERMINATE, id=run)["terminateRun"])["__typename"] != "TerminateRunSuccess":
         assert asked["__typename"] == "TerminateRunFailure" and time.monotonic() < until, asked
@@ -126,7 +123,7 @@ def cancelled(ui: Served, run: str) -> bool:
 
 
 def whole_run(shards: Corpus, ui: Served) -> float:
-    """Seconds that a run takes from its start to its end."""
+    """Seconds of a run from its start to its end."""
     run = launched(shards, ui)
     wait(ui, run, ("STARTED",), 60)
     started = time.monotonic()
@@ -153,7 +150,7 @@ def tries(shards: Corpus, ui: Served, count: int, seed: int, whole: float) -> It
 
 
 def _step(ui: Served, run: str) -> str:
-    """Where a run was when it was cancelled."""
+    """The step of a run at its cancellation."""
     at = "before the first step"
     for event in ui.graphql(EVENTS, id=run)["logsForRun"]["events"]:
         match event["__typename"]:
@@ -169,7 +166,7 @@ def _step(ui: Served, run: str) -> str:
 
 
 def table(done: list[Try]) -> str:
-    """Counts by moment, times to the end, and what was missed."""
+    """Counts by moment, times to the end, and missed cancellations."""
     places, missed = Counter(entry.at for entry in done), Counter(entry.at for entry in done if entry.missed)
     took = [entry.seconds for entry in done if not entry.over]
     lines = [f"{'where the run was':<32}{'tries':>6}{'missed':>8}"]

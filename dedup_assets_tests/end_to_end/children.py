@@ -1,6 +1,6 @@
-"""Curations in processes of their own, quick to start: forked from a server that has imported everything.
+"""Curations in separate processes that start quickly: forked from a server that has imported everything.
 
-The server has no threads of Python, so its children are as sound as fresh processes.
+The server has no Python threads, so its children behave like new processes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CONTEXT.set_forkserver_preload(
 
 
 class Watch:
-    """Hears of stages; `stage` is the one that runs."""
+    """Listens to stages; `stage` is the current one."""
 
     def __init__(self, started: Callable[[str], None] = lambda stage: None) -> None:
         self.stage = ""
@@ -63,19 +63,19 @@ def barrier(parties: int) -> Any:
 
 
 def curate(paths: Sequence[Path], workspace: Path, log: Path, watch: Watch, **options: Any) -> None:
-    """Curate in this child; what goes wrong is written to `log`."""
+    """Curate in this child; errors are written to `log`."""
     with said_to(log):
         da.curate(*paths, workspace=workspace, listener=watch, embedding_column="vector", **options)
 
 
 def curate_until(paths: Sequence[Path], workspace: Path, log: Path, last: str) -> None:
-    """Curate in this child, and be killed when a stage begins."""
+    """Curate in this child until a stage begins, which kills it."""
     curate(paths, workspace, log, Watch(lambda stage: die() if stage == last else None))
 
 
 @contextmanager
 def said_to(log: Path) -> Iterator[None]:
-    """Write what goes wrong in this child to `log`."""
+    """Write errors of this child to `log`."""
     try:
         yield
     except BaseException:

@@ -1,4 +1,4 @@
-"""The real `dedup-assets ui` on a workspace: webserver and daemon, asked over GraphQL, ended at the end."""
+"""The real `dedup-assets ui` on a workspace: webserver and daemon, queried over GraphQL, stopped at the end."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dedup_assets.automation.instance import INSTANCE_SETTINGS
+from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.cli.commands import SCRIPT
 from dedup_assets_tests.ports import free_port
 
@@ -55,7 +57,7 @@ class Served:
     log: Path
 
     def graphql(self, query: str, **variables: Any) -> Any:
-        """The data of an answer."""
+        """The data of the answer to a query."""
         body = json.dumps({"query": query, "variables": variables}).encode()
         request = urllib.request.Request(f"{self.address}/graphql", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as answer:
@@ -87,7 +89,7 @@ class Served:
         return self.graphql(RUN, id=run)["runOrError"]["status"]
 
     def wait_for(self, condition: Callable[[], bool], seconds: float) -> None:
-        """Wait until a condition holds; what the server said is shown if it does not."""
+        """Wait until a condition holds; on failure the log of the server is shown."""
         until = time.monotonic() + seconds
         while not condition():
             said = self.log.read_text(errors="replace")[-4000:]
@@ -103,9 +105,15 @@ class Served:
             return False
 
 
+def shorten_queue(workspace: Path) -> None:
+    """Let the daemon look into the queue of runs every second instead of every five."""
+    settings = Workspace.open(workspace).dagster_home / "dagster.yaml"
+    settings.write_text(f"{INSTANCE_SETTINGS}run_queue:\n  dequeue_interval_seconds: 1\n")
+
+
 @contextmanager
 def served_ui(workspace: Path, folder: Path, *arguments: str, cwd: Path | None = None) -> Iterator[Served]:
-    """Run `dedup-assets ui` on a free port, where `cwd` says by its installed program; its log goes into `folder`."""
+    """Run `dedup-assets ui` on a free port, with its log in `folder`; with `cwd`, run the installed program there."""
     port = free_port()
     log = folder / "ui.log"
     with log.open("wb") as stream:

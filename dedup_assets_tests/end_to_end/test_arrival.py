@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import dedup_assets as da
-from dedup_assets_tests.end_to_end.served import Served, served_ui
+from dedup_assets_tests.end_to_end.served import Served, served_ui, shorten_queue
 
 TICKS = """
 query Ticks($sensor: SensorSelector!) {
@@ -44,6 +44,7 @@ def test_a_watched_folder_curates_itself(tmp_path: Path) -> None:
     incoming.mkdir()
     # Every tick of the daemon, which looks every five seconds.
     da.watch(incoming, workspace=workspace, embedding_column="vector", watch_seconds=1)
+    shorten_queue(workspace)
     with served_ui(workspace, tmp_path) as ui:
         first = shard(incoming, "w1", list(range(100, 120)))
         second = shard(incoming, "w2", list(range(200, 220)))

@@ -1,9 +1,9 @@
-"""A random walk through all that is done to a workspace, from the command line and from Dagster's side, after which
-one curation has to bring output, ledger and Dagster into line.
+"""A random walk of operations on a workspace, from the command line and in Dagster, after which one curation must bring
+output, ledger and Dagster into agreement.
 
     python -m dedup_assets_tests.end_to_end.walk --seed 1 --steps 300
 
-prints each step and the verdict. What is done follows from the seed alone, so a walk is repeated by its seed.
+prints each step and the verdict. The steps depend on the seed alone, so a walk can be repeated by its seed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dedup_assets_tests.end_to_end.walk_steps import Apart
 
 LIMIT = 120.0
-"""Seconds in which the last curation has to end."""
+"""Seconds within which the last curation must end."""
 
 WEIGHTS = {
     "new file": 6,
@@ -69,7 +69,7 @@ _FORK = multiprocessing.get_context("fork")
 
 
 class Walk:
-    """One walk, while it is made. Draws from its own memory alone, never from what came of a step."""
+    """One walk in progress. Its draws depend only on its own state, never on the outcome of a step."""
 
     def __init__(
         self, root: Path, seed: int, real: bool, say: Callable[[str], object], apart: Callable[..., int | None]
@@ -96,7 +96,7 @@ class Walk:
         self.daemon_on = False
 
     def run(self, steps: int) -> list[str]:
-        """Walk, and return what does not agree at the end."""
+        """Walk, and return the disagreements at the end."""
         import dedup_assets as da
         from dedup_assets.automation import sensors
         from dedup_assets_tests.end_to_end.walk_real import real_ui
@@ -105,7 +105,7 @@ class Walk:
         from dedup_assets_tests.end_to_end.walk_world import OPTIONS
 
         if not self.real:
-            sensors.LAUNCH_SECONDS = 0  # of steps that come one after the other none is being launched
+            sensors.LAUNCH_SECONDS = 0  # steps are sequential, so no run is being launched
         for key in ("a", "b"):
             self._new(key)
         da.curate(self.world.folder, workspace=self.workspace, progress=False, **OPTIONS, watch_seconds=5)
@@ -150,7 +150,7 @@ class Walk:
     # -- drawing --------------------------------------------------------------------------------------
 
     def draw(self) -> tuple[str, dict[str, Any]]:
-        """The next step, and what it is done with."""
+        """The next step and its arguments."""
         names = list(WEIGHTS)
         weights = np.array(list(WEIGHTS.values()), dtype=float)
         name = str(self.rng.choice(names, p=weights / weights.sum()))
@@ -164,7 +164,7 @@ class Walk:
         self.world.write(key, self.rng)
 
     def _new_file(self) -> dict[str, Any]:
-        # Some sort before all others, and some are back.
+        # Some sort before all others, and some return.
         gone = [key for key in self.names if key not in self.world.now]
         if gone and self.rng.random() < 0.5:
             key = self._one(gone)
@@ -263,8 +263,8 @@ class Walk:
 
 @contextmanager
 def _zygote() -> Iterator[Apart]:
-    """Call functions in processes of their own, forked from one that stays as this one is now: it has imported
-    everything and computed nothing."""
+    """Call functions in separate processes, forked from one that stays in the current state of this one: everything
+    imported and nothing computed."""
     mine, theirs = _FORK.Pipe()
     zygote = _FORK.Process(target=_breed, args=(theirs, mine))
     zygote.start()
@@ -298,7 +298,7 @@ def _breed(calls: Connection, others: Connection) -> None:
 
 
 def walk(root: Path, seed: int, steps: int, real: bool, log: Path) -> None:
-    """Walk in this process; what was done and the verdict are in `log`."""
+    """Walk in this process; steps and verdict are in `log`."""
     with log.with_suffix(".stderr").open("wb") as errors:
         os.dup2(errors.fileno(), 2)  # Dagster's log of every run
     with log.open("w") as stream, _zygote() as apart:
@@ -322,7 +322,7 @@ def walk(root: Path, seed: int, steps: int, real: bool, log: Path) -> None:
 
 
 def walked(seed: int, steps: int, folder: Path, real: bool = False) -> str:
-    """Walk in a process of its own; returns the log. Raises AssertionError with it where something does not agree."""
+    """Walk in a separate process; returns the log. Raises AssertionError with it if there are disagreements."""
     root, log = folder / f"walk-{seed}", folder / f"walk-{seed}.log"
     process = _CONTEXT.Process(target=walk, args=(root, seed, steps, real, log))
     process.start()
@@ -338,7 +338,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--walks", type=int, default=1, help="so many walks, with the seeds that follow")
+    parser.add_argument("--walks", type=int, default=1, help="number of walks, with consecutive seeds")
     parser.add_argument("--real", action="store_true", help="with Dagster's own webserver and daemon: slower")
     parser.add_argument("--folder", type=Path, default=None, help="where the workspaces and logs are put")
     parser.add_argument("--quiet", action="store_true", help="print the verdicts alone")

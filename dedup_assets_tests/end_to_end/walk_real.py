@@ -33,7 +33,7 @@ mutation Terminate($id: String!) {
 
 
 class RealUi(Ui):
-    """The webserver, asked over HTTP."""
+    """The webserver, queried over HTTP."""
 
     def __init__(self, inside: Ui, served: Served) -> None:
         super().__init__(inside.context)
@@ -42,7 +42,7 @@ class RealUi(Ui):
     def graphql(self, query: str, **variables: Any) -> Any:
         try:
             return self._served.graphql(query, **variables)
-        except HTTPError as problem:  # it has that status where a mutation failed, and the answer says why
+        except HTTPError as problem:  # the status of a failed mutation; the answer has the reason
             return json.load(problem)["data"]
 
     def end(self, run_id: str, delay: float, deadly: bool, daemon_on: bool) -> str:
@@ -91,7 +91,7 @@ class RealDaemon(Daemon):
         return [f"{run.job_name} {run.status.value}" for run in self._open()]
 
     def end_lost(self) -> None:
-        """Let the daemon come to its end, and stop it."""
+        """Let the daemon finish, and stop it."""
         until = time.monotonic() + _SECONDS
         while self.process is not None and self._open() and time.monotonic() < until:
             time.sleep(1)
@@ -130,7 +130,7 @@ def _start(home: Path, *module: str) -> subprocess.Popen[bytes]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a server as its terminal does, with what it started."""
+    """End a server and its children as a terminal does."""
     for sent, patience in ((signal.SIGINT, 20), (signal.SIGKILL, 20)):
         try:
             os.killpg(process.pid, sent)
@@ -146,6 +146,6 @@ def _processes_of(run_id: str) -> list[int]:
         try:
             if run_id.encode() in path.read_bytes():
                 found.append(int(path.parent.name))
-        except OSError:  # it has just ended
+        except OSError:  # the process has just ended
             continue
     return found

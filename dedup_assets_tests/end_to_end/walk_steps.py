@@ -1,4 +1,4 @@
-"""The steps of a random walk: each does one thing that people or machines do, and says what came of it."""
+"""The steps of a random walk: each does one operation of a user or machine, and returns its outcome in words."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dedup_assets_tests.end_to_end.walk_ui import Daemon, Ui, serve, ui_of
 from dedup_assets_tests.end_to_end.walk_world import OPTIONS, World
 
 Apart = Callable[..., int | None]
-"""Calls a function in a process of its own; returns the exit code, None where it does not end."""
+"""Calls a function in a separate process; returns the exit code, None if it does not end."""
 
 
 class Steps:
@@ -118,7 +118,7 @@ class Steps:
         return self._apart(what, arguments, after, deadly=False)
 
     def _apart(self, what: str, arguments: dict[str, Any], after: int, deadly: bool) -> str:
-        """Do something in a process of its own, which is killed or interrupted at a moment of its work."""
+        """Do an operation in a separate process that is killed or interrupted at a moment of its work."""
         run_id = ""
         if what == "launch":
             run_id = launch(self._ui, **arguments)
@@ -141,7 +141,7 @@ class Steps:
 
 
 def act(what: str, workspace: Path, folder: Path, arguments: dict[str, Any]) -> str:
-    """What the command line does to a workspace."""
+    """Run an operation of the command line on a workspace."""
     if what == "curate":
         keys = arguments["keys"]
         sources = [folder] if keys is None else [folder / f"{key}.jsonl" for key in keys]
@@ -182,7 +182,7 @@ def interrupted(
     deadly: bool,
     log: Path,
 ) -> None:
-    """Do something in this process, and end it at a moment that a number names."""
+    """Do an operation in this process, and end the process at a moment given by a number."""
     serve(workspace, home)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -213,8 +213,7 @@ def interrupted(
 
 
 def _count(after: int, deadly: bool, log: Path, before: Callable[[], None]) -> None:
-    """See to it that this process ends at the so many-th thing that it writes for good: an event of Dagster's, a
-    transaction of the ledger, a file."""
+    """End this process at its n-th durable write: an event of Dagster's, a transaction of the ledger, or a file."""
     left, busy = after, False
 
     def reached(name: str) -> None:

@@ -1,7 +1,7 @@
-"""What a team does in Dagster's UI, and what Dagster's daemon does meanwhile, without their servers.
+"""Operations in Dagster's UI, and the work of Dagster's daemon, without their servers.
 
-The webserver's own GraphQL schema is asked in this process, on the definitions of the package. Runs wait in the queue
-until the daemon takes them out, and are then executed where it stands, so that a walk of many steps takes seconds.
+Queries go to the webserver's own GraphQL schema in this process, with the definitions of the package. Runs wait in the
+queue until the daemon dequeues them, and then run in this process, so that a walk of many steps takes seconds.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ concurrency: {runs: {max_concurrent_runs: 1}}
 compute_logs: {module: dagster._core.storage.noop_compute_log_manager, class: NoOpComputeLogManager}
 run_launcher: {module: dagster._core.launcher.sync_in_memory_run_launcher, class: SyncInMemoryRunLauncher}
 """
-"""The settings of a shared instance, as those of a workspace but for the launcher: a run is executed at once."""
+"""The settings of a shared instance, like those of a workspace except for the launcher, which executes a run at
+once."""
 
 ADD = """
 mutation Add($selector: RepositorySelector!, $set: String!, $key: String!) {
@@ -91,7 +92,7 @@ query Latest($asset: AssetKeyInput!, $keys: [String!]) {
 
 @dataclass
 class Statuses:
-    """What the UI shows of one asset: its partitions in Dagster's order, and which are green, red and under way."""
+    """The UI's view of one asset: its partitions in Dagster's order, and which are green, red or in progress."""
 
     partitions: list[str]
     green: set[str]
@@ -115,7 +116,7 @@ class Ui:
         return answer.data
 
     def partition_set(self) -> str:
-        """The name under which Dagster keeps the partitions of the assets."""
+        """The name of the set of partitions in Dagster."""
         return self.graphql(SET, asset={"path": [STAGES[0]]})["assetNodeOrError"]["partitionDefinition"]["name"]
 
     def add(self, key: str) -> str:
@@ -130,7 +131,7 @@ class Ui:
         return _said(self.graphql(WIPE, ranges=[{"assetKey": {"path": [asset]}}])["wipeAssets"])
 
     def launch(self, job: str, span: Sequence[str], assets: Collection[str] = (), **tags: str) -> str:
-        """Put a run into the queue; returns its id, or why there is none. With `assets`: only these."""
+        """Queue a run; returns its id, or why there is none. With `assets`: only these."""
         selector: dict[str, Any] = {**LOCATION, "jobName": job}
         if assets:
             selector["assetSelection"] = [{"path": [asset]} for asset in assets]
@@ -154,7 +155,7 @@ class Ui:
         )
 
     def input_versions(self, asset: str, keys: Sequence[str]) -> dict[str, str]:
-        """By partition, what the latest materialisation says that it rests on."""
+        """The input versions of the latest materialisation, by partition."""
         node = self.graphql(LATEST, asset={"path": [asset]}, keys=keys)["assetNodeOrError"]
         return {
             event["partition"]: entry["text"]
@@ -165,7 +166,7 @@ class Ui:
         }
 
     def planned(self, run_id: str, asset: str) -> set[str]:
-        """The partitions of an asset that a run was launched for."""
+        """The partitions of an asset planned for a run."""
         events = self.instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED)
         found = [e.get_dagster_event().asset_materialization_planned_data for e in events]
         return {str(data.partition) for data in found if data.asset_key == dg.AssetKey(asset)}
@@ -175,10 +176,10 @@ class Ui:
 
 
 def serve(workspace: Path, home: Path) -> None:
-    """Let this process be one that serves a workspace on an instance, as the webserver's and the daemon's are."""
+    """Make this process serve a workspace on an instance, like the processes of the webserver and the daemon."""
     os.environ.update(DAGSTER_HOME=str(home), DEDUP_ASSETS_WORKSPACE=str(workspace))
     for module in ("dedup_assets.definitions", "dedup_assets.location"):
-        sys.modules.pop(module, None)  # they are of the workspace that is named when they are imported
+        sys.modules.pop(module, None)  # they belong to the workspace named at their import
 
 
 @contextmanager
@@ -194,7 +195,7 @@ def ui_of(home: Path) -> Iterator[Ui]:
 
 @dataclass
 class Daemon:
-    """Dagster's daemon while it is on: the sensor, the queue and the backfills, one look at a time."""
+    """Dagster's daemon: the sensor, the queue and the backfills, one iteration at a time."""
 
     ui: Ui
     workspace: Path
@@ -202,10 +203,10 @@ class Daemon:
     asked: set[str] = field(default_factory=set)
 
     def switch(self, on: bool) -> None:
-        """It looks when it is told to."""
+        """Switch the daemon on or off."""
 
     def look(self) -> list[str]:
-        """One look at everything; returns what the sensor asked for."""
+        """One iteration; returns the requests of the sensor."""
         self.end_lost()
         asked = self._tick()
         list(execute_backfill_iteration(self.ui.context, logging.getLogger("walk.backfills")))
@@ -213,8 +214,8 @@ class Daemon:
         return asked
 
     def end_lost(self) -> None:
-        """What the daemon's monitor does some minutes later, or a day: here every run that has started is at its end.
-        Those of which the workspace knows that they have died are left to it."""
+        """The work of the daemon's run monitor after some minutes or a day: every started run has ended here. Runs
+        known to the workspace as dead are left to it."""
         for run in self.ui.runs(
             dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING
         ):
@@ -245,7 +246,7 @@ class Daemon:
         while waiting:
             list(queue.run_iteration(self.ui.context))
             left = len(self.ui.runs(dg.DagsterRunStatus.QUEUED))
-            if left == waiting:  # something that has started and is not at its end keeps the others
+            if left == waiting:  # a started and unfinished run blocks the others
                 return
             waiting = left
 

@@ -1,4 +1,4 @@
-"""Whether output, ledger and Dagster say the same at the end of a walk, and a fresh workspace fed with what is left."""
+"""Whether output, ledger and Dagster agree at the end of a walk, also with a new workspace of the remaining content."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRun
 
 
 def faults(world: World, workspace: Path, ui: Ui, last: da.Curation, fresh: Path) -> Iterator[str]:
-    """What does not agree after a last curation of the whole folder; `fresh` is a folder to be made."""
+    """The disagreements after a last curation of the whole folder; `fresh` is a folder to create."""
     ledger = Workspace.open(workspace).ledger
     yield from _ledger(world, workspace, ledger, last)
     yield from _dagster(workspace, ledger, ui)
@@ -34,7 +34,7 @@ def faults(world: World, workspace: Path, ui: Ui, last: da.Curation, fresh: Path
 
 
 def _ledger(world: World, workspace: Path, ledger: Ledger, last: da.Curation) -> Iterator[str]:
-    """The ledger has each file as it is, names those that cannot be read, and nothing is left to do."""
+    """The ledger has the current content of each file, names unreadable ones, and nothing is left to do."""
     state = {shard.key: shard.retracted for shard in ledger.shards()}
     live = {a.shard: a.fingerprint for a in ledger.live_admissions()}
     there = {key for key in world.now if state.get(key) != TAKEDOWN}
@@ -42,7 +42,7 @@ def _ledger(world: World, workspace: Path, ledger: Ledger, last: da.Curation) ->
         if live.get(key) != world.now[key]:
             yield f"{key}: the file holds {world.now[key][:8]}, the ledger has {live.get(key, 'nothing')[:8]}"
     failing = there & world.broken
-    gone = set(state) - set(world.now)  # a failure may be the last that is known of a file
+    gone = set(state) - set(world.now)  # the last record of a file may be a failure
     if set(last.failures) != failing or set(ledger.failures()) - gone != failing:
         yield f"cannot be read: {failing}; said: {set(last.failures)}; on record: {set(ledger.failures())}"
     out = {key for key, reason in state.items() if reason is not None}
@@ -59,8 +59,8 @@ def _ledger(world: World, workspace: Path, ledger: Ledger, last: da.Curation) ->
 
 
 def _dagster(workspace: Path, ledger: Ledger, ui: Ui) -> Iterator[str]:
-    """Every live shard is a partition and green in all seven assets, with what the ledger has; nothing is under way
-    that is not queued."""
+    """Every live shard is a partition and green in all seven assets, with the versions of the ledger; nothing is in
+    progress that is not queued."""
     failing = ledger.failures()
     live = [shard.key for shard in ledger.shards() if shard.retracted is None]
     known = {shard.key for shard in ledger.shards()}
@@ -93,7 +93,7 @@ def _dagster(workspace: Path, ledger: Ledger, ui: Ui) -> Iterator[str]:
 
 
 def _output(world: World, workspace: Path, ledger: Ledger, fresh: Path) -> Iterator[str]:
-    """What is published is what a fresh workspace publishes of the same contents, in the same order."""
+    """The output equals that of a new workspace with the same contents in the same order."""
     buried = set(ledger.tombstones())
     admissions = [a for a in ledger.live_admissions() if (a.shard, a.fingerprint) in world.seen]
     found = da.open_curation(workspace)
@@ -127,7 +127,7 @@ def _output(world: World, workspace: Path, ledger: Ledger, fresh: Path) -> Itera
 
 @contextmanager
 def _own_instance() -> Iterator[None]:
-    """Let what is done meanwhile be recorded in the workspace that it is done to."""
+    """Record runs in the instance of their own workspace meanwhile."""
     home = os.environ.pop("DAGSTER_HOME")
     try:
         yield
@@ -146,7 +146,7 @@ def _removed(curation: da.Curation) -> Counter[Any]:
 
 def _quarantined(curation: da.Curation) -> Counter[Any]:
     rows = curation.quarantined.to_arrow().to_pylist()
-    # Those with an id that was taken down have no content, and are not in what is left.
+    # Rows with an id that was taken down have no content, and are not in the remaining content.
     return Counter((json.loads(row["record"])["id"], row["reason"]) for row in rows if row["record"] is not None)
 
 

@@ -1,4 +1,4 @@
-"""A folder of tiny shards whose every content is remembered: what a random walk changes, and what it is judged by."""
+"""A folder of tiny shards that records all their contents: a random walk changes it, and the verdict uses it."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _LONG_AGO = 1_700_000_000
 
 @dataclass
 class World:
-    """The folder. Texts are drawn from a few, each with one vector, so that shards share and resemble texts; a few ids
-    are in many shards.
+    """The folder. Texts are drawn from a few, each with one vector, so that shards share equal and similar texts; a few
+    ids are in many shards.
 
     Attributes
     ----------
     seen : mapping
-        By shard and content fingerprint the bytes that the file had at some time.
+        All contents of each shard's file, by content fingerprint.
     now : mapping
-        By shard the fingerprint of what the file holds.
+        The fingerprint of the current content, by shard.
     broken : set of str
-        Shards whose file cannot be read now.
+        Shards whose file is currently unreadable.
     """
 
     folder: Path
@@ -51,7 +51,7 @@ class World:
         return self.folder / f"{key}.jsonl"
 
     def write(self, key: str, rng: np.random.Generator, broken: bool = False) -> None:
-        """Give a shard's file another content."""
+        """Write new content to a shard's file."""
         self._written += 1
         rows = []
         for n in range(int(rng.integers(3, 10))):
@@ -64,7 +64,7 @@ class World:
             content = b'{"id": "cut off", ' + str(self._written).encode()
         path = self.path(key)
         path.write_bytes(content)
-        # Written long ago, and at a moment of its own: what has settled, and differs, is read.
+        # An old and distinct modification time: settled files that differ are read.
         os.utime(path, (_LONG_AGO + self._written * 60,) * 2)
         fingerprint = content_fingerprint(SourceFile(key, str(path), "jsonl", None))
         self.now[key] = fingerprint

@@ -1,4 +1,4 @@
-"""Tests here are skipped where there is no GPU, and say so."""
+"""Tests in this folder are skipped without a GPU, with that reason."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One look for a GPU decides for all tests of this folder that are marked `gpu`."""
+    """One probe for a GPU decides for all tests of this folder marked `gpu`."""
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="no NVIDIA GPU: torch.cuda.is_available() is False")

@@ -1,6 +1,6 @@
-"""Checks that a device decides what the CPU decides. Plain functions: tests and the benchmark run both call them.
+"""Checks that a device gives the decisions of the CPU. Plain functions, called by tests and by the benchmark.
 
-Each raises AssertionError with what differs, and needs torch, numpy and numba alone (the encoder's:
+Each raises AssertionError with the difference, and needs only torch, numpy and numba (the encoder's:
 transformers).
 """
 
@@ -48,7 +48,7 @@ def same_matches(one: Matches, two: Matches) -> None:
 
 
 def check_similarity(device: str, d: int, dtype: str, n: int = 2_000) -> str:
-    """Sums on the device end in the bits of the canonical similarity."""
+    """Sums on the device give exactly the bits of the canonical similarity."""
     vectors = corpus(n, d, dtype, 1)
     rows = DeviceRows.of(vectors, device)
     squares = rows.squares.cpu().numpy()
@@ -62,7 +62,7 @@ def check_similarity(device: str, d: int, dtype: str, n: int = 2_000) -> str:
 
 
 def check_decisions(device: str, d: int, dtype: str, floor: float, n: int = 6_000) -> str:
-    """Fit, assignment, join and decisions on the device against all of them on the CPU, record by record."""
+    """Fit, assignment, join and decisions on the device equal those on the CPU, record by record."""
     vectors = corpus(n, d, dtype)
     clusters = max(2, n // 200)
     on_cpu = exact_matches(vectors, floor, clusters=clusters)
@@ -76,7 +76,7 @@ def check_decisions(device: str, d: int, dtype: str, floor: float, n: int = 6_00
 
 
 def check_cells(device: str, d: int, dtype: str, floor: float, n: int = 4_000) -> str:
-    """Cells assigned on the device lose nothing when the CPU joins them, with some of the rows new."""
+    """The CPU finds all matches with cells assigned on the device, with some new rows."""
     vectors = corpus(n, d, dtype, 2)
     new = np.random.default_rng(2).random(n) < 0.3
     centroids = fit_centroids(vectors, max(2, n // 150))
@@ -93,7 +93,7 @@ def check_cells(device: str, d: int, dtype: str, floor: float, n: int = 4_000) -
 
 
 def check_precisions(device: str, d: int, floor: float, n: int = 4_000) -> str:
-    """Whatever precision proposes, the same is decided."""
+    """The decisions are the same for any precision of the proposals."""
     from dedup_assets.compute import cells, precision
 
     vectors = corpus(n, d, "float16", 5)
@@ -108,7 +108,7 @@ def check_precisions(device: str, d: int, floor: float, n: int = 4_000) -> str:
 
 
 def check_dense(device: str, d: int, floor: float, n: int = 4_000) -> str:
-    """The cell of near-copies is named on the device too, and what is listed beside it is the same."""
+    """The device also names the cell of near-copies, and lists the same other matches."""
     vectors = corpus(n, d, "float16", 6)
     cells = assign(vectors, fit_centroids(vectors, max(2, n // 400)), floor)
     rows, offsets = cells.home_rows()
@@ -140,7 +140,7 @@ def check_centroids(device: str, d: int, n: int = 20_000) -> str:
 
 @contextmanager
 def little_memory(device: str, most: int) -> Iterator[None]:
-    """Leave torch only so many bytes of a GPU."""
+    """Limit torch to a number of bytes of a GPU."""
     index = torch.device(device).index
     index = torch.cuda.current_device() if index is None else index  # the setting takes no device without one
     torch.cuda.empty_cache()
@@ -154,9 +154,9 @@ def little_memory(device: str, most: int) -> Iterator[None]:
 
 
 def check_memory(device: str, n: int = 200_000, d: int = 384, most: int = 192 << 20, clusters: int = 40) -> str:
-    """On a device that has room for a part of the vectors only, fit, assignment and join go on and find the same.
+    """On a device with memory for only a part of the vectors, fit, assignment and join finish with the same result.
 
-    On a GPU torch is left ``most`` bytes; on CPU tensors a device of so many bytes is simulated.
+    On a GPU torch is limited to ``most`` bytes; on CPU tensors a device of that size is simulated.
     """
     from dedup_assets.compute.device import memory as device_memory
 
@@ -221,7 +221,7 @@ def texts_of(count: int, words: int, seed: int = 0) -> list[str]:
 
 
 def check_encoder(device: str, count: int = 300) -> str:
-    """Vectors of the device against float32 on the CPU, and a text's vector in every company."""
+    """Vectors of the device against float32 on the CPU, and the vector of a text in different batches."""
     from dedup_assets.encoder.encoder import Encoder
 
     made = [encoder_parts() for _ in range(2)]

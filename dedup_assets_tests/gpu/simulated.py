@@ -1,7 +1,7 @@
-"""A device of few bytes, on CPU tensors: what is allocated beyond them fails as it does on a GPU.
+"""A small device simulated with CPU tensors: allocations beyond its size fail as on a GPU.
 
-Counts storages that operations of torch make, from the moment they are handed out until nothing holds them. Scratch
-space inside an operation, fragmentation and what libraries take are not simulated.
+It counts storages made by torch operations until they are freed. Scratch space inside an operation, fragmentation and
+allocations of libraries are not simulated.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ CUBLAS_SAYS = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate
 
 
 class SmallDevice(TorchDispatchMode):
-    """While it is active on a thread, tensors made there count.
+    """Counts tensors made on a thread while it is active there.
 
     Attributes
     ----------
     capacity : int
         Bytes.
     held, peak, refused : int
-        Bytes now and at most, and attempts that found no room.
+        Current and peak bytes, and number of refused allocations.
     """
 
     def __init__(self, capacity: int, says: str = TORCH_SAYS) -> None:
@@ -74,7 +74,7 @@ class SmallDevice(TorchDispatchMode):
 
     @contextmanager
     def active(self, tells: bool) -> Iterator[SmallDevice]:
-        """In this thread and in those of the join; ``tells`` whether it says beforehand how much is free."""
+        """Active in this thread and in those of the join; ``tells``: whether it reports its free memory."""
 
         def stream(make: Callable, items: int, threads: int, done: Any = None) -> Iterator[Any]:
             def watched(emit: Callable) -> Any:

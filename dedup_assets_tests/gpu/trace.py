@@ -1,4 +1,4 @@
-"""What a device would be given, counted on CPU tensors: launches, waits of the host, and seconds of the host.
+"""Counts launches, host waits and host seconds of a device, on CPU tensors.
 
 A launch is an operation of torch that computes or writes: views and empty tensors are none. A wait is where the host
 goes on only when the device has reached it: a number or an array comes to the host, an operation whose result has a
@@ -27,7 +27,7 @@ WAITS = (
     *("_local_scalar_dense", "is_nonzero", "item", "nonzero", "equal", "masked_select"),
     *("_unique2", "unique_dim", "unique_consecutive"),
 )
-"""Operations that give the host a number or a size."""
+"""Operations that return a number or a size to the host."""
 
 EMPTY = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "lift_fresh", "detach", "alias")
 
@@ -42,7 +42,7 @@ class Operations(TorchDispatchMode):
     inside, workers : float
         Processor seconds of the operations themselves, which a device would spend, and of the join's threads.
     met : int
-        Operations of any kind, those that are no launches among them.
+        Operations of any kind, including those that launch nothing.
     """
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class Operations(TorchDispatchMode):
 
     @contextmanager
     def active(self) -> Iterator[Operations]:
-        """In this thread and in those of a join."""
+        """Active in this thread and in those of a join."""
         inner, to_host, send, take = device_join.stream, torch.Tensor.cpu, torch.Tensor.to, torch.from_numpy
 
         def cpu(tensor: torch.Tensor) -> torch.Tensor:
@@ -114,8 +114,8 @@ class Operations(TorchDispatchMode):
             self.waits[where] += waits
 
     def host(self, work: Callable[[], Any]) -> tuple[Any, float]:
-        """What some work gives, and processor seconds of this thread and of the join's outside of operations, without
-        what counting them takes."""
+        """The result of some work, and processor seconds of this thread and of the join's threads outside of
+        operations, without the cost of counting."""
         before = self.mark()
         started = time.thread_time()
         with self.active():
@@ -123,11 +123,11 @@ class Operations(TorchDispatchMode):
         return result, self.host_since(before, time.thread_time() - started)
 
     def mark(self) -> tuple[float, float, int]:
-        """Where it stands, for `host_since`."""
+        """The current state, for `host_since`."""
         return self.inside, self.workers, self.met
 
     def host_since(self, mark: tuple[float, float, int], own: float = 0.0) -> float:
-        """Processor seconds outside of operations: ``own`` ones of this thread, and those of the join's."""
+        """Processor seconds outside of operations: ``own`` of this thread, plus those of the join's threads."""
         inside, workers, met = mark
         spent = own + self.workers - workers - (self.inside - inside)
         return max(0.0, spent - (self.met - met) * _cost_of_counting())
@@ -139,7 +139,7 @@ class Operations(TorchDispatchMode):
 
 
 class _Watched:
-    """A worker of a join whose operations count."""
+    """A worker of a join whose operations are counted."""
 
     def __init__(self, operations: Operations, worker: Any) -> None:
         self._operations, self._worker = operations, worker
@@ -161,12 +161,12 @@ class _Watched:
 
 
 def _is_on_host(tensor: torch.Tensor) -> bool:
-    """Whether it was made of an array of the host, or of tensors that were."""
+    """Whether the tensor derives from an array of the host."""
     return getattr(tensor, "lies_on_host", False)
 
 
 def _marked(tensor: torch.Tensor, on_host: bool) -> torch.Tensor:
-    """The same numbers as another tensor, with the mark."""
+    """A tensor with the same numbers and the mark."""
     tensor = tensor.view_as(tensor)
     tensor.lies_on_host = on_host  # type: ignore[attr-defined]
     return tensor
@@ -177,7 +177,7 @@ def _names_device(arguments: Any, named: Any) -> bool:
 
 
 def _hidden_wait(name: str, args: Any, kwargs: Any) -> bool:
-    """An operation that finds out a size inside."""
+    """Whether an operation determines a size internally."""
     if name in ("index", "index_put_", "_index_put_impl_"):
         return any(at is not None and at.dtype in (torch.bool, torch.uint8) for at in args[1])
     if name == "repeat_interleave":
@@ -189,7 +189,7 @@ _cost: list[float] = []
 
 
 def _cost_of_counting() -> float:
-    """Processor seconds that counting one operation takes, beside the operation."""
+    """Processor seconds for counting one operation, without the operation."""
     if not _cost:
         one, times, operations = torch.zeros(1), 5_000, Operations()
         with operations:

@@ -16,13 +16,13 @@ _state = {"broken": False}
 
 
 def dask_setup(worker: object) -> None:
-    """Called by Dask when a worker starts: it has a GPU, which answers as long as it is whole."""
+    """Called by Dask when a worker starts: it has a GPU, which works until it breaks."""
     worker_device._cuda = True
     worker_device._broken = lambda device: STICKY if _state["broken"] else ""
 
 
 def work(number: int, marker: str) -> tuple[int, int]:
-    """(number, process); the first call of all, told by a file, breaks the GPU of its process for good."""
+    """(number, process); the very first call, marked by a file, permanently breaks the GPU of its process."""
     try:
         Path(marker).open("x").close()
         _state["broken"] = True
@@ -34,7 +34,7 @@ def work(number: int, marker: str) -> tuple[int, int]:
 
 
 def no_room(marker: str) -> Any:
-    """Finds no memory, and counts."""
+    """Fails for lack of memory, and counts the calls."""
     with Path(marker).open("a") as file:
         file.write("tried\n")
     raise NoRoomError("cuda has no memory for a tile of 16 × 16 products")
