@@ -19,7 +19,7 @@ import fsspec
 
 from dedup_assets.credentials import absolute, is_url, without_credentials, without_query
 from dedup_assets.errors import SourceError, reason, shown_cause
-from dedup_assets.ingest.formats.endings import EXPECTED, ending_of
+from dedup_assets.ingest.formats.endings import EXPECTED, ending_of, format_of
 from dedup_assets.ingest.hive import Partition, typed_partitions
 from dedup_assets.ingest.table_folders import HUDI, left_out_of_tables
 from dedup_assets.storage.own_folders import OwnFolders, lies_in_own, own_roots
@@ -29,6 +29,7 @@ SEEN_LINK = "a link to what is read already"
 LINK_OUT = "a link that leads out of its source (--follow-links anywhere reads it)"
 DEAD_LINK = "a link that leads nowhere"
 OWN = "inside a workspace or an output of dedup-assets"
+NOTE = "plain text beside other formats, perhaps notes (name it, or a glob that ends in .txt, to read its lines)"
 CHAINED = "its name holds '::', which a URL cannot say"
 
 _COPY = "Copy it to a folder outside if it is to be curated."
@@ -92,8 +93,9 @@ def unread_in_words(unread: Sequence[Unread]) -> str:
 def list_source(source: str, follow_links: str = "inside") -> Listing:
     """List one source. An empty folder is an answer; SourceError where the source cannot be listed.
 
-    A file named itself has to have a known ending. `follow_links` is the setting of that name; what is named itself
-    may be a link.
+    A file named itself has to have a known ending. Files of plain text are read where they are named, or where nothing
+    else is there: beside shards of other formats they are more often notes on these. `follow_links` is the setting of
+    that name; what is named itself may be a link.
     """
     anywhere = follow_links == "anywhere"
     if not source.strip():
@@ -113,6 +115,10 @@ def list_source(source: str, follow_links: str = "inside") -> Listing:
         raise SourceError(f"{source!r} has an unknown ending. Expected one of: {EXPECTED}.")
     others = [name for name in others if not _SILENT.fullmatch(PurePosixPath(name).name)]
     unread = [*found.unread, *(Unread(name, UNKNOWN_ENDING) for name in others)]
+    notes = [file for file in known if format_of(file.name) == "txt"]
+    if found.root and len(notes) < len(known) and format_of(source) != "txt":
+        known = [file for file in known if file not in notes]
+        unread += [Unread(file.name, NOTE) for file in notes]
     known.sort(key=lambda file: natural(file.name))
     partitions = typed_partitions([file.name for file in known])
     files = [replace(file, partition=partition) for file, partition in zip(known, partitions, strict=True)]

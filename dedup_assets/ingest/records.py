@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from dedup_assets.errors import ShardError
 from dedup_assets.ingest import columns
-from dedup_assets.ingest.formats.batches import render_row
+from dedup_assets.ingest.formats.batches import render_row, render_rows
 from dedup_assets.ingest.readers import Batch, Rejected, ShardContent, read_shard
 from dedup_assets.ingest.record_spec import IngestSpec, check_columns
 from dedup_assets.ingest.source_files import SourceFile, stored_bytes
@@ -177,8 +177,8 @@ class _Shard:
         id_reasons = columns.id_reasons(ids)
         reasons = np.where(reasons == "", id_reasons, reasons)
         good = reasons == ""
-        for index in np.flatnonzero(~good):
-            record = render_row(table, int(index))
+        bad = np.flatnonzero(~good)
+        for index, record in zip(bad.tolist(), render_rows(table, bad), strict=True):
             reason = reasons[index]
             self.quarantine.append(Rejected(int(batch.rows[index]), columns.reason_kind(reason), reason, record))
         if not good.any():

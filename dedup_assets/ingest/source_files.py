@@ -35,7 +35,7 @@ class SourceFile:
     uri : str
         An absolute local path without a scheme, or an fsspec URL without its credentials (`credentials`).
     format : str
-        "parquet", "arrow", "jsonl" or "csv", as the name says.
+        "parquet", "arrow", "jsonl", "csv", "tsv" or "txt", as the name says.
     compression : str or None
         None, "gzip", "zstd", "bz2" or "xz", as the name says.
     name : str

@@ -68,7 +68,7 @@ def test_sources_keep_their_order_and_a_file_named_twice_counts_once(tmp_path: P
 
 
 def test_globs_find_files_of_one_folder_and_of_many(tmp_path: Path) -> None:
-    touch(tmp_path, "one/a.csv", "one/b.csv", "two/a.csv", "one/notes.txt")
+    touch(tmp_path, "one/a.csv", "one/b.csv", "two/a.csv", "one/notes.md")
     assert keys(discover([str(tmp_path / "one" / "*")])) == ["a", "b"]
     many = discover([str(tmp_path / "*" / "a.csv")])
     assert [key.rsplit("-", 1)[0] for key in keys(many)] == ["one_a", "two_a"]
@@ -104,13 +104,13 @@ def test_a_file_url_is_the_local_path(tmp_path: Path) -> None:
 
 
 def test_errors_say_what_was_looked_for(tmp_path: Path) -> None:
-    touch(tmp_path, "notes.txt")
+    touch(tmp_path, "notes.md")
     with pytest.raises(SourceError, match=r"\.parquet, \.jsonl"):
         discover([str(tmp_path)])
     with pytest.raises(SourceError, match="does not exist"):
         discover([str(tmp_path / "none.csv")])
     with pytest.raises(SourceError, match="unknown ending"):
-        discover([str(tmp_path / "notes.txt")])
+        discover([str(tmp_path / "notes.md")])
     with pytest.raises(SourceError, match="no shard files"):
         discover([str(tmp_path / "*.csv")])
     with pytest.raises(SourceError, match="no source"):

@@ -21,15 +21,17 @@ MOST_COLUMNS = 4_096
 """Columns of a file at most: a file with more is a matrix, or an object used as a dictionary."""
 
 LONGEST_RECORD = 2**28
-"""Bytes of one record of JSON or CSV at most."""
+"""Bytes of one record of JSON, CSV or plain text at most."""
 
 LONGEST_STRING = 10_000
 """Characters of a string that a quarantined record shows; the input itself still has the rest."""
 
+_RENDERED_AT_ONCE = 256  # as Python's objects they may be large
+
 LONGEST_LIST = 2_000  # longer than any common embedding, so that a bad one is shown whole
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Rejected:
     """A row that could not be parsed: its number, a stable kind, the reason in full, the row as JSON."""
 
@@ -112,6 +114,18 @@ def render_row(table: pa.Table, index: int) -> str:
         except (ValueError, OverflowError):  # a date outside Python's calendar
             record[name] = f"[{cell.type} outside Python's range]"
     return render_record(record)
+
+
+def render_rows(table: pa.Table, indices: np.ndarray) -> list[str]:
+    """`render_row` for each of some rows, int64 (n,)."""
+    rendered: list[str] = []
+    for start in range(0, len(indices), _RENDERED_AT_ONCE):
+        some = indices[start : start + _RENDERED_AT_ONCE]
+        try:
+            rendered += map(render_record, table.take(pa.array(some, pa.int64())).to_pylist())
+        except (ValueError, OverflowError):  # in one of them; UnicodeDecodeError is one too
+            rendered += (render_row(table, index) for index in some.tolist())
+    return rendered
 
 
 def rendered_value(record: str | None, column: str) -> str | None:
