@@ -34,7 +34,8 @@ def curate(
     """Deduplicate shard files against each other and all that was curated before.
 
     SOURCE is a file, a folder, a glob or an fsspec URL of Parquet, Arrow, JSON lines (.jsonl, .json), CSV, TSV
-    or plain text, compressed or not; one file is one shard. Without SOURCE, what is registered and unfinished is finished.
+    or plain text, compressed or not; one file is one shard. Without SOURCE, what is registered and unfinished is
+    finished.
 
     The first call writes the options to WORKSPACE/curation.toml, later calls read them. Shards that are
     finished are not touched again, unless their file has other content now: that takes the place of the old

@@ -131,10 +131,20 @@ def render_rows(table: pa.Table, indices: np.ndarray) -> list[str]:
 def rendered_value(record: str | None, column: str) -> str | None:
     """A value of a row that `render_record` rendered, as text; None where it has none."""
     try:
-        value = json.loads(record or "null").get(column)
-    except (ValueError, AttributeError):
+        value = _value_at(json.loads(record or "null"), column)
+    except ValueError:
         return None
     return None if value is None else str(value)
+
+
+def _value_at(record: Any, column: str) -> Any:
+    """The value of a column, also of one inside others (`doc.text`); None where there is none."""
+    if not isinstance(record, dict):
+        return None
+    if column in record:
+        return record[column]
+    inside = (_value_at(record[key], column[len(key) + 1 :]) for key in record if column.startswith(f"{key}."))
+    return next((value for value in inside if value is not None), None)
 
 
 def render_unparsed(raw: bytes | str) -> str:

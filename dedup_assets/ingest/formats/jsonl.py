@@ -10,7 +10,8 @@ What a file may hold beside clean rows:
 
 - A line, or an element of the array, that is not a JSON object in valid UTF-8 is rejected.
 - A string that looks like a date stays the string it is.
-- A value that is not a string in a text column that otherwise holds strings is rejected.
+- A value that is not a string in a text column that otherwise holds strings is rejected. One of conversations
+  (`chats`) keeps its type, or becomes JSON text where they have no common one.
 - Any other column whose values have no common type becomes a string column of JSON text, in all rows; the id
   column does so too, except that its strings stay as they are. Integers beyond 64 bits count as such values
   because no column type holds them exactly.
@@ -41,6 +42,7 @@ import pyarrow.compute as pc
 import pyarrow.json as pj
 
 from dedup_assets.errors import ShardError
+from dedup_assets.ingest.chats import as_json, is_chat, may_be_chat, may_be_messages
 from dedup_assets.ingest.formats.batches import (
     BLOCK_BYTES,
     MOST_COLUMNS,
@@ -83,7 +85,11 @@ def read(source: SourceFile, text_columns: Sequence[str], id_column: str) -> Sha
 
 def _batches(source: SourceFile, schema: pa.Schema, encoded: frozenset[str], plan: _Plan) -> Iterator[Batch]:
     rows_of_piece = max(1, _MOST_CELLS // max(1, _leaves(schema)))
-    texts = [column.name for column in schema if column.name in plan.text_columns and column.type == pa.string()]
+    texts = [
+        column.name
+        for column in schema
+        if column.name in plan.text_columns and column.type == pa.string() and not is_chat(column)
+    ]
     with reading(source):
         for block in (piece for whole in json_blocks(source) for piece in _pieces(whole, rows_of_piece)):
             table = None if encoded else _parse_with_arrow(block, schema)
@@ -181,6 +187,7 @@ class _Plan:
     id_column: str
     types: dict[str, pa.DataType | None] = field(default_factory=dict)  # None: no common type
     not_text: dict[str, pa.DataType] = field(default_factory=dict)  # other types seen in text columns
+    chats: dict[str, pa.DataType | None] = field(default_factory=dict)  # in these too: lists of messages
     large_integers: set[str] = field(default_factory=set)
     has_rows: bool = False
     rows: int = 0
@@ -190,7 +197,7 @@ class _Plan:
     @property
     def columns(self) -> int:
         """How many columns were seen."""
-        return len({**self.types, **self.not_text})
+        return len({**self.types, **self.not_text, **self.chats})
 
     def observe(self, block: JsonBlock) -> None:
         """Learn the types of the rows of a block, in pieces that grow as long as nothing new is found."""
@@ -220,10 +227,11 @@ class _Plan:
 
     def _known(self) -> pa.Schema | None:
         """A schema that holds what was seen, None where Arrow has no such type."""
-        if not self.types or self.not_text:
+        if not self.types or self.not_text or not self.chats.keys().isdisjoint(self.types):
             return None
-        fields = [(name, kind) for name, kind in self.types.items() if kind is not None]
-        return pa.schema(fields) if len(fields) == len(self.types) else None
+        seen = {**self.types, **self.chats}
+        fields = [(name, kind) for name, kind in seen.items() if kind is not None]
+        return pa.schema(fields) if len(fields) == len(seen) else None
 
     def _observe_table(self, table: pa.Table | None) -> bool:
         """Whether a parsed piece could be learnt from."""
@@ -249,7 +257,10 @@ class _Plan:
                 others = [value for value in values if value is not None and not isinstance(value, str)]
                 if len(others) < len(values):
                     self._add(name, pa.string() if any(isinstance(v, str) for v in values) else pa.null())
-                values = others
+                lists = [value for value in others if may_be_messages(value)]
+                if lists:
+                    self._merge(self.chats, name, _type_of(lists))
+                values = [value for value in others if not may_be_messages(value)]
                 if not values:
                     continue
             self._add(name, _type_of(values))
@@ -258,25 +269,37 @@ class _Plan:
 
     def _add(self, name: str, seen: pa.DataType | None) -> None:
         seen = None if seen is None else _without_times(seen)
-        if name in self.text_columns and not (
-            seen is not None and (pa.types.is_string(seen) or pa.types.is_null(seen))
-        ):
+        if name not in self.text_columns or (seen is not None and (pa.types.is_string(seen) or pa.types.is_null(seen))):
+            self._merge(self.types, name, seen)
+        elif seen is not None and may_be_chat(seen):
+            self._merge(self.chats, name, seen)
+        else:
             self.not_text.setdefault(name, pa.string() if seen is None else seen)
-            return
-        known = self.types.get(name, pa.null())
+
+    def _merge(self, types: dict[str, pa.DataType | None], name: str, seen: pa.DataType | None) -> None:
+        seen = None if seen is None else _without_times(seen)
+        known = types.get(name, pa.null())
         common = None if known is None or seen is None else _common_type(known, seen)
         # A type that is no schema any more only grows.
-        self.types[name] = None if common is not None and _nests_wider(common, _MOST_FIELDS) else common
+        types[name] = None if common is not None and _nests_wider(common, _MOST_FIELDS) else common
 
     def schema(self) -> tuple[pa.Schema, frozenset[str]]:
         """The schema of the file and the columns that become JSON text."""
-        fields: dict[str, pa.DataType] = {}
+        fields: dict[str, pa.DataType | pa.Field] = {}
         encoded = set()
-        for name in {**self.types, **self.not_text}:
+        for name in {**self.types, **self.not_text, **self.chats}:
             known = self.types.get(name, pa.null())
             if name in self.text_columns:
                 # A column without any string is not text as a whole: that is for the caller to judge.
                 alone = known is None or pa.types.is_null(known)
+                if alone and name in self.chats:
+                    chat = self.chats[name]
+                    if chat is None or name in self.not_text or not _storable(chat) or name in self.large_integers:
+                        encoded.add(name)
+                        fields[name] = as_json(name)
+                    else:
+                        fields[name] = chat
+                    continue
                 fields[name] = self.not_text[name] if alone and name in self.not_text else pa.string()
                 continue
             rounded = known is not None and pa.types.is_floating(known) and name in self.large_integers
@@ -284,7 +307,8 @@ class _Plan:
                 encoded.add(name)
                 known = pa.string()
             fields[name] = known
-        return pa.schema(list(fields.items())), frozenset(encoded)
+        of = [kind if isinstance(kind, pa.Field) else pa.field(name, kind) for name, kind in fields.items()]
+        return pa.schema(of), frozenset(encoded)
 
 
 def _may_be_rounded(column: pa.ChunkedArray) -> bool:
