@@ -179,8 +179,19 @@ def test_a_saved_dataset_is_read_as_what_it_is(tmp_path: Path) -> None:
     for split in ("train", "test"):
         saved_dataset(tmp_path / "dict" / split, [part])
     (tmp_path / "dict" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
-    assert files(tmp_path / "dict") == [f"{split}/data-00000-of-00001.arrow" for split in ("test", "train")]
+    assert files(tmp_path / "dict") == [f"{split}/data-00000-of-00001.arrow" for split in ("train", "test")]
     assert not unread(tmp_path / "dict")
+
+    both = [f"data-0000{i}-of-00002.arrow" for i in (1, 0)]  # the order is that of the state, not that of the names
+    saved_dataset(tmp_path / "dict" / "test2", [part, part], _data_files=[{"filename": name} for name in both])
+    touch(tmp_path / "dict", "zeta.csv", "a.csv")
+    assert files(tmp_path / "dict") == [
+        "a.csv",
+        "train/data-00000-of-00001.arrow",
+        "test/data-00000-of-00001.arrow",
+        *(f"test2/{name}" for name in both),
+        "zeta.csv",
+    ]
 
     saved_dataset(tmp_path / "chosen", [part], _indices_data_files=[{"filename": "indices.arrow"}])
     assert (

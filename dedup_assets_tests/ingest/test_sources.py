@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
+from importlib import import_module
 from pathlib import Path
 
 import fsspec
@@ -96,6 +98,14 @@ def test_fsspec_urls_name_files_folders_and_globs() -> None:
             discover(["memory://corpus/none.jsonl"])
     finally:
         memory.rm("/corpus", recursive=True)
+
+
+def test_a_file_system_that_is_not_installed_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, url in (("huggingface_hub", "hf://datasets/org/name"), ("s3fs", "s3://bucket/a.jsonl")):
+        monkeypatch.delitem(import_module("fsspec.registry")._registry, url.partition(":")[0], raising=False)
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(SourceError, match=rf"not installed: .*`pip install {module}`"):
+            discover([url])
 
 
 def test_a_file_url_is_the_local_path(tmp_path: Path) -> None:
