@@ -19,6 +19,9 @@ import numpy as np
 import pyarrow as pa
 
 _KEYS = (("role", "content"), ("from", "value"))
+ROLES = frozenset(role for role, _ in _KEYS)
+"""Keys of a message that say who speaks."""
+
 _MARK = {b"dedup_assets.chat": b"json"}
 
 

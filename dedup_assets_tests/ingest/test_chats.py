@@ -83,7 +83,7 @@ def test_different_conversations_have_different_texts(
 
 
 ROWS: list[dict[str, Any]] = [
-    {"id": "plain", "messages": say(("user", "Why?"), ("assistant", "So."))},
+    {"id": "plain", "messages": say(("user", "Why?"), ("assistant", "So.")), "other": 1},
     {"id": "null content", "messages": say(("user", "Why?"), ("assistant", None))},
     {"id": "null", "messages": None},
     {"id": "none", "messages": []},
@@ -129,7 +129,8 @@ def test_conversations_of_a_file_are_records_whatever_else_it_holds(tmp_path: Pa
         assert json.loads(shard.table["messages"][7].as_py()) == MIXED[0]["messages"]
     else:
         assert pa.types.is_list(shard.table.schema.field("messages").type)
-        assert shard.table.select(["id", "messages"]).to_pylist() == pa.Table.from_pylist(rows).to_pylist()
+        assert shard.table.to_pylist() == pa.Table.from_pylist(rows).to_pylist()
+    assert shard.table.column_names == ["id", "messages", "other"]
     # What is published is read again as what it was.
     again = Ingested(
         tmp_path / "again", "c.parquet", (shard.out / "table.parquet").read_bytes(), text_columns=("messages",)

@@ -42,7 +42,7 @@ import pyarrow.compute as pc
 import pyarrow.json as pj
 
 from dedup_assets.errors import ShardError
-from dedup_assets.ingest.chats import as_json, is_chat, may_be_chat, may_be_messages
+from dedup_assets.ingest.chats import ROLES, as_json, is_chat, may_be_chat, may_be_messages
 from dedup_assets.ingest.formats.batches import (
     BLOCK_BYTES,
     MOST_COLUMNS,
@@ -188,6 +188,8 @@ class _Plan:
     types: dict[str, pa.DataType | None] = field(default_factory=dict)  # None: no common type
     not_text: dict[str, pa.DataType] = field(default_factory=dict)  # other types seen in text columns
     chats: dict[str, pa.DataType | None] = field(default_factory=dict)  # in these too: lists of messages
+    have_roles: set[str] = field(default_factory=set)  # of these: some message says who speaks
+    names: dict[str, None] = field(default_factory=dict)  # in the order in which they were seen
     large_integers: set[str] = field(default_factory=set)
     has_rows: bool = False
     rows: int = 0
@@ -197,7 +199,7 @@ class _Plan:
     @property
     def columns(self) -> int:
         """How many columns were seen."""
-        return len({**self.types, **self.not_text, **self.chats})
+        return len(self.names)
 
     def observe(self, block: JsonBlock) -> None:
         """Learn the types of the rows of a block, in pieces that grow as long as nothing new is found."""
@@ -227,9 +229,10 @@ class _Plan:
 
     def _known(self) -> pa.Schema | None:
         """A schema that holds what was seen, None where Arrow has no such type."""
-        if not self.types or self.not_text or not self.chats.keys().isdisjoint(self.types):
+        known = {name: kind for name, kind in self.types.items() if kind != pa.null() or name not in self.chats}
+        if not known or self.not_text or not self.chats.keys().isdisjoint(known):
             return None
-        seen = {**self.types, **self.chats}
+        seen = {**known, **self.chats}
         fields = [(name, kind) for name, kind in seen.items() if kind is not None]
         return pa.schema(fields) if len(fields) == len(seen) else None
 
@@ -259,7 +262,10 @@ class _Plan:
                     self._add(name, pa.string() if any(isinstance(v, str) for v in values) else pa.null())
                 lists = [value for value in others if may_be_messages(value)]
                 if lists:
+                    self.names.setdefault(name)
                     self._merge(self.chats, name, _type_of(lists))
+                    if any(not ROLES.isdisjoint(message) for messages in lists for message in messages):
+                        self.have_roles.add(name)
                 values = [value for value in others if not may_be_messages(value)]
                 if not values:
                     continue
@@ -268,13 +274,17 @@ class _Plan:
                 self.large_integers.add(name)
 
     def _add(self, name: str, seen: pa.DataType | None) -> None:
+        self.names.setdefault(name)
         seen = None if seen is None else _without_times(seen)
         if name not in self.text_columns or (seen is not None and (pa.types.is_string(seen) or pa.types.is_null(seen))):
             self._merge(self.types, name, seen)
         elif seen is not None and may_be_chat(seen):
             self._merge(self.chats, name, seen)
+            if pa.types.is_struct(seen.value_type) and not ROLES.isdisjoint(part.name for part in seen.value_type):
+                self.have_roles.add(name)
         else:
-            self.not_text.setdefault(name, pa.string() if seen is None else seen)
+            known = self.not_text.get(name, pa.null())
+            self.not_text[name] = (None if seen is None else _common_type(known, seen)) or pa.string()
 
     def _merge(self, types: dict[str, pa.DataType | None], name: str, seen: pa.DataType | None) -> None:
         seen = None if seen is None else _without_times(seen)
@@ -287,19 +297,20 @@ class _Plan:
         """The schema of the file and the columns that become JSON text."""
         fields: dict[str, pa.DataType | pa.Field] = {}
         encoded = set()
-        for name in {**self.types, **self.not_text, **self.chats}:
+        for name in self.names:
             known = self.types.get(name, pa.null())
             if name in self.text_columns:
                 # A column without any string is not text as a whole: that is for the caller to judge.
                 alone = known is None or pa.types.is_null(known)
-                if alone and name in self.chats:
-                    chat = self.chats[name]
-                    if chat is None or name in self.not_text or not _storable(chat) or name in self.large_integers:
-                        encoded.add(name)
-                        fields[name] = as_json(name)
-                    else:
-                        fields[name] = chat
+                chat = self.chats.get(name)
+                if alone and chat is not None and name not in self.not_text and _storable(chat):
+                    fields[name] = chat
                     continue
+                if alone and name in self.have_roles:
+                    encoded.add(name)
+                    fields[name] = as_json(name)
+                    continue
+                alone &= name not in self.chats  # lists and others: whatever is no string is rejected
                 fields[name] = self.not_text[name] if alone and name in self.not_text else pa.string()
                 continue
             rounded = known is not None and pa.types.is_floating(known) and name in self.large_integers
