@@ -40,7 +40,9 @@ def is_chat(field: pa.Field) -> bool:
 
 def may_be_chat(kind: pa.DataType) -> bool:
     """Whether a type is that of lists of structs, or of lists that are all empty."""
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    types = pa.types
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    is_list = is_list or types.is_list_view(kind) or types.is_large_list_view(kind)
     return is_list and (pa.types.is_struct(kind.value_type) or pa.types.is_null(kind.value_type))
 
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from dedup_assets.errors import ShardError
 from dedup_assets.ingest.formats import csv as csv_format
 from dedup_assets.ingest.formats import json_blocks
+from dedup_assets.ingest.formats import jsonl as jsonl_format
 from dedup_assets.ingest.formats import parquet as parquet_format
 from dedup_assets.ingest.formats import txt as txt_format
 from dedup_assets.ingest.readers import Rejected, read_shard
@@ -111,6 +112,33 @@ def test_a_bad_json_line_is_rejected_and_the_others_are_read(tmp_path: Path, lin
     assert table.column("text").to_pylist() == ["a", "b"] and rows == [0, 2]
     assert [(item.row, item.kind) for item in rejected] == [(1, kind)]
     assert rejected[0].reason.startswith(kind) and "unparsed" in json.loads(rejected[0].record)
+
+
+@pytest.mark.parametrize("piece", [1, 2**16])
+def test_a_text_inside_a_json_struct_that_is_no_string_rejects_its_row_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    monkeypatch.setattr(jsonl_format, "_LEARNING_BYTES", piece)
+
+    def rows(*texts: Any) -> list[dict[str, Any]]:
+        return [{"doc": {"text": text, "n": n}} for n, text in enumerate(texts)]
+
+    def read_inside(*objects: dict[str, Any]) -> tuple[str, list[Any], list[str]]:
+        (tmp_path / "a.jsonl").write_bytes(as_lines(*objects))
+        content = read_shard(discover([str(tmp_path / "a.jsonl")])[0], ("doc.text",), "id")
+        batches = list(content.batches)
+        kept = [row["doc"] for batch in batches for row in batch.table.to_pylist()]
+        return str(content.schema.field("doc").type), kept, [item.reason for b in batches for item in b.rejected]
+
+    kept = [{"text": "a", "n": 0}, {"text": "b", "n": 2}, {"text": None, "n": 3}]
+    reasons = [f"text is not a string ({kind})" for kind in ("int", "list")]
+    assert read_inside(*rows("a", 5, "b", None, [1])) == ("struct<text: string, n: int64>", kept, reasons)
+    numbers = [{"text": 1, "n": 0}, {"text": 2, "n": 1}]
+    assert read_inside(*rows(1, 2)) == ("struct<text: int64, n: int64>", numbers, [])
+    assert read_inside(*rows(1, [2])) == ("struct<text: string, n: int64>", [], reasons)
+    # A column of the whole name is the text, and nothing of the other is lost.
+    kind, found, rejected = read_inside(*rows("a", 5), {"doc.text": "own"})
+    assert (kind, rejected) == ("string", []) and found[1] == '{"text": 5, "n": 1}'
 
 
 def test_odd_json_values_that_parquet_cannot_hold_become_json_text(tmp_path: Path) -> None:
