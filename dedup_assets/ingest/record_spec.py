@@ -22,7 +22,8 @@ class IngestSpec:
     text_columns : tuple of str
         Joined by one empty line in this order, nulls skipped. May be missing from a file, all of them at
         once, when there is an embedding column: the text is then "" for every record, and what makes two
-        records exact duplicates is the stored vector.
+        records exact duplicates is the stored vector. Strings, what is written as one (numbers, dates), or
+        conversations (`chats`). Each column here may be a field inside a struct (`struct_columns`).
     id_column : str
     id_column_required : bool
         False: a file without the column gets the ids SHARD:ROW.
