@@ -44,7 +44,7 @@ def curate(
     Parameters
     ----------
     *sources
-        Files, folders, globs or fsspec URLs of Parquet, JSON lines or CSV; one file is one shard. Without
+        Files, folders, globs or fsspec URLs of Parquet, Arrow, JSON, CSV, TSV or text; one file is one shard. Without
         any, what is registered and unfinished is finished.
     workspace
         Folder of the workspace; made on first use.

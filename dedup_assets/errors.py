@@ -71,6 +71,13 @@ class UnexpectedError(DedupError):
     """An unforeseen failure that does not belong to a single shard; `__cause__` is the exception."""
 
 
+def missing_package(problem: ImportError) -> str:
+    """What is not installed, and the command that installs it, where the exception or its cause tells a name."""
+    cause = problem.__cause__ if isinstance(problem.__cause__, ImportError) else problem
+    name = (cause.name or "").partition(".")[0]
+    return f"{problem}. Install it with `pip install {name}`, and run again." if name else str(problem)
+
+
 def shown_cause(problem: BaseException) -> BaseException | None:
     """A library's exception as the cause of ours; None if it repeats credentials."""
     known: BaseException | None = problem

@@ -122,7 +122,8 @@ class _Vectors:
     """what a record is and how its vector is made; fixed for the life of a workspace"""
 
     text_columns: Columns = ("text",)
-    """Columns that make the text; several are joined by one empty line."""
+    """Columns that make the text; several are joined by one empty line. doc.text is the field text of a column doc of
+    structs. A column of conversations, lists of messages with role and content, is text too."""
     id_column: Text = "id"
     """Column of the record id; if it is the default and absent, ids are SHARD:ROW."""
     embedding_column: Text = ""

@@ -175,6 +175,18 @@ def bz2_of_rows(path: Path) -> None:
     path.write_bytes(bz2.compress(b'{"text":"the same"}\n' * MIB) * 20)
 
 
+def xz_of_rows(path: Path) -> None:
+    path.write_bytes(lzma.compress(b'{"text":"the same"}\n' * MIB, preset=0) * 20)
+
+
+def txt_blank_lines(path: Path) -> None:
+    path.write_bytes(b"\n" * 100 * MIB)
+
+
+def txt_one_line(path: Path) -> None:
+    path.write_bytes(b"x" * 300 * MIB)
+
+
 def zstd_of_zeros(path: Path) -> None:
     import zstandard
 
@@ -205,6 +217,9 @@ REFUSED: dict[Callable[[Path], None], str] = {
     csv_open_quote: "rows cannot be records",
     csv_wide_and_blank: "text",
     bz2_of_rows: "times its size",
+    xz_of_rows: "times its size",
+    txt_blank_lines: "rows cannot be records",
+    txt_one_line: "a line of more than",
     zstd_of_zeros: "zeros only",
 }
 """The files that are refused, with a part of the reason."""
@@ -222,7 +237,9 @@ SUFFIXES = {
     "arrow": ".arrow",
     "jsonl": ".jsonl",
     "csv": ".csv",
+    "txt": ".txt",
     "bz2": ".jsonl.bz2",
+    "xz": ".jsonl.xz",
     "zstd": ".jsonl.zst",
 }
 
@@ -234,7 +251,7 @@ def read_bomb(path: Path) -> dict[str, object]:
     from dedup_assets.ingest.source_files import SourceFile
 
     kind = path.name.split("_")[0]
-    found = {"bz2": "jsonl", "zstd": "jsonl"}.get(kind, kind)
+    found = {"bz2": "jsonl", "xz": "jsonl", "zstd": "jsonl"}.get(kind, kind)
     source = SourceFile("bomb", str(path), found, kind if found != kind else None)
     outcome: dict[str, object] = {}
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:

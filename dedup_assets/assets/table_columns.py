@@ -57,6 +57,13 @@ def table_schema(stage: str, schema: pa.Schema, lineage: dg.TableColumnLineage |
     return dg.TableSchema(columns=columns)
 
 
+def _outermost(column: str, there: Sequence[str]) -> Sequence[str]:
+    """The column of the input that a name stands for, or that holds it in a struct; none where it is not there."""
+    if column in there:
+        return [column]
+    return [name for name in there if column.startswith(f"{name}.")][:1]
+
+
 def column_lineage(stage: str, raw_columns: Sequence[str], settings: Settings) -> dg.TableColumnLineage | None:
     """Where the columns of a stage come from, down to the columns of the input; None for the input itself."""
 
@@ -64,7 +71,7 @@ def column_lineage(stage: str, raw_columns: Sequence[str], settings: Settings) -
         return [dg.TableColumnDep(asset_key=dg.AssetKey(asset), column_name=column) for column in columns]
 
     def raw(*columns: str) -> list[dg.TableColumnDep]:
-        return of("raw_shards", *(column for column in columns if column in raw_columns))
+        return of("raw_shards", *(name for column in columns for name in _outermost(column, raw_columns)))
 
     texts = raw(*settings.text_columns)
     ids = raw(settings.id_column)

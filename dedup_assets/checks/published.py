@@ -22,6 +22,7 @@ from dedup_assets.storage.decisions import read_record_decisions
 from dedup_assets.storage.ledger import REFERENCE, Admission
 from dedup_assets.storage.raw_table import RawShard
 from dedup_assets.storage.shards import Records, read_records
+from dedup_assets.storage.struct_columns import find_column, read_column_of
 from dedup_assets.storage.workspace import Workspace
 
 HELD_SHARDS = 32
@@ -90,9 +91,9 @@ class Published:
         """Ids in the published file of a shard, as text; None if it has no id column. `kept_ids` caches the latest
         results."""
         path, name = self.file("deduplicated", shard), self.workspace.settings.id_column
-        if name not in pq.read_schema(path).names:
+        if find_column(pq.read_schema(path), name) is None:
             return None
-        return id_strings(pq.read_table(path, columns=[name]).column(0))
+        return id_strings(read_column_of(path, name))
 
     def kept(self, shard: str, rows: np.ndarray) -> np.ndarray:
         """Decisions on records by row: 1 kept, 0 removed, -1 none: int8 (n,)."""

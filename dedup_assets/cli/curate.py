@@ -33,8 +33,9 @@ def curate(
 ) -> None:
     """Deduplicate shard files against each other and all that was curated before.
 
-    SOURCE is a file, a folder, a glob or an fsspec URL of Parquet, JSON lines (.jsonl, .json; .gz, .zst) or
-    CSV; one file is one shard. Without SOURCE, what is registered and unfinished is finished.
+    SOURCE is a file, a folder, a glob or an fsspec URL of Parquet, Arrow, JSON lines (.jsonl, .json), CSV, TSV
+    or plain text, compressed or not; one file is one shard. Without SOURCE, what is registered and unfinished is
+    finished.
 
     The first call writes the options to WORKSPACE/curation.toml, later calls read them. Shards that are
     finished are not touched again, unless their file has other content now: that takes the place of the old

@@ -37,6 +37,7 @@ from dedup_assets.storage.publish import (
 )
 from dedup_assets.storage.raw_table import take_rows
 from dedup_assets.storage.shards import REJECTED, RETRACTED_ID, AdmittedShard, read_records, read_rejected
+from dedup_assets.storage.struct_columns import column_field
 from dedup_assets.storage.tables import DUPLICATES, QUARANTINE, write_parquet
 from dedup_assets.storage.workspace import Workspace
 
@@ -259,8 +260,8 @@ def _id_type(workspace: Workspace, admission: Admission | None) -> pa.DataType:
     if admission is None:
         return pa.string()
     schema = _schema_of(workspace.raw(admission.shard, admission.fingerprint).table)
-    at = schema.get_field_index(workspace.settings.id_column)
-    return schema.field(at).type if at >= 0 and pa.types.is_integer(schema.field(at).type) else pa.string()
+    field = column_field(schema, workspace.settings.id_column)
+    return field.type if field is not None and pa.types.is_integer(field.type) else pa.string()
 
 
 @lru_cache(maxsize=4096)

@@ -29,6 +29,7 @@ from dedup_assets.storage.ledger import Admission
 from dedup_assets.storage.publish import publish_file, storage_errors
 from dedup_assets.storage.raw_table import RawShard, raw_table_writer
 from dedup_assets.storage.shards import read_records, read_rejected, text_keys
+from dedup_assets.storage.struct_columns import alone, column_of, find_column, nothing_beside
 from dedup_assets.storage.tables import write_parquet
 from dedup_assets.storage.workspace import Workspace
 
@@ -103,8 +104,9 @@ def _blank_rows(a: Admission, raw: RawShard, id_column: str, positions: np.ndarr
                 gone = np.zeros(table.num_rows, bool)
                 inside = positions[(positions >= start) & (positions < start + table.num_rows)]
                 gone[inside - start] = True
-                if id_column in table.column_names and len(buried):
-                    gone |= np.asarray(pc.fill_null(pc.is_in(id_strings(table[id_column]), buried), False))
+                if find_column(table.schema, id_column) and len(buried):
+                    ids = id_strings(column_of(table, id_column))
+                    gone |= np.asarray(pc.fill_null(pc.is_in(ids, buried), False))
                 start += table.num_rows
                 full = gone & ~_is_blank(table, id_column)
                 blanked += int(full.sum())
@@ -126,20 +128,22 @@ def _blank_rows(a: Admission, raw: RawShard, id_column: str, positions: np.ndarr
 def _needs_it(raw: RawShard, id_column: str, positions: np.ndarray, buried: pa.Array) -> Iterator[bool]:
     """Whether any row of a table must be overwritten."""
     yield len(positions) > 0
-    names = pq.read_schema(raw.table).names
-    if id_column in names and len(buried):
+    if find_column(pq.read_schema(raw.table), id_column) and len(buried):
         with pq.ParquetFile(raw.table) as file:
             for group in range(file.num_row_groups):
-                ids = id_strings(file.read_row_group(group, columns=[id_column])[id_column])
+                ids = id_strings(column_of(file.read_row_group(group, columns=[id_column]), id_column))
                 yield bool(pc.any(pc.is_in(ids, buried)).as_py())
 
 
 def _is_blank(table: pa.Table, id_column: str) -> np.ndarray:
     """Which rows (n,) already hold only their id."""
     blank = np.ones(table.num_rows, bool)
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        if name != id_column:
+    place = find_column(table.schema, id_column) or (-1,)
+    for at, column in enumerate(table.columns):
+        if at != place[0]:
             blank &= np.asarray(column.is_null())
+        elif len(place) > 1:
+            blank &= nothing_beside(column.combine_chunks(), place[1:])
     return blank
 
 
@@ -148,9 +152,13 @@ def _blank(table: pa.Table, gone: np.ndarray, id_column: str, a: Admission) -> p
     take no null."""
     places = np.arange(table.num_rows)
     columns = []
-    for field, column in zip(table.schema, table.columns, strict=True):
-        if field.name == id_column:
+    id_place = find_column(table.schema, id_column) or (-1,)
+    for at, (field, column) in enumerate(zip(table.schema, table.columns, strict=True)):
+        if at == id_place[0] and len(id_place) == 1:
             columns.append(column)
+        elif at == id_place[0]:
+            whole = pa.chunked_array([*column.chunks, alone(column.combine_chunks(), id_place[1:])], column.type)
+            columns.append(whole.take(pa.array(np.where(gone, places + len(column), places))))
         elif field.nullable:
             columns.append(column.take(pa.array(places, mask=gone)))
         elif gone.all():

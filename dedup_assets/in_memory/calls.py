@@ -53,7 +53,8 @@ def deduplicate(
     columns
         Name of the column of the text, "text" by default. Several names: their texts are joined by one empty line.
         Names with weights, as in ``{"title": 2, "body": 1}``: a vector each, and the similarity is the mean of theirs
-        by weight, over the columns that a record has.
+        by weight, over the columns that a record has. ``doc.text`` is the field ``text`` of a column ``doc`` of
+        structs. Lists of messages, with ``role`` and ``content`` or with ``from`` and ``value``, are texts too.
     vectors : array (n, d), optional
         Finite numbers, one row for each record, of any length; float16 and float32 are compared as they are, others as
         float32. Then no model is asked. Records are copies of one another by their texts where they are texts or

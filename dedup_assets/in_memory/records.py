@@ -16,7 +16,9 @@ import pyarrow.compute as pc
 
 from dedup_assets.display_text import counted, kind_of, short
 from dedup_assets.errors import SourceError, first_line
-from dedup_assets.ingest.columns import decoded, is_text, is_written_as_text, join_texts
+from dedup_assets.ingest.chats import array_of_chats, is_chat
+from dedup_assets.ingest.columns import decoded, is_text, is_written_as_text, join_texts, text_table
+from dedup_assets.storage.struct_columns import AmbiguousColumn, column_field, column_of
 
 T = TypeVar("T")
 
@@ -219,15 +221,18 @@ def _dicts(plain: Records, items: Sequence[Mapping], what: str) -> Records:
         names |= dict.fromkeys(item)
 
     def table(wanted: Sequence[str]) -> pa.Table:
-        columns = {}
+        columns, fields = [], []
         for name in wanted:
+            values = [item.get(name) for item in items]
             try:
-                columns[name] = pa.chunked_array([pa.array([item.get(name) for item in items])])
+                column, field = array_of_chats(name, values) or (pa.array(values), None)
+                columns.append(column)
+                fields.append(field or pa.field(name, column.type))
             except (pa.ArrowException, UnicodeEncodeError) as problem:
                 raise SourceError(
                     f"column {name!r} of {what} holds values of several kinds ({first_line(problem)}). Expected texts."
                 ) from problem
-        return pa.table(columns)
+        return pa.Table.from_arrays(columns, schema=pa.schema(fields))
 
     return Records(plain.native, plain.count, plain.take, plain.one, table, list(names))
 
@@ -308,26 +313,52 @@ def _weights(columns: Columns | None) -> dict[str, float] | None:
 
 
 def _columns(records: Records, names: Sequence[str], what: str) -> pa.Table:
-    missing = [name for name in names if name not in records.names]
+    table = _table_with(records, names)
+    try:
+        fields = {name: column_field(table.schema, name) for name in names}
+    except AmbiguousColumn as problem:
+        raise SourceError(f"{what}: {problem}.") from problem
+    missing = [name for name, field in fields.items() if field is None]
     if missing:
         raise SourceError(
             f"{what} has no column {', '.join(map(repr, missing))}: the columns are "
             f"{', '.join(map(repr, records.names)) or 'none'}."
         )
-    assert records.table is not None
-    table = records.table(names)
-    for field in table.schema:
-        if not is_written_as_text(field.type) and not pa.types.is_null(field.type):
+    for name, field in fields.items():
+        assert field is not None
+        if not is_written_as_text(field.type) and not pa.types.is_null(field.type) and not is_chat(field):
             raise SourceError(
-                f"column {field.name!r} of {what} holds {field.type}. Expected texts, numbers, dates or times."
+                f"column {name!r} of {what} holds {field.type}. Expected texts, numbers, dates, times, or "
+                "conversations: lists of structs with role and content, or from and value."
             )
-    return table
+    texts, reasons = text_table(table, names)
+    wrong = np.flatnonzero(reasons != "")
+    if len(wrong):
+        raise SourceError(
+            f"{counted(len(wrong), 'record')} of {what} without a text, the first at {wrong[0]}: {reasons[wrong[0]]}. "
+            "Leave them out."
+        )
+    return texts
+
+
+def _table_with(records: Records, names: Sequence[str]) -> pa.Table:
+    """The columns in which those of these names are, themselves or inside a struct."""
+    assert records.table is not None
+    outer = [own for name in names for own in records.names if own == name or name.startswith(f"{own}.")]
+    return records.table(list(dict.fromkeys(outer)))
 
 
 def column_values(records: Records, name: str) -> list[Any]:
     """The values of a column, for an order. Raises SourceError where it is not there."""
     if records.table is None:
         raise SourceError(f"keep = 'column:{name}': the records have no columns.")
-    if name not in records.names:
-        raise SourceError(f"keep = 'column:{name}': the columns are {', '.join(map(repr, records.names))}.")
-    return records.table([name]).column(0).to_pylist()
+    table = _table_with(records, [name])
+    try:
+        field = column_field(table.schema, name)
+        if field is not None and is_chat(field):
+            raise SourceError(f"keep = 'column:{name}': it holds conversations, which have no order.")
+        return column_of(table, name).to_pylist()
+    except AmbiguousColumn as problem:
+        raise SourceError(f"keep = 'column:{name}': {problem}.") from problem
+    except KeyError:
+        raise SourceError(f"keep = 'column:{name}': the columns are {', '.join(map(repr, records.names))}.") from None

@@ -16,6 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dedup_assets.compute.text import COLUMN_SEPARATOR, TEXT_HASH_BYTES, hash_texts, normalise_text
+from dedup_assets.ingest import chats
+from dedup_assets.ingest.chats import chat_texts, is_chat
+from dedup_assets.storage.struct_columns import column_field, column_of
 
 _UUID_BYTES = 16
 _NOT_A_NUMBER = pa.array(["nan", "NaN"])  # as Arrow writes the float, and as JSON and pandas do
@@ -83,6 +86,21 @@ def join_texts(table: pa.Table, text_columns: Sequence[str]) -> pa.ChunkedArray:
     parts[0] = pc.if_else(missing, pa.scalar("", _TEXT), parts[0])
     joined = pc.binary_join_element_wise(*parts, pa.scalar(COLUMN_SEPARATOR, _TEXT), null_handling="skip")
     return pc.if_else(missing, pa.scalar(None, _TEXT), joined)
+
+
+def text_table(table: pa.Table, text_columns: Sequence[str]) -> tuple[pa.Table, np.ndarray]:
+    """The text columns as columns of their own, out of structs and with conversations written as texts; and why a row
+    holds a conversation that has none (rows,)."""
+    reasons = np.full(table.num_rows, "", dtype=object)
+    columns = []
+    for name in text_columns:
+        field, column = column_field(table.schema, name), column_of(table, name)
+        assert field is not None
+        if is_chat(field):
+            column, why = chat_texts(column, is_text(field.type))
+            reasons = np.where(reasons == "", why, reasons)
+        columns.append(column)
+    return pa.Table.from_arrays(columns, names=list(text_columns)), reasons
 
 
 def text_reasons(table: pa.Table, text_columns: Sequence[str], keep_empty: bool) -> np.ndarray:
@@ -267,7 +285,7 @@ def reason_kind(reason: str) -> str:
     """The short, stable name under which a reason is counted."""
     if reason.startswith("embedding has ") and " numbers, expected " in reason:
         return "embedding has another dimension"
-    return reason
+    return chats.reason_kind(reason)
 
 
 def _as_lists(column: pa.ChunkedArray) -> pa.Array:

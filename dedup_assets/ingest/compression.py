@@ -9,7 +9,9 @@ import bz2
 import gzip
 import io
 import lzma
-from typing import IO, Any, cast
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -19,17 +21,19 @@ MAGIC_BYTES = 18
 _LARGEST_ARROW_WINDOW = 2**27
 """What the zstd library takes without being told of more: 128 MiB, as `zstd --long=27` packs."""
 
-_LARGEST_WINDOW = 2**31  # `zstd --long=31`, the longest there is
+_LARGEST_WINDOW = 2**31  # `zstd --long=31`, the longest there is; of xz the largest dictionary is 1.5 GiB
 
 MOST_EXPANSION, LEAST_SWOLLEN = 250, 2**28
 """What a file holds is refused once it is both so many times the size of the file, and so many bytes: text shrinks to a
 tenth, and a file that grows a thousandfold is made to fill a memory or a day."""
 
+_XZ = b"\xfd7zXZ\x00"
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x8b", "gzip"),
     (b"\x28\xb5\x2f\xfd", "zstd"),
-    (b"\xfd7zXZ\x00", "xz"),
+    (_XZ, "xz"),
 )
+_STORED_BYTES = 2**16  # read at a time
 _BZ2_BLOCKS = (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")  # behind "BZh" and a digit: the first block, or the end
 
 
@@ -57,8 +61,8 @@ def decompressed(raw: pa.NativeFile, named: str | None) -> pa.NativeFile:
 
     Raises `Swollen` while it is read, where it grows beyond all measure.
 
-    Concatenated members are one stream, and zeros that pad a gzip file are no part of it, as for gzip itself. A
-    truncated or corrupt file raises OSError or EOFError while it is read.
+    Concatenated members are one stream, and zeros that pad a file of gzip, bz2 or xz are no part of it. A truncated or
+    corrupt file, and one with anything else behind its end, raises OSError or EOFError while it is read.
     """
     head = raw.read(MAGIC_BYTES)
     raw.seek(0)
@@ -72,15 +76,58 @@ def _decoder(raw: pa.NativeFile, kind: str, head: bytes) -> Any:
     if kind == "gzip":
         return gzip.GzipFile(fileobj=io.BufferedReader(cast(io.RawIOBase, raw)))
     if kind == "bz2":  # Arrow's fails at a member without content
-        return bz2.BZ2File(cast(IO[bytes], raw))
+        return io.BufferedReader(_Members(raw, bz2.BZ2Decompressor, b"BZh"))
     if kind == "xz":
-        return lzma.LZMAFile(cast(IO[bytes], raw))
+        make = partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, memlimit=_LARGEST_WINDOW)
+        return io.BufferedReader(_Members(raw, make, _XZ))
     if kind == "zstd" and (_zstd_window(head) or 0) > _LARGEST_ARROW_WINDOW:
         import zstandard
 
         unpacker = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW)
         return unpacker.stream_reader(raw, read_across_frames=True)
     return pa.CompressedInputStream(raw, kind)
+
+
+class _Members(io.RawIOBase):
+    """Members of bz2 or xz one after another. Python's own readers pass over what follows one and is none: behind the
+    padding of xz that may be the rest of the data."""
+
+    def __init__(self, raw: pa.NativeFile, make: Callable[[], Any], magic: bytes) -> None:
+        self._raw, self._make, self._magic = raw, make, magic
+        self._member = make()
+        self._pending = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._member.eof or self._next():
+            given = b""
+            if self._member.needs_input:
+                given, self._pending = self._pending or self._raw.read(_STORED_BYTES), b""
+                if not given:
+                    raise EOFError("the file ends inside of its compressed data")
+            if data := self._member.decompress(given, len(buffer)):
+                buffer[: len(data)] = data
+                return len(data)
+        return 0
+
+    def _next(self) -> bool:
+        """Begin the next member; whether there is one."""
+        rest = self._member.unused_data.lstrip(b"\0")
+        while len(rest) < len(self._magic) and (more := self._raw.read(_STORED_BYTES)):
+            rest = (rest + more).lstrip(b"\0")
+        if not rest:
+            return False
+        if not rest.startswith(self._magic):
+            raise OSError(f"behind the end of its compressed data there is more: {rest[:20]!r}")
+        self._member = self._make()
+        self._pending = rest
+        return True
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
 
 class Swollen(OSError):

@@ -18,10 +18,10 @@ from typing import Any
 import fsspec
 
 from dedup_assets.credentials import absolute, is_url, without_credentials, without_query
-from dedup_assets.errors import SourceError, reason, shown_cause
-from dedup_assets.ingest.formats.endings import EXPECTED, ending_of
+from dedup_assets.errors import SourceError, missing_package, reason, shown_cause
+from dedup_assets.ingest.formats.endings import EXPECTED, ending_of, format_of
 from dedup_assets.ingest.hive import Partition, typed_partitions
-from dedup_assets.ingest.table_folders import HUDI, left_out_of_tables
+from dedup_assets.ingest.table_folders import HUDI, Folders, read_folders
 from dedup_assets.storage.own_folders import OwnFolders, lies_in_own, own_roots
 
 UNKNOWN_ENDING = "unknown ending"
@@ -29,6 +29,7 @@ SEEN_LINK = "a link to what is read already"
 LINK_OUT = "a link that leads out of its source (--follow-links anywhere reads it)"
 DEAD_LINK = "a link that leads nowhere"
 OWN = "inside a workspace or an output of dedup-assets"
+NOTE = "plain text beside other formats, perhaps notes (name it, or a glob that ends in .txt, to read its lines)"
 CHAINED = "its name holds '::', which a URL cannot say"
 
 _COPY = "Copy it to a folder outside if it is to be curated."
@@ -69,7 +70,7 @@ class Unread:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source holds at one moment: `files` in natural order of their names.
+    """What a source holds at one moment: `files` in natural order of their names, those of a saved dataset in its own.
 
     `root` is the folder below which the source looks, empty where one file was named itself. `unread` are the files
     and links that are no shards; hidden ones and the notes of other programs are not among them.
@@ -92,8 +93,9 @@ def unread_in_words(unread: Sequence[Unread]) -> str:
 def list_source(source: str, follow_links: str = "inside") -> Listing:
     """List one source. An empty folder is an answer; SourceError where the source cannot be listed.
 
-    A file named itself has to have a known ending. `follow_links` is the setting of that name; what is named itself
-    may be a link.
+    A file named itself has to have a known ending. Files of plain text are read where they are named, or where nothing
+    else is there: beside shards of other formats they are more often notes on these. `follow_links` is the setting of
+    that name; what is named itself may be a link.
     """
     anywhere = follow_links == "anywhere"
     if not source.strip():
@@ -105,15 +107,21 @@ def list_source(source: str, follow_links: str = "inside") -> Listing:
     else:
         found = _list_local(source, anywhere)
     found = _without_own(found)
+    folders = Folders()
     if found.root:
-        found = _without_tables(source, found)
+        found, folders = _without_tables(source, found)
     known = [file for file in found.files if ending_of(file.name)]
     others = [file.name for file in found.files if not ending_of(file.name)]
     if not found.root and others:
         raise SourceError(f"{source!r} has an unknown ending. Expected one of: {EXPECTED}.")
     others = [name for name in others if not _SILENT.fullmatch(PurePosixPath(name).name)]
     unread = [*found.unread, *(Unread(name, UNKNOWN_ENDING) for name in others)]
+    notes = [file for file in known if format_of(file.name) == "txt"]
+    if found.root and len(notes) < len(known) and format_of(source) != "txt":
+        known = [file for file in known if file not in notes]
+        unread += [Unread(file.name, NOTE) for file in notes]
     known.sort(key=lambda file: natural(file.name))
+    _order_saved(known, folders.orders)
     partitions = typed_partitions([file.name for file in known])
     files = [replace(file, partition=partition) for file, partition in zip(known, partitions, strict=True)]
     return Listing(found.root, files, sorted(unread, key=lambda item: natural(item.name)))
@@ -252,6 +260,7 @@ def _list_remote(source: str, anywhere: bool) -> Listing:
         return _list_local(path, anywhere)
     if _lies_in_own(source, filesystem, path):
         raise SourceError(f"{source!r} lies {OWN}, whose files are never a source. {_COPY}")
+    filesystem.invalidate_cache()  # what a watching process listed an hour ago
     if filesystem.isfile(path):
         uri = without_credentials(source if "::" in source else filesystem.unstrip_protocol(path))
         is_web = not {"http", "https"}.isdisjoint(_protocols(filesystem))
@@ -340,7 +349,7 @@ def _listing(source: str) -> Iterator[None]:
     except SourceError:
         raise
     except ImportError as error:
-        raise SourceError(f"{source!r} needs a package that is not installed: {error}") from error
+        raise SourceError(f"{source!r} needs a package that is not installed: {missing_package(error)}") from error
     except Exception as error:  # each fsspec implementation has its own classes
         raise SourceError(
             f"{source!r} cannot be listed: {type(error).__name__}: {reason(error)}. "
@@ -362,15 +371,25 @@ def _without_own(found: Listing) -> Listing:
     return replace(found, files=files, unread=[*found.unread, *unread])
 
 
-def _without_tables(source: str, found: Listing) -> Listing:
-    """Without tables that only their own library can read, and the metadata of saved datasets."""
+def _order_saved(files: list[Listed], orders: list[list[str]]) -> None:
+    """Bring the files of each saved dataset into its own order, at the places that they have together."""
+    for names in orders:
+        rank = {name: number for number, name in enumerate(names)}
+        places = [place for place, file in enumerate(files) if file.name.replace(os.sep, "/") in rank]
+        mine = sorted((files[place] for place in places), key=lambda file: rank[file.name.replace(os.sep, "/")])
+        for place, file in zip(places, mine, strict=True):
+            files[place] = file
+
+
+def _without_tables(source: str, found: Listing) -> tuple[Listing, Folders]:
+    """Without tables that only their own library can read, and the metadata of saved datasets; and what they say."""
     uris = {file.name.replace(os.sep, "/"): file.uri for file in found.files}
 
     def read(name: str) -> bytes:
         with fsspec.open(uris[name], "rb") as file:
             return file.read()
 
-    left_out = left_out_of_tables(source, list(uris), read)
-    files = [file for file in found.files if file.name.replace(os.sep, "/") not in left_out]
-    unread = [Unread(name, why) for name, why in left_out.items() if why]
-    return replace(found, files=files, unread=[*found.unread, *unread])
+    folders = read_folders(source, list(uris), read)
+    files = [file for file in found.files if file.name.replace(os.sep, "/") not in folders.left_out]
+    unread = [Unread(name, why) for name, why in folders.left_out.items() if why]
+    return replace(found, files=files, unread=[*found.unread, *unread]), folders

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dedup_assets.errors import ShardError
-from dedup_assets.ingest.formats import arrow, csv, jsonl, parquet
+from dedup_assets.ingest.formats import arrow, csv, jsonl, parquet, txt
 from dedup_assets.ingest.formats.batches import Batch, Rejected, ShardContent, empty_content
 from dedup_assets.ingest.formats.signatures import HEAD_BYTES, columnar_format, foreign, markup
 from dedup_assets.ingest.hive import with_partition
 from dedup_assets.ingest.source_files import SourceFile, open_raw, open_source, reading
 
 __all__ = ["Batch", "Rejected", "ShardContent", "read_shard"]
+
+_LINES_OF_TEXT = ("csv", "tsv", "txt")  # a line of which may be XML
 
 
 def read_shard(
@@ -29,12 +31,12 @@ def read_shard(
     ----------
     source : SourceFile
     text_columns, id_column
-        Columns to be read as strings where the format has no types of its own (CSV), or where single rows may
+        Columns to be read as strings where the format has no types of its own (CSV, TSV), or where single rows may
         disagree with the others (JSON).
     order_column
         A column that is read as numbers where the format has no types and it can be.
     csv_types : {"inferred", "text"}
-        Whether other columns of a CSV file may be numbers or booleans too.
+        Whether other columns of a CSV or TSV file may be numbers or booleans too.
 
     Returns
     -------
@@ -70,7 +72,7 @@ def _content(
     inside = columnar_format(head)
     if inside is not None:
         raise ShardError(f"{described} holds a file of {inside} that is compressed as a whole. Decompress it.")
-    what = foreign(head) or (markup(head) if source.format != "csv" else None)
+    what = foreign(head) or (markup(head) if source.format not in _LINES_OF_TEXT else None)
     if what is not None:
         raise ShardError(f"{described} {what}, and run again.")
     if source.format in ("parquet", "arrow"):
@@ -80,4 +82,6 @@ def _content(
         )
     if source.format == "jsonl":
         return jsonl.read(source, text_columns, id_column)
+    if source.format == "txt":
+        return txt.read(source)
     return csv.read(source, text_columns, id_column, order_column, csv_types == "inferred")

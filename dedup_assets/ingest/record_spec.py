@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from dedup_assets.errors import ShardError
 from dedup_assets.ingest import columns
+from dedup_assets.ingest.chats import is_chat
 from dedup_assets.ingest.readers import ShardContent
 from dedup_assets.ingest.source_files import SourceFile
 from dedup_assets.settings import Settings
+from dedup_assets.storage.struct_columns import AmbiguousColumn, column_field
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class IngestSpec:
     text_columns : tuple of str
         Joined by one empty line in this order, nulls skipped. May be missing from a file, all of them at
         once, when there is an embedding column: the text is then "" for every record, and what makes two
-        records exact duplicates is the stored vector.
+        records exact duplicates is the stored vector. Strings, what is written as one (numbers, dates), or
+        conversations (`chats`). Each column here may be a field inside a struct (`struct_columns`).
     id_column : str
     id_column_required : bool
         False: a file without the column gets the ids SHARD:ROW.
@@ -75,15 +78,22 @@ def ingest_spec(settings: Settings) -> IngestSpec:
 
 
 def check_columns(source: SourceFile, spec: IngestSpec, content: ShardContent) -> None:
-    """Raise `ShardError` if the columns of a shard with rows do not fit the spec."""
+    """Raise `ShardError` if the columns of a shard do not fit the spec; without rows, if one could mean several."""
     schema = content.schema
-    text_columns = [name for name in spec.text_columns if name in schema.names]
-    there = ", ".join(f"{column.name!r} ({column.type})" for column in schema) or "none"
     where = f"{source.uri!r} (shard {source.key})"
-    missing = [name for name in spec.text_columns if name not in schema.names]
-    if missing and not (spec.embedding_column and not text_columns):
+    asked = (*spec.text_columns, spec.id_column, spec.embedding_column, spec.order_column)
+    try:
+        fields = {name: column_field(schema, name) for name in asked if name is not None}
+    except AmbiguousColumn as problem:
+        raise ShardError(f"{where}: {problem}, and run again.") from problem
+    if not content.has_rows:
+        return
+    texts = {name: field for name in spec.text_columns if (field := fields[name]) is not None}
+    there = ", ".join(f"{column.name!r} ({column.type})" for column in schema) or "none"
+    missing = [name for name in spec.text_columns if name not in texts]
+    if missing and not (spec.embedding_column and not texts):
         raise ShardError(
-            f"{where} has no text column {missing[0]!r}; its columns are {there}. "
+            f"{where} has no text column {missing[0]!r}; its columns are {there}.{_encoded_above(missing[0], content)} "
             "Name the column that holds the text with --text-column."
         )
     for name, option in (
@@ -91,19 +101,28 @@ def check_columns(source: SourceFile, spec: IngestSpec, content: ShardContent) -
         (spec.embedding_column, "--embedding-column"),
         (spec.order_column, "--keep column:NAME"),
     ):
-        if name is not None and name not in schema.names:
-            raise ShardError(f"{where} has no column {name!r}; its columns are {there}. Change {option}, or the file.")
-    for name in text_columns:
-        if not columns.is_written_as_text(schema.field(name).type):
+        if name is not None and fields[name] is None:
             raise ShardError(
-                f"{where}: text is not a string: column {name!r} holds {schema.field(name).type}; its "
-                f"columns are {there}. Name a column of strings, numbers or dates with --text-column."
+                f"{where} has no column {name!r}; its columns are {there}.{_encoded_above(name, content)} Change "
+                f"{option}, or the file."
             )
-    if spec.order_column is not None:
-        kind = schema.field(spec.order_column).type
-        if spec.order_column in content.json_encoded or not columns.is_sortable(kind):
-            found = "values of several types" if columns.is_text(kind) else str(kind)
+    for name, field in texts.items():
+        if not columns.is_written_as_text(field.type) and not is_chat(field):
             raise ShardError(
-                f"{where}: no order by column {spec.order_column!r}, which holds {found}. "
-                "Expected numbers, strings, dates, times or booleans. Change --keep column:NAME."
+                f"{where}: text is not a string: column {name!r} holds {field.type}; its "
+                f"columns are {there}. Name a column of strings, numbers, dates, or of conversations (lists of structs "
+                "with role and content, or from and value) with --text-column."
             )
+    order = fields.get(spec.order_column or "")
+    if order is not None and (spec.order_column in content.json_encoded or not columns.is_sortable(order.type)):
+        found = "values of several types" if columns.is_text(order.type) else str(order.type)
+        raise ShardError(
+            f"{where}: no order by column {spec.order_column!r}, which holds {found}. "
+            "Expected numbers, strings, dates, times or booleans. Change --keep column:NAME."
+        )
+
+
+def _encoded_above(name: str, content: ShardContent) -> str:
+    """Why a column inside a struct of JSON is not there, where that is why."""
+    above = [column for column in content.json_encoded if name.startswith(f"{column}.")]
+    return f" Column {above[0]!r} holds values of several types, and was read as JSON text." if above else ""

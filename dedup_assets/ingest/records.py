@@ -19,12 +19,13 @@ import pyarrow.parquet as pq
 
 from dedup_assets.errors import ShardError
 from dedup_assets.ingest import columns
-from dedup_assets.ingest.formats.batches import render_row
+from dedup_assets.ingest.formats.batches import render_row, render_rows
 from dedup_assets.ingest.readers import Batch, Rejected, ShardContent, read_shard
 from dedup_assets.ingest.record_spec import IngestSpec, check_columns
 from dedup_assets.ingest.source_files import SourceFile, stored_bytes
 from dedup_assets.ingest.vector_file import VectorFile
 from dedup_assets.storage.raw_table import RawShard, raw_table_writer, take_rows
+from dedup_assets.storage.struct_columns import column_field, column_of, find_column
 
 __all__ = ["IngestReport", "IngestSpec", "ingest_shard", "read_texts"]
 
@@ -94,7 +95,7 @@ def ingest_shard(source: SourceFile, destination: Path, spec: IngestSpec) -> Ing
         quarantined=dict(sorted(Counter(item.kind for item in shard.quarantine).items())),
         dimension=shard.dimension if spec.embedding_column else None,
         bytes=stored_bytes(source),
-        text_column_types=tuple(str(content.schema.field(name).type) for name in shard.text_columns),
+        text_column_types=shard.text_types(),
         schema=content.schema.to_string(show_schema_metadata=False, show_field_metadata=False),
     )
     quarantined_rows = {item.row for item in shard.quarantine}
@@ -118,14 +119,14 @@ def read_texts(raw: RawShard, spec: IngestSpec, positions: np.ndarray | None = N
         One text a position; "" where the text is null or the shard has no text column.
     """
     with pq.ParquetFile(raw.table) as file:
-        names = [name for name in spec.text_columns if name in file.schema_arrow.names]
+        names = [name for name in spec.text_columns if find_column(file.schema_arrow, name)]
         if positions is None:
             positions = np.arange(file.metadata.num_rows)
         if len(names) < len(spec.text_columns) or not names:
             return [""] * len(positions)
         texts = np.full(len(positions), "", dtype=object)
         for indices, table in take_rows(file, np.asarray(positions, dtype=np.int64), names):
-            joined = columns.join_texts(table, names)
+            joined = columns.join_texts(columns.text_table(table, names)[0], names)
             texts[indices] = columns.normalised_texts(joined, spec.unicode_form)
     return texts.tolist()
 
@@ -149,12 +150,11 @@ class _Shard:
     records: list[pa.Table] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        spec, names = self.spec, self.content.schema.names
+        spec, schema = self.spec, self.content.schema
         self.dimension = spec.dimension
-        self.text_columns: Sequence[str] = [name for name in spec.text_columns if name in names]
-        if self.content.has_rows:
-            check_columns(self.source, spec, self.content)
-        self.has_ids = spec.id_column in names
+        check_columns(self.source, spec, self.content)
+        self.text_columns: Sequence[str] = [name for name in spec.text_columns if find_column(schema, name)]
+        self.has_ids = find_column(schema, spec.id_column) is not None
 
     def add(self, batch: Batch) -> None:
         """Validate the rows of a batch; the first thing wrong with a row is its reason."""
@@ -168,24 +168,26 @@ class _Shard:
         spec = self.spec
         reasons = np.full(table.num_rows, "", dtype=object)
         if self.text_columns:
-            reasons = columns.text_reasons(table, self.text_columns, spec.keep_empty)
+            text_table, reasons = columns.text_table(table, self.text_columns)
+            others = columns.text_reasons(text_table, self.text_columns, spec.keep_empty)
+            reasons = np.where(reasons == "", others, reasons)
         unit = None
         if spec.embedding_column:
-            unit, vector_reasons = self._vectors(table.column(spec.embedding_column), reasons == "")
+            unit, vector_reasons = self._vectors(column_of(table, spec.embedding_column), reasons == "")
             reasons = np.where(reasons == "", vector_reasons, reasons)
         ids = self._ids(table, batch.rows)
         id_reasons = columns.id_reasons(ids)
         reasons = np.where(reasons == "", id_reasons, reasons)
         good = reasons == ""
-        for index in np.flatnonzero(~good):
-            record = render_row(table, int(index))
+        bad = np.flatnonzero(~good)
+        for index, record in zip(bad.tolist(), render_rows(table, bad), strict=True):
             reason = reasons[index]
             self.quarantine.append(Rejected(int(batch.rows[index]), columns.reason_kind(reason), reason, record))
         if not good.any():
             return
         stays = pa.array(good)
         if self.text_columns:
-            joined = columns.join_texts(table, self.text_columns).filter(stays)
+            joined = columns.join_texts(text_table, self.text_columns).filter(stays)
             texts = columns.identify_texts(joined, spec.unicode_form)
         else:
             assert unit is not None  # check_columns lets no file without both pass
@@ -198,10 +200,14 @@ class _Shard:
             "characters": pa.array(texts.characters),
         }
         if spec.order_column:
-            fields["order_value"] = columns.decoded(table.column(spec.order_column).filter(stays))
+            fields["order_value"] = columns.decoded(column_of(table, spec.order_column).filter(stays))
         self.records.append(pa.table(fields))
         if unit is not None:
             self.vectors.append(unit[good])
+
+    def text_types(self) -> tuple[str, ...]:
+        fields = (column_field(self.content.schema, name) for name in self.text_columns)
+        return tuple(str(field.type) for field in fields if field is not None)
 
     @property
     def _where(self) -> str:
@@ -227,9 +233,9 @@ class _Shard:
             numbers = pa.array(rows).cast(pa.string())
             return pa.chunked_array([pc.binary_join_element_wise(self.source.key, numbers, ":")])
         try:
-            return columns.id_strings(table.column(self.spec.id_column))
+            return columns.id_strings(column_of(table, self.spec.id_column))
         except (pa.ArrowException, TypeError) as error:
-            kind = self.content.schema.field(self.spec.id_column).type
+            kind = column_of(table, self.spec.id_column).type
             raise ShardError(
                 f"{self._where}: id column {self.spec.id_column!r} holds {kind}, "
                 f"which cannot be written as strings ({error}). Name another column with --id-column."
@@ -319,8 +325,8 @@ class _Shard:
             ("characters", pa.int32()),
         ]
         if self.spec.order_column:
-            names = self.content.schema.names
-            kind = self.content.schema.field(self.spec.order_column).type if self.spec.order_column in names else None
+            field = column_field(self.content.schema, self.spec.order_column)
+            kind = None if field is None else field.type
             if kind is not None and pa.types.is_dictionary(kind):
                 kind = kind.value_type
             fields.append(("order_value", kind if kind is not None else pa.null()))

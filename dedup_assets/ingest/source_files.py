@@ -17,7 +17,7 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from dedup_assets.credentials import with_credentials
-from dedup_assets.errors import ShardError, SourceError, reason, shown_cause
+from dedup_assets.errors import ShardError, SourceError, missing_package, reason, shown_cause
 from dedup_assets.ingest.compression import Swollen, decompressed
 
 FINGERPRINT_BYTES = 16
@@ -35,7 +35,7 @@ class SourceFile:
     uri : str
         An absolute local path without a scheme, or an fsspec URL without its credentials (`credentials`).
     format : str
-        "parquet", "arrow", "jsonl" or "csv", as the name says.
+        "parquet", "arrow", "jsonl", "csv", "tsv" or "txt", as the name says.
     compression : str or None
         None, "gzip", "zstd", "bz2" or "xz", as the name says.
     name : str
@@ -73,7 +73,8 @@ def file_state(uri: str, info: Mapping[str, Any] | None = None) -> FileState:
     if info is None:
         filesystem, path = _opened(uri)
         info = filesystem.info(path)
-    marks = [info.get(name) for name in ("size", "mtime", "LastModified", "updated", "created", "ETag", "etag")]
+    names = ("size", "mtime", "LastModified", "updated", "created", "ETag", "etag", "blob_id")  # the last: of the hub
+    marks = [info.get(name) for name in names]
     size, modified = info.get("size"), info.get("mtime")
     return FileState(
         " ".join(str(mark) for mark in marks if mark is not None),
@@ -100,7 +101,7 @@ def reading(source: SourceFile) -> Iterator[None]:
     except Swollen as error:
         raise ShardError(f"{source.uri!r} (shard {source.key}) {error}, and run again.") from error
     except ImportError as error:
-        raise ShardError(f"{source.uri!r} needs a package that is not installed: {error}") from error
+        raise ShardError(f"{source.uri!r} needs a package that is not installed: {missing_package(error)}") from error
     except Exception as error:  # each fsspec implementation and each decoder has its own classes
         kind = source.format if source.compression is None else f"{source.compression} {source.format}"
         raise ShardError(

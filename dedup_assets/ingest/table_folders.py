@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from dedup_assets.errors import SourceError
 
@@ -21,10 +22,20 @@ _LIBRARIES = {"Delta": "deltalake or Spark", "Iceberg": "pyiceberg or Spark", "H
 _STATE, _INFO, _DICT = "state.json", "dataset_info.json", "dataset_dict.json"
 
 
-def left_out_of_tables(source: str, names: Sequence[str], read: Callable[[str], bytes]) -> dict[str, str]:
-    """Files below a source that are no shards because of the folder they lie in, with the reason.
+@dataclass
+class Folders:
+    """What the folders say of the files below a source.
 
-    The reason is empty for the metadata of a dataset saved by `datasets`, whose data is read.
+    `left_out` are files that are no shards, with the reason; it is empty for the metadata of a dataset saved by
+    `datasets`. `orders` are the files of each such dataset as they follow each other: by split, then as saved.
+    """
+
+    left_out: dict[str, str] = field(default_factory=dict)
+    orders: list[list[str]] = field(default_factory=list)
+
+
+def read_folders(source: str, names: Sequence[str], read: Callable[[str], bytes]) -> Folders:
+    """What the folders below a source say of its files.
 
     Raises
     ------
@@ -41,13 +52,26 @@ def left_out_of_tables(source: str, names: Sequence[str], read: Callable[[str], 
         for root, kind in tables.items()
         if name.startswith(f"{root}/")
     }
-    saved = [folder for folder in _folders(names, _STATE) if f"{folder}{_INFO}" in names]
-    for folder in saved:
-        left_out |= _of_dataset(folder, names, read)
+    saved: dict[str, list[str]] = {}
+    for folder in _folders(names, _STATE):
+        if f"{folder}{_INFO}" in names:
+            saved[folder], without = _of_dataset(folder, names, read)
+            left_out |= without
     for folder in _folders(names, _DICT):
-        if any(other.startswith(folder) for other in saved):
+        splits = [other for other in saved if other != folder and other.startswith(folder)]
+        if splits:
             left_out[f"{folder}{_DICT}"] = ""
-    return left_out
+            order = _order_of_splits(read(f"{folder}{_DICT}"))
+            splits.sort(key=lambda split: order.get(split[len(folder) :].rstrip("/"), len(order)))
+            saved[folder] = [name for split in splits for name in saved.pop(split)]
+    return Folders(left_out, [files for files in saved.values() if len(files) > 1])
+
+
+def _order_of_splits(told: bytes) -> dict[str, int]:
+    try:
+        return {str(split): number for number, split in enumerate(json.loads(told)["splits"])}
+    except (ValueError, KeyError, TypeError):
+        return {}
 
 
 def _tables(names: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -66,20 +90,20 @@ def _folders(names: Iterable[str], file: str) -> list[str]:
     return [name.removesuffix(file) for name in names if name == file or name.endswith(f"/{file}")]
 
 
-def _of_dataset(folder: str, names: Sequence[str], read: Callable[[str], bytes]) -> dict[str, str]:
-    """What is no data of the dataset saved in a folder."""
+def _of_dataset(folder: str, names: Sequence[str], read: Callable[[str], bytes]) -> tuple[list[str], dict[str, str]]:
+    """The data of the dataset saved in a folder, in its order, and what else is there, with the reason."""
     mine = [name for name in names if name.startswith(folder) and "/" not in name[len(folder) :]]
     metadata = {f"{folder}{name}": "" for name in (_STATE, _INFO)}
     try:
         state = json.loads(read(f"{folder}{_STATE}"))
-        data = {f"{folder}{file['filename']}" for file in state["_data_files"]}
+        data = list(dict.fromkeys(f"{folder}{file['filename']}" for file in state["_data_files"]))
         selected = any("indices" in key and value for key, value in state.items())
     except (ValueError, KeyError, TypeError, AttributeError):
-        return {}  # other people's state.json: JSON like any other
+        return [], {}  # other people's state.json: JSON like any other
     if selected:
         why = "a saved dataset with a selection of rows beside it: save it again with a current version of datasets"
-        return {name: why for name in mine} | metadata
-    missing = sorted(data.difference(mine))
+        return [], {name: why for name in mine} | metadata
+    missing = sorted(set(data).difference(mine))
     if missing:
         raise SourceError(f"the saved dataset in {folder or 'the source'!r} lacks {missing[0]!r}. Copy it whole.")
-    return {name: "no data of the saved dataset it lies in" for name in mine if name not in data} | metadata
+    return data, {name: "no data of the saved dataset it lies in" for name in mine if name not in data} | metadata

@@ -18,6 +18,7 @@ from dedup_assets.compute.hashes import empty_hashes
 from dedup_assets.errors import ShardError
 from dedup_assets.storage.publish import identity, publish_folder
 from dedup_assets.storage.raw_table import RawShard
+from dedup_assets.storage.struct_columns import find_column, read_column_of
 
 ROW_BITS = 40
 """A shard has fewer than 2^40 rows, a corpus fewer than 2^23 shards."""
@@ -129,14 +130,15 @@ class AdmittedShard:
 
 
 def read_column(raw: RawShard, name: str, positions: np.ndarray) -> list[object]:
-    """Values of one input column at some positions of the table. Raises ShardError if there is no such column."""
-    there = pq.read_schema(raw.table).names
-    if name not in there:
+    """Values of one input column at some positions of the table. Raises ShardError if it is not there."""
+    schema = pq.read_schema(raw.table)
+    if find_column(schema, name) is None:
+        there = ", ".join(schema.names)
         raise ShardError(
-            f"Shard {raw.folder.name.partition('@')[0]} has no column {name!r}; its columns are {', '.join(there)}. "
+            f"Shard {raw.folder.name.partition('@')[0]} has no column {name!r}; its columns are {there}. "
             "Name one of these with --keep column:NAME."
         )
-    return pq.read_table(raw.table, columns=[name]).column(0).take(pa.array(positions)).to_pylist()
+    return read_column_of(raw.table, name).take(pa.array(positions)).to_pylist()
 
 
 def read_rejected(raw: RawShard) -> pa.Table:

@@ -48,13 +48,13 @@ def test_an_option_that_makes_no_sense_is_refused_before_anything_is_made(
 
 def test_sources_that_are_none_are_refused_before_anything_is_made(tmp_path: Path, call: Call) -> None:
     (tmp_path / "empty").mkdir()
-    (tmp_path / "notes.txt").write_text("text")
+    (tmp_path / "notes.md").write_text("text")
     write_jsonl(tmp_path / "clash" / "a.jsonl", [])
     (tmp_path / "clash" / "a.csv").write_text("id,text\n")
     for source, message in {
         "missing": "does not exist, or is neither a file nor a folder. Check the path.",
         "empty": "Expected endings: .parquet",
-        "notes.txt": "has an unknown ending. Expected one of: .parquet",
+        "notes.md": "has an unknown ending. Expected one of: .parquet",
         "nothing-*.jsonl": "no shard files in",
         "clash": "would get the same shard key 'a'",
     }.items():

@@ -215,6 +215,25 @@ def test_what_stays_is_of_the_type_that_came_in(make):
     assert "2 removed records" in repr(result.filtered) and "<table>" in result.filtered._repr_html_()
 
 
+@pytest.mark.parametrize("make", [list, pd.DataFrame, pl.DataFrame, pa.Table.from_pylist, Dataset.from_list])
+def test_fields_of_structs_and_conversations_are_texts(make):
+    rows = [
+        {"doc": {"text": text, "rank": rank}, "chat": [{"role": "user", "content": text}]}
+        for rank, text in enumerate(["abc", "def", "abc"])
+    ]
+    for columns in ("doc.text", "chat", ["chat", "doc.text"], {"chat": 1, "doc.text": 2}):
+        result = da.deduplicate(make(rows), columns=columns, model=Letters(), keep="column:doc.rank", progress=False)
+        assert removed_of(result) == {0: (2, "exact")}, columns
+    with pytest.raises(DedupError, match=r"holds struct.*Expected texts.*or conversations"):
+        da.deduplicate(make(rows), columns="doc", model=Letters(), progress=False)
+    if make is list:
+        mixed = [*rows, {"chat": [{"role": "user", "content": [{"type": "text", "text": "abc"}]}]}]
+        assert len(da.deduplicate(mixed, columns="chat", model=Letters(), progress=False).selected) == 2
+    with pytest.raises(DedupError, match="1 record of records without a text, the first at 3: message 0 has no role"):
+        chat = [*({"chat": row["chat"]} for row in rows), {"chat": [{"role": None, "content": "abc"}]}]
+        da.deduplicate(make(chat), columns="chat", model=Letters(), progress=False)
+
+
 def test_a_column_orders_the_keepers():
     for records in (ROWS, pd.DataFrame(ROWS), pl.DataFrame(ROWS), Dataset.from_list(ROWS)):
         result = da.deduplicate(records, model=Letters(), threshold=0.9, keep="column:q", progress=False)

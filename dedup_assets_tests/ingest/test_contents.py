@@ -70,10 +70,18 @@ def test_members_one_after_another_are_one_stream(tmp_path: Path, kind: str) -> 
     assert rows == ROWS
 
 
-def test_zeros_behind_the_last_gzip_member_are_padding_and_other_bytes_are_not(tmp_path: Path) -> None:
-    rows, _, _ = read(tmp_path / "a.jsonl.gz", gzip.compress(LINES) + bytes(5_000))
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+def test_zeros_behind_a_member_are_padding_and_other_bytes_are_not(tmp_path: Path, kind: str) -> None:
+    pack = PACKED[kind]
+    rows, _, _ = read(tmp_path / f"a.jsonl.{kind}", pack(LINES[:20]) + bytes(512) + pack(LINES[20:]) + bytes(5_000))
     assert rows == ROWS
-    assert "cannot be read as gzip" in refused(tmp_path / "b.jsonl.gz", gzip.compress(LINES) + b"junk")
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_what_follows_or_breaks_off_compressed_data_refuses_its_shard(tmp_path: Path, kind: str) -> None:
+    whole = PACKED[kind](LINES)
+    for wrong in (whole + b"j", whole + b"junk " * 20, whole[:-3], whole[: len(whole) // 2], whole * 2 + whole[:9]):
+        assert "cannot be read as" in refused(tmp_path / f"a.jsonl.{kind}", wrong)
 
 
 def test_zstd_with_the_longest_window_is_read(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import dedup_assets as da
 from dedup_assets.corpus.output import read_manifest
 from dedup_assets.errors import DedupError, SourceError, WorkspaceError
 from dedup_assets.ingest.hive import typed_partitions
-from dedup_assets.ingest.listing import DEAD_LINK, LINK_OUT, OWN, SEEN_LINK, UNKNOWN_ENDING, list_source
+from dedup_assets.ingest.listing import DEAD_LINK, LINK_OUT, NOTE, OWN, SEEN_LINK, UNKNOWN_ENDING, list_source
 from dedup_assets.ingest.readers import read_shard
 from dedup_assets.ingest.source_files import content_fingerprint, file_state
 from dedup_assets.ingest.sources import discover, find_sources
@@ -61,7 +61,17 @@ def test_everything_is_read_or_named_and_notes_of_other_programs_are_neither(tmp
         source, "_SUCCESS", "_committed_1", ".part.crc", "a.jsonl.crc", ".hidden.jsonl", ".git/config.json", "_metadata"
     )
     assert files(source) == ["a.jsonl", "b.ndjson", "c.jsonl.xz", "d.json.zstd", "e.pq", "f.arrow", "g.csv.bz2"]
-    assert unread(source) == {"notes.txt": UNKNOWN_ENDING, "x/h": UNKNOWN_ENDING}
+    assert unread(source) == {"notes.txt": NOTE, "x/h": UNKNOWN_ENDING}
+
+
+def test_plain_text_is_read_where_it_is_named_or_alone_and_not_beside_other_shards(tmp_path: Path) -> None:
+    touch(tmp_path, "a/one.txt", "a/two.txt.gz", "b/README.txt", "b/x.jsonl", "b/deep/notes.TXT.xz")
+    assert files(tmp_path / "a") == files(tmp_path / "a" / "*") == ["one.txt", "two.txt.gz"]
+    assert files(tmp_path / "b") == ["x.jsonl"]
+    assert unread(tmp_path / "b") == {"README.txt": NOTE, "deep/notes.TXT.xz": NOTE}
+    assert files(tmp_path / "b" / "*.txt") == files(tmp_path / "b" / "README.txt") == ["README.txt"]
+    both = discover([str(tmp_path / "b"), str(tmp_path / "b" / "**" / "*.txt")])
+    assert [(file.key, file.format) for file in both] == [("x", "jsonl"), ("README", "txt")]
 
 
 def test_linked_folders_are_read_once_and_loops_are_named(tmp_path: Path) -> None:
@@ -118,14 +128,14 @@ def test_a_watched_file_that_became_a_link_since_it_was_listed_is_not_read(tmp_p
 
 def test_strict_makes_what_is_not_read_an_error_and_the_summary_names_it(tmp_path: Path) -> None:
     write(tmp_path / "in" / "a.jsonl", [{"id": "a", "text": "x"}])
-    touch(tmp_path / "in", "notes.txt", "more.txt")
-    with pytest.raises(SourceError, match=r"2 files are not read: 2 unknown ending \(such as 'more.txt'\)"):
+    touch(tmp_path / "in", "notes.md", "more.md")
+    with pytest.raises(SourceError, match=r"2 files are not read: 2 unknown ending \(such as 'more.md'\)"):
         da.curate(tmp_path / "in", workspace=tmp_path / "ws", embedding_column="v", strict=True)
     assert not (tmp_path / "ws").exists()
     result = da.curate(tmp_path / "in", workspace=tmp_path / "ws", embedding_column="v")
     told = result.summary["unread"]
     assert told["files"] == 2 and told["by_reason"] == {UNKNOWN_ENDING: 2}
-    assert told["examples"] == ["more.txt", "notes.txt"]
+    assert told["examples"] == ["more.md", "notes.md"]
 
 
 def test_a_glob_follows_no_link_round_a_loop_and_reads_each_file_once(tmp_path: Path) -> None:
@@ -169,8 +179,19 @@ def test_a_saved_dataset_is_read_as_what_it_is(tmp_path: Path) -> None:
     for split in ("train", "test"):
         saved_dataset(tmp_path / "dict" / split, [part])
     (tmp_path / "dict" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
-    assert files(tmp_path / "dict") == [f"{split}/data-00000-of-00001.arrow" for split in ("test", "train")]
+    assert files(tmp_path / "dict") == [f"{split}/data-00000-of-00001.arrow" for split in ("train", "test")]
     assert not unread(tmp_path / "dict")
+
+    both = [f"data-0000{i}-of-00002.arrow" for i in (1, 0)]  # the order is that of the state, not that of the names
+    saved_dataset(tmp_path / "dict" / "test2", [part, part], _data_files=[{"filename": name} for name in both])
+    touch(tmp_path / "dict", "zeta.csv", "a.csv")
+    assert files(tmp_path / "dict") == [
+        "a.csv",
+        "train/data-00000-of-00001.arrow",
+        "test/data-00000-of-00001.arrow",
+        *(f"test2/{name}" for name in both),
+        "zeta.csv",
+    ]
 
     saved_dataset(tmp_path / "chosen", [part], _indices_data_files=[{"filename": "indices.arrow"}])
     assert (

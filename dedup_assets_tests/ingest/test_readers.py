@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from hypothesis import strategies as st
 from dedup_assets.errors import ShardError
 from dedup_assets.ingest.formats import csv as csv_format
 from dedup_assets.ingest.formats import json_blocks
+from dedup_assets.ingest.formats import jsonl as jsonl_format
 from dedup_assets.ingest.formats import parquet as parquet_format
+from dedup_assets.ingest.formats import txt as txt_format
 from dedup_assets.ingest.readers import Rejected, read_shard
 from dedup_assets.ingest.sources import discover
 
@@ -109,6 +112,33 @@ def test_a_bad_json_line_is_rejected_and_the_others_are_read(tmp_path: Path, lin
     assert table.column("text").to_pylist() == ["a", "b"] and rows == [0, 2]
     assert [(item.row, item.kind) for item in rejected] == [(1, kind)]
     assert rejected[0].reason.startswith(kind) and "unparsed" in json.loads(rejected[0].record)
+
+
+@pytest.mark.parametrize("piece", [1, 2**16])
+def test_a_text_inside_a_json_struct_that_is_no_string_rejects_its_row_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    monkeypatch.setattr(jsonl_format, "_LEARNING_BYTES", piece)
+
+    def rows(*texts: Any) -> list[dict[str, Any]]:
+        return [{"doc": {"text": text, "n": n}} for n, text in enumerate(texts)]
+
+    def read_inside(*objects: dict[str, Any]) -> tuple[str, list[Any], list[str]]:
+        (tmp_path / "a.jsonl").write_bytes(as_lines(*objects))
+        content = read_shard(discover([str(tmp_path / "a.jsonl")])[0], ("doc.text",), "id")
+        batches = list(content.batches)
+        kept = [row["doc"] for batch in batches for row in batch.table.to_pylist()]
+        return str(content.schema.field("doc").type), kept, [item.reason for b in batches for item in b.rejected]
+
+    kept = [{"text": "a", "n": 0}, {"text": "b", "n": 2}, {"text": None, "n": 3}]
+    reasons = [f"text is not a string ({kind})" for kind in ("int", "list")]
+    assert read_inside(*rows("a", 5, "b", None, [1])) == ("struct<text: string, n: int64>", kept, reasons)
+    numbers = [{"text": 1, "n": 0}, {"text": 2, "n": 1}]
+    assert read_inside(*rows(1, 2)) == ("struct<text: int64, n: int64>", numbers, [])
+    assert read_inside(*rows(1, [2])) == ("struct<text: string, n: int64>", [], reasons)
+    # A column of the whole name is the text, and nothing of the other is lost.
+    kind, found, rejected = read_inside(*rows("a", 5), {"doc.text": "own"})
+    assert (kind, rejected) == ("string", []) and found[1] == '{"text": 5, "n": 1}'
 
 
 def test_odd_json_values_that_parquet_cannot_hold_become_json_text(tmp_path: Path) -> None:
@@ -244,6 +274,56 @@ def test_what_a_csv_writer_wrote_is_read_back(tmp_path: Path, rows: list[tuple[s
     assert numbers == list(range(len(rows))) and not rejected
 
 
+def test_a_header_with_another_delimiter_is_refused_and_a_tab_in_a_csv_cell_is_not(tmp_path: Path) -> None:
+    for name, data, says in (
+        ("a.tsv", b"id,text\n1,a\n", "holds commas and no tabs.*Rename it to .csv"),
+        ("a.csv", b"id\ttext\n1\ta\n", "holds tabs and no commas.*Rename it to .tsv"),
+        ("b.csv", b"id;text\n1;a\n", "holds semicolons and no commas.*Write it with commas"),
+    ):
+        with pytest.raises(ShardError, match=says):
+            read(tmp_path / name, data)
+    assert read(tmp_path / "c.tsv", b"text\na,b\n")[0].to_pylist() == [{"text": "a,b"}]
+    assert read(tmp_path / "c.csv", b"text,n\na\tb,1\n")[0].to_pylist() == [{"text": "a\tb", "n": 1}]
+
+
+def test_tsv_types_and_quotes_are_read_as_those_of_csv(tmp_path: Path) -> None:
+    table, rows, rejected = read(
+        tmp_path / "a.tsv", b'id\ttext\tn\n1\t"a\t\n""b"""\t5\n2\tx"y\t\n3\t"open"x\t1\n4\tz\n'
+    )
+    assert table.to_pylist() == [{"id": "1", "text": 'a\t\n"b"', "n": 5}, {"id": "2", "text": 'x"y', "n": None}]
+    assert rows == [0, 1]
+    assert [(item.row, item.kind) for item in rejected] == [(2, "invalid TSV quoting"), (3, "wrong number of columns")]
+
+
+# ------------------------------------------------------------------------------------- plain text
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.sampled_from(["\n", "\r\n", "\r", "a", "ü\u2028", " ", "\x0b\x85"])), st.integers(4, 40), st.booleans()
+)
+def test_lines_of_plain_text_are_those_of_python_whatever_the_block_size(
+    tmp_path: Path, pieces: list[str], block: int, mark: bool
+) -> None:
+    text = "".join(pieces)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(txt_format, "BLOCK_BYTES", block)
+        patch.setattr(txt_format, "_MOST_ROWS", 3)
+        table, rows, rejected = read(tmp_path / "a.txt", b"\xef\xbb\xbf" * mark + text.encode())
+    expected = [line.removesuffix("\n") for line in io.StringIO(text, newline=None)]
+    if text or mark:
+        assert table.column("text").to_pylist() == expected
+    assert rows == list(range(len(expected))) and not rejected
+
+
+def test_lines_that_are_not_utf8_are_rejected_and_the_others_are_read(tmp_path: Path) -> None:
+    table, rows, rejected = read(tmp_path / "a.txt", "plain\nmañana\n\nend".encode("latin-1"))
+    assert table.column("text").to_pylist() == ["plain", "", "end"] and rows == [0, 2, 3]
+    assert [(item.row, item.reason) for item in rejected] == [(1, "invalid UTF-8 at byte 2 of the line")]
+    assert json.loads(rejected[0].record) == {"unparsed": "ma\\xf1ana"}
+    assert read(tmp_path / "b.txt", b"ORCHIDS grow here\n")[1] == [0]  # as an ORC file begins
+
+
 # ---------------------------------------------------------------------------------------- Parquet
 
 
@@ -285,17 +365,25 @@ def test_parquet_rows_with_invalid_utf8_are_rejected_wherever_the_string_is(tmp_
 def write(ending: str, texts: list[str]) -> bytes:
     if ending == ".parquet":
         return parquet_bytes(pa.table({"text": texts}))
-    if ending.startswith(".csv"):
+    if ending.startswith((".csv", ".tsv")):
         buffer = io.StringIO(newline="")
-        csv.writer(buffer, quoting=csv.QUOTE_ALL).writerows([["text"], *([text] for text in texts)])
+        csv.writer(buffer, delimiter="\t" if ending.startswith(".tsv") else ",", quoting=csv.QUOTE_ALL).writerows(
+            [["text"], *([text] for text in texts)]
+        )
         data = buffer.getvalue().encode()
     else:
         data = as_lines(*({"text": text} for text in texts))
-    packers = {".gz": gzip.compress, ".bz2": bz2.compress, ".zst": lambda raw: pa.compress(raw, "zstd", asbytes=True)}
+    packers = {
+        ".gz": gzip.compress,
+        ".bz2": bz2.compress,
+        ".xz": lzma.compress,
+        ".zst": lambda raw: pa.compress(raw, "zstd", asbytes=True),
+    }
     return packers.get(Path("a" + ending).suffix, bytes)(data)
 
 
 ENDINGS = [".parquet", ".jsonl", ".json", ".jsonl.gz", ".json.zst", ".jsonl.bz2", ".csv", ".csv.gz", ".csv.zst"]
+ENDINGS += [".tsv", ".tsv.xz"]
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -324,7 +412,9 @@ def test_a_shard_of_0_rows_is_read(tmp_path: Path, ending: str) -> None:
     assert not rows and not rejected
 
 
-@pytest.mark.parametrize("ending", [".parquet", ".jsonl.gz", ".json.zst", ".jsonl.bz2", ".csv.gz", ".csv.zst"])
+@pytest.mark.parametrize(
+    "ending", [".parquet", ".jsonl.gz", ".json.zst", ".jsonl.bz2", ".csv.gz", ".csv.zst", ".tsv.xz"]
+)
 def test_truncated_and_corrupt_files_fail_with_file_and_reason(tmp_path: Path, ending: str) -> None:
     data = write(ending, [f"text {i * i * i}" for i in range(5_000)])
     for broken in (data[: len(data) // 2], data[:-3], b"not what it says " * 100):

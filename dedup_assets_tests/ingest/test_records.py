@@ -347,3 +347,45 @@ def test_a_text_of_10_mb_is_ingested(tmp_path: Path, name: str) -> None:
 def test_a_truncated_file_fails_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match=r"a\.parquet"):
         Ingested(tmp_path, "a.parquet", parquet({"text": ["a"]})[:-5])
+
+
+# ---------------------------------------------------------------------------------------- structs
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_columns_inside_structs_are_read_by_dotted_names_and_stay_where_they_are(tmp_path: Path, kind: str) -> None:
+    rows: list[dict[str, Any]] = [
+        {"doc": {"text": "a", "other": 1}, "meta": {"id": 7, "q": 0.5}, "v": {"e": [1.0, 0.0]}},
+        {"doc": None, "meta": {"id": 8, "q": 0.5}, "v": {"e": [1.0, 0.0]}},
+        {"doc": {"text": "b", "other": None}, "meta": {"id": 7, "q": 2.5}, "v": {"e": [0.0, 1.0]}},
+        {"doc": {"text": None, "other": 3}, "meta": None, "v": None},
+        {"doc": {"text": "c", "other": 3}, "meta": {"id": 9, "q": 1.5}, "v": {"e": [0.0, 2.0]}},
+    ]
+    data = lines(*rows) if kind == "jsonl" else parquet(pa.Table.from_pylist(rows).to_pydict())
+    shard = Ingested(
+        tmp_path,
+        f"a.{kind}",
+        data,
+        text_columns=("doc.text",),
+        id_column="meta.id",
+        id_column_required=True,
+        embedding_column="v.e",
+        order_column="meta.q",
+    )
+    assert shard.ids() == ["7", "9"] and shard.records["order_value"].to_pylist() == [0.5, 1.5]
+    assert shard.reasons() == {1: "text is null", 2: "duplicate id: row 0 has it already", 3: "text is null"}
+    assert shard.table.to_pylist() == rows and shard.report.text_column_types == ("string",)
+    assert read_texts(RawShard(shard.out), shard.spec) == ["a", "", "b", "", "c"]
+    assert np.array_equal(shard.vectors(), np.array([[1, 0], [0, 1]], np.float16))
+
+
+def test_a_name_inside_structs_that_is_not_there_or_there_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match=r"no text column 'doc\.body'; its columns are 'doc' \(struct"):
+        Ingested(tmp_path, "a.jsonl", lines({"doc": {"text": "a"}}), text_columns=("doc.body",))
+    twice = lines({"a": {"b.c": "x"}, "a.b": {"c": "y"}})
+    with pytest.raises(ShardError, match=r"column 'a\.b\.c' may be 'b\.c' in 'a' or 'c' in 'a\.b'"):
+        Ingested(tmp_path, "b.jsonl", twice, text_columns=("a.b.c",))
+    own = Ingested(tmp_path, "c.jsonl", lines({"a": {"b": "x"}, "a.b": "y"}), text_columns=("a.b",))
+    assert read_texts(RawShard(own.out), own.spec) == ["y"]
+    with pytest.raises(ShardError, match="'doc' holds values of several types"):
+        Ingested(tmp_path, "d.jsonl", lines({"doc": {"text": "a"}}, {"doc": "b"}), text_columns=("doc.text",))

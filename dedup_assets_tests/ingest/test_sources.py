@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
+from importlib import import_module
 from pathlib import Path
 
 import fsspec
@@ -68,7 +70,7 @@ def test_sources_keep_their_order_and_a_file_named_twice_counts_once(tmp_path: P
 
 
 def test_globs_find_files_of_one_folder_and_of_many(tmp_path: Path) -> None:
-    touch(tmp_path, "one/a.csv", "one/b.csv", "two/a.csv", "one/notes.txt")
+    touch(tmp_path, "one/a.csv", "one/b.csv", "two/a.csv", "one/notes.md")
     assert keys(discover([str(tmp_path / "one" / "*")])) == ["a", "b"]
     many = discover([str(tmp_path / "*" / "a.csv")])
     assert [key.rsplit("-", 1)[0] for key in keys(many)] == ["one_a", "two_a"]
@@ -98,19 +100,27 @@ def test_fsspec_urls_name_files_folders_and_globs() -> None:
         memory.rm("/corpus", recursive=True)
 
 
+def test_a_file_system_that_is_not_installed_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, url in (("huggingface_hub", "hf://datasets/org/name"), ("s3fs", "s3://bucket/a.jsonl")):
+        monkeypatch.delitem(import_module("fsspec.registry")._registry, url.partition(":")[0], raising=False)
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(SourceError, match=rf"not installed: .*`pip install {module}`"):
+            discover([url])
+
+
 def test_a_file_url_is_the_local_path(tmp_path: Path) -> None:
     touch(tmp_path, "a.csv")
     assert discover([f"file://{tmp_path}/a.csv"]) == discover([str(tmp_path / "a.csv")])
 
 
 def test_errors_say_what_was_looked_for(tmp_path: Path) -> None:
-    touch(tmp_path, "notes.txt")
+    touch(tmp_path, "notes.md")
     with pytest.raises(SourceError, match=r"\.parquet, \.jsonl"):
         discover([str(tmp_path)])
     with pytest.raises(SourceError, match="does not exist"):
         discover([str(tmp_path / "none.csv")])
     with pytest.raises(SourceError, match="unknown ending"):
-        discover([str(tmp_path / "notes.txt")])
+        discover([str(tmp_path / "notes.md")])
     with pytest.raises(SourceError, match="no shard files"):
         discover([str(tmp_path / "*.csv")])
     with pytest.raises(SourceError, match="no source"):

@@ -21,15 +21,17 @@ MOST_COLUMNS = 4_096
 """Columns of a file at most: a file with more is a matrix, or an object used as a dictionary."""
 
 LONGEST_RECORD = 2**28
-"""Bytes of one record of JSON or CSV at most."""
+"""Bytes of one record of JSON, CSV or plain text at most."""
 
 LONGEST_STRING = 10_000
 """Characters of a string that a quarantined record shows; the input itself still has the rest."""
 
+_RENDERED_AT_ONCE = 256  # as Python's objects they may be large
+
 LONGEST_LIST = 2_000  # longer than any common embedding, so that a bad one is shown whole
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Rejected:
     """A row that could not be parsed: its number, a stable kind, the reason in full, the row as JSON."""
 
@@ -114,13 +116,35 @@ def render_row(table: pa.Table, index: int) -> str:
     return render_record(record)
 
 
+def render_rows(table: pa.Table, indices: np.ndarray) -> list[str]:
+    """`render_row` for each of some rows, int64 (n,)."""
+    rendered: list[str] = []
+    for start in range(0, len(indices), _RENDERED_AT_ONCE):
+        some = indices[start : start + _RENDERED_AT_ONCE]
+        try:
+            rendered += map(render_record, table.take(pa.array(some, pa.int64())).to_pylist())
+        except (ValueError, OverflowError):  # in one of them; UnicodeDecodeError is one too
+            rendered += (render_row(table, index) for index in some.tolist())
+    return rendered
+
+
 def rendered_value(record: str | None, column: str) -> str | None:
     """A value of a row that `render_record` rendered, as text; None where it has none."""
     try:
-        value = json.loads(record or "null").get(column)
-    except (ValueError, AttributeError):
+        value = _value_at(json.loads(record or "null"), column)
+    except ValueError:
         return None
     return None if value is None else str(value)
+
+
+def _value_at(record: Any, column: str) -> Any:
+    """The value of a column, also of one inside others (`doc.text`); None where there is none."""
+    if not isinstance(record, dict):
+        return None
+    if column in record:
+        return record[column]
+    inside = (_value_at(record[key], column[len(key) + 1 :]) for key in record if column.startswith(f"{key}."))
+    return next((value for value in inside if value is not None), None)
 
 
 def render_unparsed(raw: bytes | str) -> str:

@@ -1,4 +1,5 @@
-"""CSV with a header row. Row number = number of the record from 0; header and blank lines are no records.
+"""CSV with a header row, and TSV: the same with tabs in place of commas, quoting and all. Row number =
+number of the record from 0; header and blank lines are no records.
 
 Cells are strings. A column becomes one of integers, numbers or booleans (empty cells null) where writing every
 value out again gives the cell's own text: integers in decimal digits, numbers in the fewest digits that are read as
@@ -45,6 +46,9 @@ from dedup_assets.ingest.source_files import SourceFile, open_source, reading
 # The module's limit is global and 131,072 characters by default; a text may be longer than that.
 csv.field_size_limit(LONGEST_RECORD)
 
+_DELIMITERS = {"csv": ",", "tsv": "\t"}
+_WORDS = {",": "commas", "\t": "tabs", ";": "semicolons"}
+
 _MOST_BLANK_LINES = 1_000_000  # one after another
 
 _MOST_RECORDS = 65_536
@@ -61,7 +65,7 @@ _CONVERSIONS: tuple[tuple[pa.DataType, str], ...] = (
 def read(
     source: SourceFile, text_columns: Sequence[str], id_column: str, order_column: str | None, inferred: bool
 ) -> ShardContent:
-    """Open a CSV file; see the module text. Raises `ShardError`."""
+    """Open a CSV or TSV file; see the module text. Raises `ShardError`."""
     with reading(source):
         header = _header(source)
         if header is None:
@@ -69,6 +73,7 @@ def read(
         refuse_many_columns(source, len(header))
         refuse_repeated_names(source, header)
         fixed = {*text_columns, id_column}
+        _refuse_other_delimiter(source, header, fixed)
         candidates = {
             index: [kind for kind, _ in _CONVERSIONS]
             for index, name in enumerate(header)
@@ -138,8 +143,8 @@ def _bounded_lines(source: SourceFile, text: io.TextIOWrapper) -> Iterator[str]:
         if blank > _MOST_BLANK_LINES or len(line) >= LONGEST_RECORD:
             what = f"more than {_MOST_BLANK_LINES} blank lines on end" if blank else "a line without an end"
             raise ShardError(
-                f"{source.uri!r} (shard {source.key}) has {what} and is no CSV. Expected a record a line. Look at the "
-                "file, and run again."
+                f"{source.uri!r} (shard {source.key}) has {what} and is no {source.format.upper()}. Expected a record "
+                "a line. Look at the file, and run again."
             )
         yield line
 
@@ -149,14 +154,32 @@ def _open_text(source: SourceFile) -> io.TextIOWrapper:
     return io.TextIOWrapper(open_source(source), encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
+def _reader(source: SourceFile, lines: Iterator[str]) -> Iterator[list[str]]:
+    return csv.reader(lines, delimiter=_DELIMITERS[source.format], strict=True)
+
+
+def _refuse_other_delimiter(source: SourceFile, header: list[str], asked: set[str]) -> None:
+    """Raise `ShardError` where the one column that there seems to be is a header written with another delimiter."""
+    found = next((mark for mark in _WORDS if len(header) == 1 and mark in header[0]), None)
+    if found is None or header[0] in asked:
+        return
+    ending = next((f".{name}" for name, mark in _DELIMITERS.items() if mark == found), "")
+    remedy = f"Rename it to {ending}" if ending else "Write it with commas"
+    raise ShardError(
+        f"{source.uri!r} (shard {source.key}): the header row {header[0][:200]!r} holds {_WORDS[found]} and no "
+        f"{_WORDS[_DELIMITERS[source.format]]}, which part the columns of a {source.format.upper()} file. {remedy}, "
+        "and run again."
+    )
+
+
 def _header(source: SourceFile) -> list[str] | None:
     with _open_text(source) as text:
         try:
-            header = next((record for record in csv.reader(_bounded_lines(source, text), strict=True) if record), None)
+            header = next((record for record in _reader(source, _bounded_lines(source, text)) if record), None)
         except csv.Error as error:
             raise ShardError(
-                f"{source.uri!r} (shard {source.key}): the header row is no CSV: {error}. "
-                "Expected column names separated by commas in the first line."
+                f"{source.uri!r} (shard {source.key}): the header row is no {source.format.upper()}: {error}. "
+                f"Expected column names separated by {_WORDS[_DELIMITERS[source.format]]} in the first line."
             ) from error
     if header is not None and any(not _is_utf8(name) for name in header):
         raise ShardError(
@@ -169,7 +192,7 @@ def _record_batches(source: SourceFile, header: list[str]) -> Iterator[_Records]
     """The records behind the header, some 16 million characters at a time."""
     with _open_text(source) as text:
         lines = _Lines(_bounded_lines(source, text))
-        reader = csv.reader(lines, strict=True)
+        reader = _reader(source, lines)
         header_seen = False
         records: list[list[str]] = []
         rows: list[int] = []
@@ -191,7 +214,7 @@ def _record_batches(source: SourceFile, header: list[str]) -> Iterator[_Records]
                 continue
             characters += lines.characters
             if reason:
-                kind = "invalid CSV quoting"
+                kind = f"invalid {source.format.upper()} quoting"
                 rejected.append(Rejected(row, kind, f"{kind}: {reason}", _raw(lines)))
             elif len(record) != len(header) and any(record[len(header) :] or [" "]):
                 kind = "wrong number of columns"

@@ -10,7 +10,7 @@ _COMPRESSIONS: dict[str, str | None] = {
     ".bz2": "bz2",
     ".xz": "xz",
 }
-_TEXT_FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv"}
+_TEXT_FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv", ".txt": "txt"}
 
 ENDINGS: dict[str, tuple[str, str | None]] = {
     ".parquet": ("parquet", None),
@@ -26,10 +26,16 @@ ENDINGS: dict[str, tuple[str, str | None]] = {
 """Format and compression by ending, in small letters. Content overrules both (`readers`)."""
 
 EXPECTED = (
-    ".parquet, .jsonl, .ndjson, .json, .csv (the last four also with .gz, .zst, .zstd, .bz2 or .xz), .pq, .arrow, "
-    ".feather"
+    ".parquet, .jsonl, .ndjson, .json, .csv, .tsv, .txt (the last six also with .gz, .zst, .zstd, .bz2 or .xz), .pq, "
+    ".arrow, .feather"
 )
 """The same for people."""
+
+
+def format_of(name: str) -> str | None:
+    """The format that the ending of a file name tells; None if it has no known one."""
+    ending = ending_of(name)
+    return None if ending is None else ENDINGS[ending.lower()][0]
 
 
 def ending_of(name: str) -> str | None:

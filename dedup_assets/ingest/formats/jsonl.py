@@ -10,7 +10,8 @@ What a file may hold beside clean rows:
 
 - A line, or an element of the array, that is not a JSON object in valid UTF-8 is rejected.
 - A string that looks like a date stays the string it is.
-- A value that is not a string in a text column that otherwise holds strings is rejected.
+- A value that is not a string in a text column, or a text inside a struct, that otherwise holds strings is rejected. A
+  column of conversations (`chats`) keeps its type, or becomes JSON text where they have no common one.
 - Any other column whose values have no common type becomes a string column of JSON text, in all rows; the id
   column does so too, except that its strings stay as they are. Integers beyond 64 bits count as such values
   because no column type holds them exactly.
@@ -30,6 +31,7 @@ objects, the fields of nested objects lose their order, and msgspec refuses NaN 
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +43,7 @@ import pyarrow.compute as pc
 import pyarrow.json as pj
 
 from dedup_assets.errors import ShardError
+from dedup_assets.ingest.chats import ROLES, as_json, is_chat, may_be_chat, may_be_messages
 from dedup_assets.ingest.formats.batches import (
     BLOCK_BYTES,
     MOST_COLUMNS,
@@ -52,15 +55,28 @@ from dedup_assets.ingest.formats.batches import (
 )
 from dedup_assets.ingest.formats.json_blocks import JsonBlock, json_blocks
 from dedup_assets.ingest.formats.json_documents import depth
+from dedup_assets.ingest.formats.json_types import (
+    EXACT_IN_DOUBLE,
+    MOST_FIELDS,
+    common_type,
+    leaves,
+    may_be_rounded,
+    nests_deeper,
+    nests_wider,
+    storable,
+    type_at,
+    type_of,
+    value_at,
+    with_type_at,
+    without_times,
+    without_value_at,
+)
 from dedup_assets.ingest.source_files import SourceFile, reading
 
-_DEEPEST_TYPE = 32  # Parquet readers refuse schemas that nest much deeper
 _DEEPEST_ROW = 256  # beyond it Python's parser may or may not fail, by how deep its caller stands
 _LEARNING_BYTES = 2**16  # a piece whose columns are not known: rows times columns stay some millions
 _MOST_CELLS = 2**24  # rows times columns of a piece whose columns are known
 _MANY_CELLS, _CELLS_A_BYTE = 2**28, 16  # rows times columns of a file: beyond both nearly all of them are empty
-_MOST_FIELDS = 1_000  # an object used as a dictionary of words is a value, not a thousand columns
-_EXACT_IN_DOUBLE = 2.0**53
 
 
 def read(source: SourceFile, text_columns: Sequence[str], id_column: str) -> ShardContent:
@@ -82,8 +98,8 @@ def read(source: SourceFile, text_columns: Sequence[str], id_column: str) -> Sha
 
 
 def _batches(source: SourceFile, schema: pa.Schema, encoded: frozenset[str], plan: _Plan) -> Iterator[Batch]:
-    rows_of_piece = max(1, _MOST_CELLS // max(1, _leaves(schema)))
-    texts = [column.name for column in schema if column.name in plan.text_columns and column.type == pa.string()]
+    rows_of_piece = max(1, _MOST_CELLS // max(1, leaves(schema)))
+    texts = list(_texts(schema, plan))
     with reading(source):
         for block in (piece for whole in json_blocks(source) for piece in _pieces(whole, rows_of_piece)):
             table = None if encoded else _parse_with_arrow(block, schema)
@@ -94,6 +110,16 @@ def _batches(source: SourceFile, schema: pa.Schema, encoded: frozenset[str], pla
             columns = [_column(objects, column, column.name in encoded, plan) for column in schema]
             table = pa.Table.from_arrays(columns, schema=schema)
             yield Batch(table, np.array(rows, dtype=np.int64), rejected)
+
+
+def _texts(schema: pa.Schema, plan: _Plan) -> Iterator[Sequence[str]]:
+    """Where the objects of a file have to hold strings."""
+    for column in schema:
+        if column.name in plan.text_columns and column.type == pa.string() and not is_chat(column):
+            yield (column.name,)
+        for text, path in plan.inside.get(column.name, ()):
+            if text not in schema.names and type_at(column.type, path) == pa.string():
+                yield (column.name, *path)
 
 
 def _pieces(block: JsonBlock, most_rows: int) -> Iterator[JsonBlock]:
@@ -124,15 +150,15 @@ def _parse_with_arrow(block: JsonBlock, schema: pa.Schema | None) -> pa.Table | 
     except (UnicodeDecodeError, pa.ArrowException):
         return None
     # Fewer or more rows than lines: objects over several lines, or several on one.
-    if table.num_rows != len(block.rows) or any(_nests_deeper(kind, _DEEPEST_ROW - 1) for kind in table.schema.types):
+    if table.num_rows != len(block.rows) or any(nests_deeper(kind, _DEEPEST_ROW - 1) for kind in table.schema.types):
         return None
     return table
 
 
 def _parse_with_python(
-    block: JsonBlock, texts: Sequence[str] = ()
+    block: JsonBlock, texts: Sequence[Sequence[str]] = ()
 ) -> tuple[list[dict[str, Any]], list[int], list[Rejected]]:
-    """The objects of a block with their row numbers, and the rows that are none, or hold no string under a name of
+    """The objects of a block with their row numbers, and the rows that are none, or hold no string at a place of
     `texts`."""
     objects: list[dict[str, Any]] = []
     rows: list[int] = []
@@ -150,7 +176,7 @@ def _parse_with_python(
             else:
                 if "\\ud" in text or "\\uD" in text:
                     json.dumps(value, ensure_ascii=False).encode("utf-8")
-                if wrong := [value[name] for name in texts if not isinstance(value.get(name), str | None)]:
+                if wrong := [found for path in texts if not isinstance(found := value_at(value, path), str | None)]:
                     kind, detail = "text is not a string", f" ({_json_type(wrong[0])})"
         except UnicodeDecodeError as error:
             kind, detail = "invalid UTF-8", f" at byte {error.start} of the line"
@@ -181,6 +207,11 @@ class _Plan:
     id_column: str
     types: dict[str, pa.DataType | None] = field(default_factory=dict)  # None: no common type
     not_text: dict[str, pa.DataType] = field(default_factory=dict)  # other types seen in text columns
+    chats: dict[str, pa.DataType | None] = field(default_factory=dict)  # in these too: lists of messages
+    set_aside: dict[str, pa.DataType] = field(default_factory=dict)  # types seen in texts inside structs that are none
+    inside: dict[str, list[tuple[str, list[str]]]] = field(default_factory=dict)  # texts in structs, and the way there
+    have_roles: set[str] = field(default_factory=set)  # of these: some message says who speaks
+    names: dict[str, None] = field(default_factory=dict)  # in the order in which they were seen
     large_integers: set[str] = field(default_factory=set)
     has_rows: bool = False
     rows: int = 0
@@ -190,7 +221,13 @@ class _Plan:
     @property
     def columns(self) -> int:
         """How many columns were seen."""
-        return len({**self.types, **self.not_text})
+        return len(self.names)
+
+    def __post_init__(self) -> None:
+        for text in self.text_columns:
+            names = text.split(".")
+            for at in range(1, len(names)):
+                self.inside.setdefault(".".join(names[:at]), []).append((text, names[at:]))
 
     def observe(self, block: JsonBlock) -> None:
         """Learn the types of the rows of a block, in pieces that grow as long as nothing new is found."""
@@ -198,7 +235,7 @@ class _Plan:
         while first < len(block.rows) and self.columns <= MOST_COLUMNS and not self.is_mostly_empty:
             known = self._known()
             if known is not None:
-                piece = block.part(first, self.piece_bytes, max(1, _MOST_CELLS // _leaves(known)))
+                piece = block.part(first, self.piece_bytes, max(1, _MOST_CELLS // leaves(known)))
                 if self._observe_table(_parse_with_arrow(piece, known)):
                     first += self._count(piece)
                     self.piece_bytes = min(2 * self.piece_bytes, BLOCK_BYTES)
@@ -220,21 +257,23 @@ class _Plan:
 
     def _known(self) -> pa.Schema | None:
         """A schema that holds what was seen, None where Arrow has no such type."""
-        if not self.types or self.not_text:
+        known = {name: kind for name, kind in self.types.items() if kind != pa.null() or name not in self.chats}
+        if not known or self.not_text or not self.chats.keys().isdisjoint(known):
             return None
-        fields = [(name, kind) for name, kind in self.types.items() if kind is not None]
-        return pa.schema(fields) if len(fields) == len(self.types) else None
+        seen = {**known, **self.chats}
+        fields = [(name, kind) for name, kind in seen.items() if kind is not None]
+        return pa.schema(fields) if len(fields) == len(seen) else None
 
     def _observe_table(self, table: pa.Table | None) -> bool:
         """Whether a parsed piece could be learnt from."""
-        if table is None or any(_may_be_rounded(column) for column in table.columns):
+        if table is None or any(may_be_rounded(column) for column in table.columns):
             return False
         self.has_rows |= table.num_rows > 0
         for name, column in zip(table.column_names, table.columns, strict=True):
             self._add(name, column.type)
             if pa.types.is_integer(column.type):
                 bounds = pc.min_max(column).as_py()
-                if max(abs(bounds["min"] or 0), abs(bounds["max"] or 0)) > _EXACT_IN_DOUBLE:
+                if max(abs(bounds["min"] or 0), abs(bounds["max"] or 0)) > EXACT_IN_DOUBLE:
                     self.large_integers.add(name)
         return True
 
@@ -249,110 +288,88 @@ class _Plan:
                 others = [value for value in values if value is not None and not isinstance(value, str)]
                 if len(others) < len(values):
                     self._add(name, pa.string() if any(isinstance(v, str) for v in values) else pa.null())
-                values = others
+                lists = [value for value in others if may_be_messages(value)]
+                if lists:
+                    self.names.setdefault(name)
+                    self._merge(self.chats, name, type_of(lists))
+                    if any(not ROLES.isdisjoint(message) for messages in lists for message in messages):
+                        self.have_roles.add(name)
+                values = [value for value in others if not may_be_messages(value)]
                 if not values:
                     continue
-            self._add(name, _type_of(values))
-            if any(isinstance(value, int) and abs(value) > _EXACT_IN_DOUBLE for value in values):
+            for text, path in self.inside.get(name, ()):
+                found = [value_at(value, path) for value in values]
+                wrong = [not isinstance(value, str | None) and not may_be_messages(value) for value in found]
+                if any(wrong):
+                    self._set_aside(text, type_of(list(itertools.compress(found, wrong))))
+                    pairs = zip(values, wrong, strict=True)
+                    values = [without_value_at(value, path) if is_wrong else value for value, is_wrong in pairs]
+            self._add(name, type_of(values))
+            if any(isinstance(value, int) and abs(value) > EXACT_IN_DOUBLE for value in values):
                 self.large_integers.add(name)
 
     def _add(self, name: str, seen: pa.DataType | None) -> None:
-        seen = None if seen is None else _without_times(seen)
-        if name in self.text_columns and not (
-            seen is not None and (pa.types.is_string(seen) or pa.types.is_null(seen))
-        ):
-            self.not_text.setdefault(name, pa.string() if seen is None else seen)
-            return
-        known = self.types.get(name, pa.null())
-        common = None if known is None or seen is None else _common_type(known, seen)
+        self.names.setdefault(name)
+        seen = None if seen is None else without_times(seen)
+        for text, path in self.inside.get(name, ()):
+            leaf = None if seen is None else type_at(seen, path)
+            if leaf not in (None, pa.string(), pa.null()) and not may_be_chat(leaf):
+                self._set_aside(text, leaf)
+                seen = with_type_at(seen, path, pa.null())
+        if name not in self.text_columns or (seen is not None and (pa.types.is_string(seen) or pa.types.is_null(seen))):
+            self._merge(self.types, name, seen)
+        elif seen is not None and may_be_chat(seen):
+            self._merge(self.chats, name, seen)
+            if pa.types.is_struct(seen.value_type) and not ROLES.isdisjoint(part.name for part in seen.value_type):
+                self.have_roles.add(name)
+        else:
+            known = self.not_text.get(name, pa.null())
+            self.not_text[name] = (None if seen is None else common_type(known, seen)) or pa.string()
+
+    def _set_aside(self, text: str, leaf: pa.DataType | None) -> None:
+        known = self.set_aside.get(text, pa.null())
+        self.set_aside[text] = (None if leaf is None else common_type(known, leaf)) or pa.string()
+
+    def _merge(self, types: dict[str, pa.DataType | None], name: str, seen: pa.DataType | None) -> None:
+        seen = None if seen is None else without_times(seen)
+        known = types.get(name, pa.null())
+        common = None if known is None or seen is None else common_type(known, seen)
         # A type that is no schema any more only grows.
-        self.types[name] = None if common is not None and _nests_wider(common, _MOST_FIELDS) else common
+        types[name] = None if common is not None and nests_wider(common, MOST_FIELDS) else common
 
     def schema(self) -> tuple[pa.Schema, frozenset[str]]:
         """The schema of the file and the columns that become JSON text."""
-        fields: dict[str, pa.DataType] = {}
+        fields: dict[str, pa.DataType | pa.Field] = {}
         encoded = set()
-        for name in {**self.types, **self.not_text}:
+        for name in self.names:
             known = self.types.get(name, pa.null())
             if name in self.text_columns:
                 # A column without any string is not text as a whole: that is for the caller to judge.
                 alone = known is None or pa.types.is_null(known)
+                chat = self.chats.get(name)
+                if alone and chat is not None and name not in self.not_text and storable(chat):
+                    fields[name] = chat
+                    continue
+                if alone and name in self.have_roles:
+                    encoded.add(name)
+                    fields[name] = as_json(name)
+                    continue
+                alone &= name not in self.chats  # lists and others: whatever is no string is rejected
                 fields[name] = self.not_text[name] if alone and name in self.not_text else pa.string()
                 continue
+            for text, path in self.inside.get(name, ()):
+                if known is not None and text in self.set_aside:
+                    # Without any string it is for the caller to judge; beside a column of that name it is no text.
+                    alone = type_at(known, path) == pa.null()
+                    of_all = with_type_at(known, path, self.set_aside[text]) if alone else known
+                    known = None if text in self.names and not alone else of_all
             rounded = known is not None and pa.types.is_floating(known) and name in self.large_integers
-            if known is None or rounded or not _storable(known):
+            if known is None or rounded or not storable(known):
                 encoded.add(name)
                 known = pa.string()
             fields[name] = known
-        return pa.schema(list(fields.items())), frozenset(encoded)
-
-
-def _may_be_rounded(column: pa.ChunkedArray) -> bool:
-    """Whether Arrow may have read large integers as doubles, which changes them."""
-    if pa.types.is_list(column.type):
-        return _may_be_rounded(pc.list_flatten(column))
-    if pa.types.is_struct(column.type):
-        return any(map(_may_be_rounded, column.flatten()))
-    if not pa.types.is_floating(column.type):
-        return False
-    largest = pc.max(pc.abs(column)).as_py()
-    return largest is not None and largest >= _EXACT_IN_DOUBLE
-
-
-def _type_of(values: list[Any]) -> pa.DataType | None:
-    try:
-        return pa.array(values).type
-    except (pa.ArrowException, OverflowError, ValueError, TypeError, RecursionError):
-        return None
-
-
-def _common_type(first: pa.DataType, second: pa.DataType) -> pa.DataType | None:
-    if first == second:
-        return first
-    try:
-        schemas = [pa.schema([("value", first)]), pa.schema([("value", second)])]
-        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-    except pa.ArrowException:
-        return None
-
-
-def _without_times(seen: pa.DataType) -> pa.DataType:
-    """The same type with strings where Arrow took strings for dates or times."""
-    if pa.types.is_temporal(seen):
-        return pa.string()
-    if pa.types.is_list(seen):
-        return pa.list_(_without_times(seen.value_type))
-    if pa.types.is_struct(seen):
-        return pa.struct([(item.name, _without_times(item.type)) for item in seen.fields])
-    return seen
-
-
-def _inside(seen: pa.DataType) -> Iterator[tuple[pa.DataType, int]]:
-    """A type and all types inside it, each with its depth from 1."""
-    todo = [(seen, 1)]
-    while todo:
-        part, level = todo.pop()
-        yield part, level
-        todo += [(part.field(index).type, level + 1) for index in range(part.num_fields)]
-
-
-def _storable(seen: pa.DataType) -> bool:
-    """Whether Parquet holds the type and it is still a schema: not too deep or wide, no empty struct."""
-    if any(pa.types.is_struct(part) and not part.num_fields for part, _ in _inside(seen)):
-        return False
-    return not _nests_deeper(seen, _DEEPEST_TYPE) and not _nests_wider(seen, _MOST_FIELDS)
-
-
-def _nests_deeper(seen: pa.DataType, most: int) -> bool:
-    return seen.num_fields > 0 and any(level > most for _, level in _inside(seen))
-
-
-def _nests_wider(seen: pa.DataType, most: int) -> bool:
-    return seen.num_fields > 0 and sum(part.num_fields for part, _ in _inside(seen) if pa.types.is_struct(part)) > most
-
-
-def _leaves(schema: pa.Schema) -> int:
-    return sum(1 for kind in schema.types for _ in _inside(kind))
+        of = [kind if isinstance(kind, pa.Field) else pa.field(name, kind) for name, kind in fields.items()]
+        return pa.schema(of), frozenset(encoded)
 
 
 # ---------------------------------------------------------------------------------------- columns

@@ -38,7 +38,7 @@ _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file", _EXPORT),
     (b"SQLite format 3\x00", "an SQLite database", _EXPORT),
     (b"\x93NUMPY", "an array of NumPy", _EXPORT),
-    (b"ORC", "an ORC file", _EXPORT),
+    (b"FEA1", "a Feather file of version 1", "Write it again as Arrow or Parquet"),
     (b"Obj\x01", "an Avro file", _EXPORT),
     (b"\x89PNG\r\n", "a picture", "Take it out of the source"),
     (b"\xff\xd8\xff", "a picture", "Take it out of the source"),
@@ -49,6 +49,7 @@ _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
 )
 
 _PICKLE = re.compile(rb"\x80[\x02-\x05][\x95}\]c(q\x8c]")
+_NOT_TEXT = re.compile(rb"[\x00-\x08]")
 _HTML = re.compile(rb"\s*<(!doctype\s+html|html|head|body)\b", re.IGNORECASE)
 _XML = re.compile(rb"\s*<(\?xml|!--|[A-Za-z][A-Za-z0-9]*[\s>/])")
 _BYTE_ORDER_MARKS = (
@@ -71,6 +72,8 @@ def foreign(head: bytes) -> str | None:
             return f"looks like {what}. {remedy}"
     if head[257:262] == b"ustar":
         return "looks like a tar archive. Unpack it, or name what is inside as tar://NAME::ARCHIVE"
+    if head.startswith(b"ORC") and _NOT_TEXT.search(head):  # text may begin so
+        return f"looks like an ORC file. {_EXPORT}"
     if _PICKLE.match(head):
         return f"looks like a pickle of Python, which is never loaded. {_EXPORT}"
     if _HTML.match(head):

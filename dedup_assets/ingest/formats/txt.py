@@ -1,0 +1,89 @@
+"""Plain text: a line is a record, in one column named `text`. Row number = line number from 0.
+
+Lines end with a line feed, a carriage return or both; no other character ends one. A line without a character is a
+record without text, which goes to quarantine like any other, or stays with `keep_empty`. A byte order mark is no part
+of the first line. A line that is not valid UTF-8 is rejected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from dedup_assets.errors import ShardError
+from dedup_assets.ingest.formats.batches import (
+    BLOCK_BYTES,
+    LONGEST_RECORD,
+    Batch,
+    Rejected,
+    ShardContent,
+    render_unparsed,
+)
+from dedup_assets.ingest.source_files import SourceFile, open_source, reading
+
+COLUMN = "text"
+_MOST_ROWS = 65_536
+_SCHEMA = pa.schema([(COLUMN, pa.string())])
+
+
+def read(source: SourceFile) -> ShardContent:
+    """Open a file of plain text that has a byte at least; see the module text. Raises `ShardError`."""
+    return ShardContent(_SCHEMA, frozenset(), True, _batches(source))
+
+
+def _batches(source: SourceFile) -> Iterator[Batch]:
+    first = 0
+    with reading(source):
+        for block in _blocks(source):
+            # A regular expression or `splitlines` would part at other characters too, or take three times as long.
+            lines = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n").removesuffix(b"\n").split(b"\n")
+            for start in range(0, len(lines), _MOST_ROWS):
+                piece = lines[start : start + _MOST_ROWS]
+                yield _batch(piece, np.arange(first, first + len(piece), dtype=np.int64))
+                first += len(piece)
+
+
+def _batch(lines: list[bytes], numbers: np.ndarray) -> Batch:
+    try:
+        column = pa.array(lines, pa.binary()).cast(pa.string())
+        return Batch(pa.Table.from_arrays([column], schema=_SCHEMA), numbers)
+    except pa.ArrowInvalid:
+        pass
+    texts: list[str] = []
+    rows: list[int] = []
+    rejected: list[Rejected] = []
+    for line, row in zip(lines, numbers.tolist(), strict=True):
+        try:
+            texts.append(line.decode("utf-8"))
+            rows.append(row)
+        except UnicodeDecodeError as error:
+            kind = "invalid UTF-8"
+            rejected.append(Rejected(row, kind, f"{kind} at byte {error.start} of the line", render_unparsed(line)))
+    table = pa.Table.from_arrays([pa.array(texts, pa.string())], schema=_SCHEMA)
+    return Batch(table, np.array(rows, dtype=np.int64), rejected)
+
+
+def _blocks(source: SourceFile) -> Iterator[bytes]:
+    """The bytes of a file in blocks of whole lines."""
+    pieces: list[bytes] = []
+    size = 0
+    with open_source(source) as stream:
+        begun = False
+        while piece := stream.read(BLOCK_BYTES):
+            piece, begun = piece if begun else piece.removeprefix(b"\xef\xbb\xbf"), True
+            # A carriage return at the end of a piece may be the first half of a line's end.
+            cut = max(piece.rfind(b"\n"), piece.rfind(b"\r", 0, len(piece) - 1)) + 1
+            if cut:
+                yield b"".join([*pieces, piece[:cut]])
+                pieces, size = [], 0
+            pieces.append(piece[cut:])
+            size += len(piece) - cut
+            if size > LONGEST_RECORD:
+                raise ShardError(
+                    f"{source.uri!r} (shard {source.key}) has a line of more than {LONGEST_RECORD} bytes. Expected a "
+                    "record a line. Look at the file, and run again."
+                )
+    if rest := b"".join(pieces):
+        yield rest
