@@ -28,8 +28,8 @@ class Curation(ResultLookups):
 
     `kept`, `removed`, `quarantined` and `pairs` are read when they are asked for. `published` is the folder of the
     generation that was in force when this was made: the tables are of that one, whatever is published later. Look-ups
-    (`explain`, `pairs_around`, `matches`, `search`, `history`, `groups`, `report`) answer from the workspace as it is
-    when they are called.
+    (`explain`, `pairs_around`, `matches`, `search`, `history`, `groups`, `outliers`, `sample`, `report`) answer from
+    the workspace as it is when they are called.
 
     Attributes
     ----------

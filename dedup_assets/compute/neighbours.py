@@ -55,10 +55,10 @@ CANDIDATES = (10, 1_000)
 
 BLOCK_ROWS = (1_024, 8_192)
 """Rows of a block, at least and at most. Of two blocks every pair is compared; a thread holds both, and a part of their
-product, in about 60 MB at 384 numbers a row."""
+product, in about 100 MB at 384 numbers a row."""
 
-TILE_ROWS = 512
-"""Rows of one block multiplied at a time with all of the other: 16 MB of float32."""
+TILE_ROWS = 256
+"""Rows of one block multiplied at a time with all of the other: 8 MB of float32."""
 
 
 class Rows(Protocol):
@@ -80,7 +80,7 @@ def mean_of_nearest(
 ) -> np.ndarray:
     """Mean similarity of each row to its nearest neighbours: float64 (n,). See the module for the definition.
 
-    Time grows with the square of the number of rows; memory is 8 bytes a row and neighbour, and 60 MB a thread.
+    Time grows with the square of the number of rows; memory is 8 bytes a row and neighbour, and 100 MB a thread.
 
     Parameters
     ----------
@@ -272,9 +272,9 @@ class _Comparison:
         near = product[:, :columns].float().numpy().copy()
         if itself is not None:
             near[np.arange(len(near)), itself + np.arange(len(near))] = -2.0
-        least = np.partition(near, columns - count, axis=1)[:, columns - count]
+        near.partition(columns - count, axis=1)
         known = np.isneginf(reach)
-        reach[known] = least[known] - proposal_slack(self._precision, self._width())
+        reach[known] = near[known, columns - count] - proposal_slack(self._precision, self._width())
 
     def _width(self) -> int:
         return self._rows[:1].shape[1]
