@@ -165,7 +165,7 @@ class ResultLookups:
 
         The score of a record is the mean similarity of its text to the 100 kept texts nearest to it (Angiulli and
         Pizzuti 2002, with distances), over every pair: `outliers` in memory has the same definition and the same code.
-        Time grows with the square of the number of texts. Memory is about 1 KB a text, and 100 MB a core.
+        Time grows with the square of the number of texts. Memory is about 1 KB a text, and 150 MB a core.
 
         Parameters
         ----------

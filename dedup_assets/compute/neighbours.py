@@ -55,7 +55,7 @@ CANDIDATES = (10, 1_000)
 
 BLOCK_ROWS = (1_024, 8_192)
 """Rows of a block, at least and at most. Of two blocks every pair is compared; a thread holds both, and a part of their
-product, in about 100 MB at 384 numbers a row."""
+product, in about 150 MB at 384 numbers a row."""
 
 TILE_ROWS = 256
 """Rows of one block multiplied at a time with all of the other: 8 MB of float32."""
@@ -80,7 +80,7 @@ def mean_of_nearest(
 ) -> np.ndarray:
     """Mean similarity of each row to its nearest neighbours: float64 (n,). See the module for the definition.
 
-    Time grows with the square of the number of rows; memory is 8 bytes a row and neighbour, and 100 MB a thread.
+    Time grows with the square of the number of rows; memory is 8 bytes a row and neighbour, and 150 MB a thread.
 
     Parameters
     ----------
