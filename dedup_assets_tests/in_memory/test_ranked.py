@@ -36,6 +36,9 @@ def test_scores_are_the_means_over_the_nearest_of_all_whatever_the_blocks_thread
     np.testing.assert_allclose(own, means(without, count), atol=1e-12)
     np.testing.assert_allclose(across, means(alike[:n, n:], count), atol=1e-12)
     told: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbours, "TILE_ROWS", 17)
+        assert (neighbours.mean_of_nearest(rows, None, count, threads=2) == own).all()
     order = np.random.default_rng(seed).permutation(n)
     again = neighbours.mean_of_nearest(rows[order], None, count, threads=3, block_rows=size, done=told.append)
     assert (again == own[order]).all() and sum(told) == n
