@@ -28,7 +28,8 @@ class Curation(ResultLookups):
 
     `kept`, `removed`, `quarantined` and `pairs` are read on access. `published` is the folder of the generation that
     was current at construction; the tables stay those of that generation. Look-ups (`explain`, `pairs_around`,
-    `matches`, `search`, `history`, `groups`, `report`) read the workspace when they are called.
+    `matches`, `search`, `history`, `groups`, `outliers`, `sample`, `report`) read the
+    workspace when they are called.
 
     Attributes
     ----------

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dedup_assets.arguments import as_text, at_least_one
 from dedup_assets.errors import SettingsError
-from dedup_assets.lookups.answers import Explanation, Groups, History, Hits, Pairs
+from dedup_assets.lookups.answers import Explanation, Groups, History, Hits, Pairs, Ranked
 from dedup_assets.storage.workspace import Workspace
 
 
@@ -159,6 +159,87 @@ class ResultLookups:
             None if count is None else at_least_one("count", count),
             None if members is None else at_least_one("members", members),
         )
+
+    def outliers(self, count: int = 20, *, fraction: float | None = None, progress: bool = True) -> Ranked:
+        """The kept records that are least like all others.
+
+        The score of a record is the mean similarity of its text to the 100 kept texts nearest to it (Angiulli and
+        Pizzuti 2002, with distances), over every pair: `outliers` in memory has the same definition and the same code.
+        Time grows with the square of the number of texts. Memory is about 1 KB a text, and 150 MB a core.
+
+        Parameters
+        ----------
+        count : int
+            How many at most.
+        fraction : float, optional
+            In its place a share of the kept records, from 0 to 1, rounded up.
+        progress : bool
+            Show progress in a notebook, or on standard error where that is a terminal; False: show nothing.
+
+        Returns
+        -------
+        Ranked
+            A table, the lowest score first: `score, id, shard, row, text`. Of equal scores the later record comes
+            first, by the admission of its shard, then by row. `.save(path)` writes the records themselves.
+
+        Raises
+        ------
+        DedupError
+            Nothing is decided or kept, or the workspace was curated without a model.
+
+        Examples
+        --------
+        >>> import dedup_assets as da
+        >>> da.open_curation("ws").outliers(5)["text"].to_pylist()
+        """
+        from dedup_assets.in_memory.matching import checked_share
+        from dedup_assets.in_memory.progress import shown_stages
+        from dedup_assets.lookups.typical import outliers
+
+        count = at_least_one("count", count)
+        share = None if fraction is None else checked_share("fraction", fraction)
+        with shown_stages(progress) as stages, stages.stage("neighbours") as advance:
+            return outliers(self._space(), count, share, advance)
+
+    def sample(self, count: int = 100, *, diversity: float = 0.5, progress: bool = True) -> Ranked:
+        """Kept records that stand for the rest: typical ones that differ from one another.
+
+        Of the texts with the best scores (see `outliers`), 10 for each that is wanted and 1,000 at least, one after the
+        other is chosen by maximal marginal relevance (Carbonell and Goldstein 1998), as `representatives` does in
+        memory: the one with the largest ``(1 - diversity)·score - diversity·(largest similarity to those chosen)``, of
+        equal ones the first by the admission of its shard, then by row.
+
+        Parameters
+        ----------
+        count : int
+            How many; fewer are given where fewer distinct texts are kept.
+        diversity : float
+            From 0, the most typical ones, to 1, those that differ most.
+        progress : bool
+            As in `outliers`.
+
+        Returns
+        -------
+        Ranked
+            A table in the order of choice: `score, id, shard, row, text`. `.save(path)` writes the records themselves.
+
+        Raises
+        ------
+        DedupError
+            As in `outliers`.
+
+        Examples
+        --------
+        >>> import dedup_assets as da
+        >>> da.open_curation("ws").sample(1000, diversity=0.5).save("sample.parquet")
+        """
+        from dedup_assets.in_memory.matching import checked_share
+        from dedup_assets.in_memory.progress import shown_stages
+        from dedup_assets.lookups.typical import sample
+
+        count, diversity = at_least_one("count", count), checked_share("diversity", diversity)
+        with shown_stages(progress) as stages, stages.stage("neighbours") as advance:
+            return sample(self._space(), count, diversity, advance)
 
     def history(self, shard: str) -> History:
         """The events of a shard, with their runs: read, embedded, admitted, decided, published, retracted.

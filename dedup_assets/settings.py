@@ -44,6 +44,16 @@ def _columns(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _unweighted(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        raise ValueError(
+            "columns with weights are compared in memory only (deduplicate(..., columns={...})): a workspace has one "
+            "vector for each text. Expected the names alone, whose texts are joined, or vectors of yours in a column "
+            "(embedding_column)"
+        )
+    return value
+
+
 def _sources(names: tuple[str, ...]) -> tuple[str, ...]:
     for source in filter(holds_credentials, names):
         raise SettingsError(
@@ -83,7 +93,7 @@ def _size(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_unicode)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
-Columns = Annotated[Texts, AfterValidator(_columns)]
+Columns = Annotated[Texts, AfterValidator(_columns), BeforeValidator(_unweighted)]
 Sources = Annotated[Texts, AfterValidator(_sources)]
 Keep = Annotated[Text, AfterValidator(_keep)]
 Cron = Annotated[Text, AfterValidator(_cron)]

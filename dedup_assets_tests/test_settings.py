@@ -137,6 +137,12 @@ def test_settings_made_directly_are_checked_and_of_one_type() -> None:
     assert type(Settings(threshold=1).threshold) is float and type(Settings(floor=np.float64(0.5)).floor) is float
 
 
+def test_weights_of_columns_are_refused_with_where_they_are_taken() -> None:
+    for build in (Settings.from_mapping, Settings().changed):
+        with pytest.raises(SettingsError, match=r"in memory only \(deduplicate\(.*vectors of yours"):
+            build({"text_columns": {"title": 2.0, "body": 1.0}})
+
+
 def test_a_set_gives_no_order_and_is_refused() -> None:
     with pytest.raises(SettingsError, match="expected a list of strings"):
         Settings.from_mapping({"text_columns": {"a", "b"}})

@@ -61,6 +61,8 @@ for _command in (
     look.explain,
     look.pairs,
     look.search,
+    look.outliers,
+    look.sample,
     look.history,
     look.report,
     operate.watch,

@@ -1,7 +1,8 @@
-"""Commands that look at a curation and change nothing: explain, pairs, search, history, report."""
+"""Commands that look at a curation and change nothing: explain, pairs, search, outliers, sample, history, report."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -10,10 +11,10 @@ from rich.console import Console
 from dedup_assets.cli.options import full_option, json_option, print_json, workspace_option
 
 if TYPE_CHECKING:
-    from dedup_assets.lookups.answers import Explanation, History, Hits, Pairs
+    from dedup_assets.lookups.answers import Explanation, History, Hits, Pairs, Ranked
 
 
-def _print(answer: Explanation | History | Hits | Pairs, as_json: bool, full: bool = False) -> None:
+def _print(answer: Explanation | History | Hits | Pairs | Ranked, as_json: bool, full: bool = False) -> None:
     if as_json:
         print_json(answer if isinstance(answer, dict) else answer.to_pylist())
     else:
@@ -99,6 +100,96 @@ def search(text: str, count: int, workspace: str, full: bool, as_json: bool) -> 
     from dedup_assets.api import open_curation
 
     _print(open_curation(workspace).search(text, count), as_json, full)
+
+
+_out_option = click.option(
+    "--out",
+    "-o",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Write the records themselves, in their own columns: .parquet, .jsonl or .csv.",
+)
+
+
+def _print_or_save(find: Callable[[], Ranked], out: str | None, as_json: bool, full: bool) -> None:
+    """Show records, or write them to a file and name it. A name that says no format is refused before the work."""
+    if out is None:
+        _print(find(), as_json, full)
+        return
+    from pathlib import Path
+
+    from dedup_assets.lookups.record_files import require_known_kind
+
+    require_known_kind(Path(out))
+    found = find()
+    path = found.save(out)
+    if as_json:
+        print_json({"records": len(found), "file": str(path)})
+        return
+    click.echo(path)
+    for remark in found.remarks:
+        click.echo(remark, err=True)
+
+
+@click.command(short_help="The kept records least like all others.")
+@click.option("-n", "count", type=click.IntRange(min=1), default=20, show_default=True, help="How many records.")
+@click.option("--fraction", type=click.FloatRange(0, 1), metavar="SHARE", help="In place of -n: a share of them all.")
+@_out_option
+@workspace_option
+@full_option
+@json_option
+def outliers(count: int, fraction: float | None, out: str | None, workspace: str, full: bool, as_json: bool) -> None:
+    """The kept records that are least like all others, the strangest first.
+
+    The score of a record is the mean similarity of its text to the 100 kept texts nearest to it, over every pair. The
+    time grows with the square of their number: look at the bar.
+
+    \b
+    Examples:
+      dedup-assets outliers -n 50 --workspace ws
+      dedup-assets outliers --fraction 0.01 -o outliers.parquet --workspace ws
+    """
+    from dedup_assets.api import open_curation
+
+    if fraction is not None and _is_given("count"):
+        raise click.UsageError("-n and --fraction both say how many: give one of them.")
+    result = open_curation(workspace)
+    _print_or_save(lambda: result.outliers(count, fraction=fraction), out, as_json, full)
+
+
+@click.command(short_help="Kept records that stand for the rest.")
+@click.option("-n", "count", type=click.IntRange(min=1), default=100, show_default=True, help="How many records.")
+@click.option(
+    "--diversity",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="From 0, the most typical ones, to 1, those that differ most.",
+)
+@_out_option
+@workspace_option
+@full_option
+@json_option
+def sample(count: int, diversity: float, out: str | None, workspace: str, full: bool, as_json: bool) -> None:
+    """Kept records that stand for the rest: typical ones that differ from one another, in the order of choice.
+
+    Of the records with the best scores, as in `dedup-assets outliers`, one after the other is chosen by maximal
+    marginal relevance. The same workspace gives the same sample.
+
+    \b
+    Examples:
+      dedup-assets sample -n 1000 --diversity 0.5 -o sample.jsonl --workspace ws
+      dedup-assets sample -n 20 --workspace ws
+    """
+    from dedup_assets.api import open_curation
+
+    result = open_curation(workspace)
+    _print_or_save(lambda: result.sample(count, diversity=diversity), out, as_json, full)
+
+
+def _is_given(option: str) -> bool:
+    source = click.get_current_context().get_parameter_source(option)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 @click.command(short_help="All that happened to a shard.")

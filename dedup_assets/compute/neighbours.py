@@ -1,64 +1,146 @@
-"""The similarity of rows to their nearest neighbours, from all products; and a selection of diverse rows.
+"""How near rows are to their nearest neighbours, over every pair; which are like nothing else, which stand for many.
 
-Exact up to the rounding of float32 products. It does not use cells: the neighbours of an outlier lie in other cells.
+Exact: low-precision products only propose, and the canonical similarity of a proposal counts. Knows arrays and nothing
+of cells: what is nearest to an outlier lies in none of its own.
+
+Definitions
+-----------
+The *score* of a row is the mean canonical similarity to the `NEIGHBOURS` rows nearest to it, itself left out: the mean
+distance to the k nearest neighbours (Angiulli and Pizzuti, Fast Outlier Detection in High Dimensional Spaces, 2002),
+turned around. SemHash has the same score. *Outliers* are the rows with the lowest scores. *Representatives* are chosen
+from the rows with the highest scores by maximal marginal relevance (Carbonell and Goldstein, The Use of MMR, 1998).
+
+Scores have the same bits for any number of threads, size of block, precision and order of the neighbours: similarities
+are canonical, those that count are sorted, and then summed.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
+from numba import njit
 
-from dedup_assets.compute.precision import unit_rows
-from dedup_assets.compute.similarity import squared_norms
+from dedup_assets.compute.precision import (
+    PRECISIONS,
+    bits_of,
+    low_unit_rows,
+    native_precision,
+    one_thread_each,
+    to_bfloat,
+)
+from dedup_assets.compute.scan import CHUNK, LOWEST_BOUND
+from dedup_assets.compute.similarity import (
+    LANES,
+    as_bits,
+    canonical_between,
+    cosine,
+    dot_half,
+    dot_single,
+    product_slack,
+    proposal_slack,
+    squared_norms,
+)
+from dedup_assets.compute.streams import stream
 
-TILE = (1_024, 8_192)
-"""Rows and columns of a product: 32 MB of float32, whatever the number of rows."""
+NEIGHBOURS = 100
+"""Nearest neighbours that a score is the mean over, as in SemHash."""
 
-DIGITS = 6
-"""Decimals of a mean. Further ones are rounding errors of the products and must not affect the order."""
+CANDIDATES = (10, 1_000)
+"""Representatives are chosen from the best-scored texts: so many for each that is wanted, and so many at least."""
+
+BLOCK_ROWS = (1_024, 8_192)
+"""Rows of a block, at least and at most. Of two blocks every pair is compared; a thread holds both, and a part of their
+product, in about 150 MB at 384 numbers a row."""
+
+TILE_ROWS = 256
+"""Rows of one block multiplied at a time with all of the other: 8 MB of float32."""
+
+
+class Rows(Protocol):
+    """Vectors (n, d), float16 or float32, read a slice at a time, by several threads: an array is such."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, at: slice, /) -> np.ndarray: ...
 
 
 def mean_of_nearest(
-    rows: np.ndarray, others: np.ndarray | None, count: int, done: Callable[[int], None] = lambda rows: None
+    rows: Rows,
+    others: Rows | None = None,
+    count: int = NEIGHBOURS,
+    *,
+    threads: int = 1,
+    done: Callable[[int], None] = lambda rows: None,
+    block_rows: int | None = None,
 ) -> np.ndarray:
-    """Mean cosine of each row to its nearest neighbours: float64 (n,), to `DIGITS` decimals.
+    """Mean similarity of each row to its nearest neighbours: float64 (n,). See the module for the definition.
+
+    Time grows with the square of the number of rows; memory is 8 bytes a row and neighbour, and 150 MB a thread.
 
     Parameters
     ----------
-    rows : array (n, d), float16 or float32
-    others : array (m, d), optional
-        The neighbours; by default the rows themselves, where a row is not its own neighbour.
+    rows : array (n, d), float16 or float32, or `Rows`
+    others : array (m, d), of the same dtype, optional
+        The neighbours; by default the rows themselves, each without itself.
     count : int
-        Largest number of neighbours of each row. Without neighbours the mean is 0.
+        Neighbours of each row at most. Without any, the mean is 0.
+    threads : int
     done : callable
-        Called with the number of finished rows.
+        Called with the number of rows that are done, as a share of the work.
+    block_rows : int, optional
+        Rows compared with one another at a time; no result depends on it.
     """
     theirs = rows if others is None else others
     count = min(count, len(theirs) - (others is None))
-    out = np.zeros(len(rows))
-    for first in range(0, len(rows) if count else 0, TILE[0]):
-        left = _unit(rows[first : first + TILE[0]])
-        best = torch.full((len(left), 0), -2.0)
-        for start in range(0, len(theirs), TILE[1]):
-            product = left @ _unit(theirs[start : start + TILE[1]]).T
-            if others is None:
-                low, high = max(first, start), min(first + len(left), start + product.shape[1])
-                at = torch.arange(low, max(low, high))
-                product[at - first, at - start] = -2.0  # itself
-            best = torch.cat([best, product], dim=1)
-            best = best.topk(min(count, best.shape[1]), dim=1).values
-        out[first : first + len(left)] = best.double().mean(dim=1).numpy()
-        done(len(left))
-    return np.round(out, DIGITS)
+    n = len(rows)
+    if not n or not count:
+        done(n)
+        return np.zeros(n)
+    size = block_rows or int(np.clip(-(-max(n, len(theirs)) // (4 * threads)), *BLOCK_ROWS))
+    work = _Comparison(rows, others, np.full((n, count), -np.inf), size)
+    reported = _Shares(n, len(work.pairs), done)
+    with one_thread_each(threads):
+        for _ in stream(lambda emit: work, len(work.pairs), threads, reported):
+            raise AssertionError("nothing is emitted")
+    return _means(work.nearest)
+
+
+def lowest(scores: np.ndarray, count: int) -> np.ndarray:
+    """Numbers int64 (count,) of the rows with the lowest scores, the lowest first; of equal ones the later first."""
+    return np.lexsort((-np.arange(len(scores)), scores))[:count]
+
+
+def representatives(
+    scores: np.ndarray, count: int, diversity: float, vectors: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Numbers int64 (at most count,) of rows that stand for the rest, in the order in which they are chosen.
+
+    Of the `CANDIDATES` with the best scores, of equal ones the earlier, by `diverse`.
+
+    Parameters
+    ----------
+    scores : float64 (n,)
+    count : int
+        At least 1; fewer are given where there are fewer rows.
+    diversity : float
+        From 0 to 1.
+    vectors : callable
+        The vectors (m, d) of some rows.
+    """
+    best = np.argsort(-scores, kind="stable")[: max(CANDIDATES[0] * count, CANDIDATES[1])]
+    return best[diverse(vectors(best), scores[best], min(count, len(best)), diversity)] if len(best) else best
 
 
 def diverse(rows: np.ndarray, scores: np.ndarray, count: int, diversity: float) -> np.ndarray:
-    """Select rows by maximal marginal relevance: row numbers int64 (count,) in the order of selection.
+    """Row numbers int64 (count,) in the order in which they are chosen, by maximal marginal relevance.
 
-    Each step selects the row with the largest ``(1 - diversity)·score - diversity·(largest cosine to selected rows)``
-    (Carbonell and Goldstein 1998); among equals, the first.
+    Each time the row with the largest ``(1 - diversity)·score - diversity·(largest similarity to those chosen)``; of
+    equal ones the first. For the first choice the latter is 0.
 
     Parameters
     ----------
@@ -67,21 +149,247 @@ def diverse(rows: np.ndarray, scores: np.ndarray, count: int, diversity: float) 
     count : int
         At most n.
     diversity : float
-        From 0 (the highest scores only) to 1 (the most different rows only).
+        From 0, the highest scores alone, to 1, the most different rows alone.
     """
-    unit = _unit(rows)
+    squares, every = squared_norms(rows), np.arange(len(rows))
     nearest = np.zeros(len(rows))
     value = (1.0 - diversity) * scores
     chosen: list[int] = []
     left = np.ones(len(rows), bool)
     for _ in range(count):
         at = int(np.argmax(np.where(left, value - diversity * nearest, -np.inf)))
-        cosine = np.round((unit @ unit[at]).double().numpy(), DIGITS)
-        nearest = np.maximum(nearest, cosine) if chosen else cosine
+        near = canonical_between(rows, every, rows, np.full(len(rows), at), squares, squares)
+        nearest = np.maximum(nearest, near) if chosen else near
         left[at] = False
         chosen.append(at)
     return np.array(chosen, np.int64)
 
 
-def _unit(rows: np.ndarray) -> torch.Tensor:
-    return unit_rows(rows, squared_norms(rows))
+# ------------------------------------------------------------------------------------- every pair
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some rows as they are compared."""
+
+    bits: np.ndarray  # (n, d) as the kernels take them
+    squares: np.ndarray  # (n,) float64
+    low: torch.Tensor  # (n, d) unit rows in the precision of the products, rows of zeros up to whole chunks
+    residual: float  # the largest rounding error among them
+
+
+class _Comparison:
+    """Compares pairs of blocks; any number of threads at once, each with other pairs.
+
+    Attributes
+    ----------
+    nearest : float64 (n, count)
+        The largest similarities that each row has met, as a heap with the least of them first.
+    pairs : list of (int, int)
+        The blocks to be compared. Of the rows with themselves each pair of blocks once; those that follow one another
+        in the list share no block as far as that can be, so that threads do not wait for one another.
+    """
+
+    def __init__(self, rows: Rows, others: Rows | None, nearest: np.ndarray, size: int) -> None:
+        self.nearest = nearest
+        # What a neighbour has to reach: never more than the least of the nearest in the end.
+        self._reach = np.full(len(rows), -np.inf)
+        self._rows, self._others, self._size = rows, others, size
+        self._precision = native_precision("cpu")
+        mine = -(-len(rows) // size)
+        if others is None:
+            steps = range(mine // 2 + 1)
+            self.pairs = [(i, (i + step) % mine) for step in steps for i in range(mine) if 2 * step < mine or i < step]
+        else:
+            theirs = -(-len(others) // size)
+            self.pairs = [(i, (i + step) % theirs) for step in range(theirs) for i in range(mine)]
+        self._locks = [threading.Lock() for _ in range(mine)]
+
+    def __call__(self, item: int) -> None:
+        """Compare one pair of blocks."""
+        i, j = self.pairs[item]
+        left = self._block(self._rows, i)
+        inside = self._others is None and i == j
+        right = left if inside else self._block(self._rows if self._others is None else self._others, j)
+        mutual = self._others is None and not inside
+        slack = product_slack(self._precision, left.bits.shape[1], max(left.residual, right.residual))
+        for first in range(0, len(left.bits), TILE_ROWS):
+            at = slice(first, min(first + TILE_ROWS, len(left.bits)))
+            product = left.low[at] @ right.low.T
+            held = [self._locks[block] for block in sorted({i, j} if mutual else {i})]
+            for lock in held:
+                lock.acquire()
+            try:
+                self._take(product, left, right, i, j, at, inside, mutual, slack)
+            finally:
+                for lock in held:
+                    lock.release()
+
+    def finish(self) -> None:
+        """Nothing is left to be emitted."""
+
+    def _take(
+        self,
+        product: torch.Tensor,
+        left: _Block,
+        right: _Block,
+        i: int,
+        j: int,
+        at: slice,
+        inside: bool,
+        mutual: bool,
+        slack: float,
+    ) -> None:
+        mine = slice(i * self._size + at.start, i * self._size + at.stop)
+        theirs = slice(j * self._size, j * self._size + len(right.bits)) if mutual else slice(0, 0)
+        reach = self._reach[mine]
+        silent = left.squares[at] == 0.0  # similar to nothing: 0 is right, whatever comes
+        self.nearest[mine][silent], reach[silent] = 0.0, np.inf
+        if not np.isfinite(reach).any():
+            self._begin(product, len(right.bits), reach, at.start if inside else None)
+        pattern = bits_of(product)
+        pattern = (pattern if pattern.dtype == np.int16 else pattern.view(np.int32)).reshape(len(reach), -1, CHUNK)
+        (_scan_half if left.bits.dtype == np.uint16 else _scan_single)(
+            pattern,
+            left.bits[at],
+            right.bits,
+            left.squares[at],
+            right.squares,
+            self.nearest[mine],
+            self.nearest[theirs],
+            reach,
+            self._reach[theirs],
+            slack,
+            at.start if inside else -1,
+        )
+
+    def _begin(self, product: torch.Tensor, columns: int, reach: np.ndarray, itself: int | None) -> None:
+        """What the first block alone shows must be reached: its nearest products, less their error. Without it the
+        first thousands that a row meets would be candidates."""
+        count = self.nearest.shape[1]
+        if columns - (itself is not None) < count:
+            return
+        near = product[:, :columns].float().numpy().copy()
+        if itself is not None:
+            near[np.arange(len(near)), itself + np.arange(len(near))] = -2.0
+        near.partition(columns - count, axis=1)
+        known = np.isneginf(reach)
+        reach[known] = near[known, columns - count] - proposal_slack(self._precision, self._width())
+
+    def _width(self) -> int:
+        return self._rows[:1].shape[1]
+
+    def _block(self, rows: Rows, number: int) -> _Block:
+        vectors = rows[number * self._size : (number + 1) * self._size]
+        squares = squared_norms(vectors)
+        low, residual = low_unit_rows(vectors, squares, PRECISIONS[self._precision])
+        padding = -len(vectors) % CHUNK
+        if padding:
+            low = torch.cat([low, low.new_zeros(padding, low.shape[1])])
+        return _Block(as_bits(vectors), squares, low, residual)
+
+
+class _Shares:
+    """Tells how many rows are done, as pairs of blocks are."""
+
+    def __init__(self, rows: int, pairs: int, tell: Callable[[int], None]) -> None:
+        self._rows, self._pairs, self._tell = rows, pairs, tell
+        self._done, self._lock = 0, threading.Lock()
+
+    def __call__(self) -> None:
+        with self._lock:
+            before = self._rows * self._done // self._pairs
+            self._done += 1
+            self._tell(self._rows * self._done // self._pairs - before)
+
+
+@njit(cache=True, nogil=True)
+def _pattern(bound, wide):
+    """The bits of a bound as those of the products: below `LOWEST_BOUND` that of none, since negative floats do not
+    order like their bits."""
+    if bound < LOWEST_BOUND:
+        return np.int32(-(2**31)) if wide else np.int32(-(2**15))
+    if bound == np.inf:
+        return np.int32(2**31 - 1) if wide else np.int32(2**15 - 1)
+    return np.float32(bound).view(np.int32) if wide else to_bfloat(bound)
+
+
+@njit(cache=True, nogil=True)
+def _put(heap, value):
+    """Replace the least of a heap, which stands first."""
+    at = 0
+    while True:
+        child = 2 * at + 1
+        if child >= heap.shape[0]:
+            break
+        if child + 1 < heap.shape[0] and heap[child + 1] < heap[child]:
+            child += 1
+        if heap[child] >= value:
+            break
+        heap[at] = heap[child]
+        at = child
+    heap[at] = value
+
+
+def _make_scan(dot):
+    @njit(cache=True, nogil=True, error_model="numpy")
+    def scan(product, a, b, squares_a, squares_b, nearest_a, nearest_b, reach_a, reach_b, slack, itself):
+        """Take in the similarities of a tile that may be among the nearest of their row, or of their column.
+
+        `product` is (rows, chunks, `CHUNK`), integers that order like the products where these are positive. The rows
+        are those of `a`; without any in `nearest_b` the columns take nothing in. Row r is column ``itself + r``, which
+        it does not take; negative: none.
+        """
+        wide = product.itemsize == 4
+        columns = b.shape[0]
+        lanes = np.empty(LANES, np.float64)
+        mutual = nearest_b.shape[0] > 0
+        bounds = np.full(product.shape[1:], _pattern(np.inf, wide), product.dtype)
+        if mutual:
+            for at in range(columns):
+                bounds[at // CHUNK, at % CHUNK] = _pattern(reach_b[at] - slack, wide)
+        for row in range(product.shape[0]):
+            bound = product.dtype.type(_pattern(reach_a[row] - slack, wide))
+            for chunk in range(product.shape[1]):
+                hit = np.int16(0)
+                for at in range(CHUNK):  # without a branch: a loop of vector comparisons
+                    hit |= np.int16(product[row, chunk, at] >= min(bound, bounds[chunk, at]))
+                if hit == 0:
+                    continue
+                for at in range(min(CHUNK, columns - chunk * CHUNK)):
+                    column = chunk * CHUNK + at
+                    if product[row, chunk, at] < min(bound, bounds[chunk, at]) or (
+                        itself >= 0 and column == itself + row
+                    ):
+                        continue
+                    similarity = cosine(dot(a[row], b[column], lanes), squares_a[row], squares_b[column])
+                    if similarity > nearest_a[row, 0]:
+                        _put(nearest_a[row], similarity)
+                        reach_a[row] = max(reach_a[row], nearest_a[row, 0])
+                        bound = product.dtype.type(_pattern(reach_a[row] - slack, wide))
+                    if mutual and similarity > nearest_b[column, 0]:
+                        _put(nearest_b[column], similarity)
+                        reach_b[column] = max(reach_b[column], nearest_b[column, 0])
+                        bounds[chunk, at] = _pattern(reach_b[column] - slack, wide)
+
+    return scan
+
+
+@njit(cache=True, nogil=True)
+def _dot_half(a, b, lanes):
+    return dot_half(a, b)
+
+
+_scan_half, _scan_single = _make_scan(_dot_half), _make_scan(dot_single)
+
+
+@njit(cache=True, nogil=True)
+def _means(nearest):
+    """Means of rows, summed from the largest on: the same bits in whatever order they were met."""
+    out = np.empty(nearest.shape[0])
+    for row in range(nearest.shape[0]):
+        total = 0.0
+        for value in np.sort(nearest[row])[::-1]:
+            total += value
+        out[row] = total / nearest.shape[1]
+    return out

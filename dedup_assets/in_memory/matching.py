@@ -54,6 +54,13 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float | np.floating) and not isinstance(value, bool)
 
 
+def checked_share(name: str, value: Any) -> float:
+    """A number from 0 to 1. Raises SettingsError."""
+    if not is_number(value) or not 0.0 <= value <= 1.0:
+        raise SettingsError(f"{name} = {value!r}: expected a number from 0 to 1, such as 0.1.")
+    return float(value)
+
+
 def checked_threshold(threshold: float) -> float:
     """A threshold as a workspace takes it. Raises SettingsError."""
     if not is_number(threshold):

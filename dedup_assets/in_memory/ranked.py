@@ -6,25 +6,21 @@ from math import ceil
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import torch
 
-from dedup_assets.compute.neighbours import diverse, mean_of_nearest
+from dedup_assets.compute.neighbours import lowest, mean_of_nearest
+from dedup_assets.compute.neighbours import representatives as representative_rows
 from dedup_assets.display_text import counted
 from dedup_assets.errors import SettingsError
 from dedup_assets.forks import require_own_threads
 from dedup_assets.in_memory.calls import compare
 from dedup_assets.in_memory.compared import Compared
-from dedup_assets.in_memory.matching import is_number
+from dedup_assets.in_memory.matching import checked_share
 from dedup_assets.in_memory.progress import shown_stages
 from dedup_assets.in_memory.records import Columns, Records, read_records
 from dedup_assets.in_memory.vectors import Model
 
 T = TypeVar("T")
-
-NEIGHBOURS = 100
-"""Nearest neighbours that a score is the mean over, as in SemHash."""
-
-CANDIDATES = (10, 1_000)
-"""Representatives are chosen from the best-scored texts: so many for each that is wanted, and so many at least."""
 
 
 class RankedRecords(Generic[T]):
@@ -71,8 +67,9 @@ def outliers(
 ) -> RankedRecords[T]:
     """Set the records apart that are least like all others.
 
-    The score of a record is the mean cosine of its text to the 100 texts nearest to it, found by comparing it with
-    every text: the time grows with the square of their number. Copies have one score.
+    The score of a record is the mean cosine of its text to the 100 texts nearest to it (Angiulli and Pizzuti 2002, with
+    distances), found by comparing it with every text: the time grows with the square of their number. Copies have one
+    score. `Curation.outliers` does the same on a workspace.
 
     Parameters
     ----------
@@ -98,11 +95,10 @@ def outliers(
     >>> da.outliers(texts, fraction=0.25).filtered
     ['quarterly tax report']
     """
-    if not is_number(fraction) or not 0.0 <= fraction <= 1.0:
-        raise SettingsError(f"fraction = {fraction!r}: expected a share from 0 to 1, such as 0.1.")
+    fraction = checked_share("fraction", fraction)
     own, _, scores = _scored(records, columns, vectors, against, model, progress)
-    order = np.argsort(-scores, kind="stable")
-    return RankedRecords(own, np.sort(order[: own.count - ceil(own.count * float(fraction))]), scores)
+    set_apart = lowest(scores, ceil(own.count * fraction))
+    return RankedRecords(own, np.setdiff1d(np.arange(own.count), set_apart), scores)
 
 
 def representatives(
@@ -118,7 +114,10 @@ def representatives(
 ) -> RankedRecords[T]:
     """Choose records that stand for the rest: typical ones that differ from one another.
 
-    Of the texts with the best scores (see `outliers`) one after the other is chosen by maximal marginal relevance.
+    Of the texts with the best scores (see `outliers`), 10 for each that is wanted and 1,000 at least, one after the
+    other is chosen by maximal marginal relevance (Carbonell and Goldstein 1998): the one with the largest
+    ``(1 - diversity)·score - diversity·(largest cosine to those chosen)``, of equal ones the first.
+    `Curation.sample` does the same on a workspace.
 
     Parameters
     ----------
@@ -148,14 +147,13 @@ def representatives(
     """
     if not isinstance(n, int | np.integer) or isinstance(n, bool) or n < 1:
         raise SettingsError(f"n = {n!r}: expected a whole number from 1 on.")
-    if not is_number(diversity) or not 0.0 <= diversity <= 1.0:
-        raise SettingsError(f"diversity = {diversity!r}: expected a number from 0 to 1, such as 0.5.")
+    diversity = checked_share("diversity", diversity)
     own, compared, scores = _scored(records, columns, vectors, against, model, progress)
-    # Of records with one text the first.
-    rows, first = np.unique(compared.own_texts, return_index=True)
-    best = np.lexsort((first, -scores[first]))[: max(CANDIDATES[0] * int(n), CANDIDATES[1])]
-    chosen = diverse(compared.vectors[rows[best]], scores[first[best]], min(int(n), len(best)), float(diversity))
-    return RankedRecords(own, first[best[chosen]], scores)
+    # Of records with one text the first, in their order.
+    first = np.sort(np.unique(compared.own_texts, return_index=True)[1])
+    texts = compared.own_texts[first]
+    chosen = representative_rows(scores[first], int(n), diversity, lambda at: compared.vectors[texts[at]])
+    return RankedRecords(own, first[chosen], scores)
 
 
 def _scored(
@@ -170,5 +168,7 @@ def _scored(
         theirs = np.unique(compared.texts[: compared.references])
         rows, others = compared.vectors[mine], compared.vectors[theirs] if compared.references else None
         with stages.stage("neighbours") as advance:
-            scores = mean_of_nearest(rows, others, NEIGHBOURS, lambda amount: advance(amount, len(rows), "texts"))
+            scores = mean_of_nearest(
+                rows, others, threads=torch.get_num_threads(), done=lambda amount: advance(amount, len(rows), "texts")
+            )
     return own, compared, scores[np.searchsorted(mine, compared.own_texts)]

@@ -92,9 +92,11 @@ def check_columns(source: SourceFile, spec: IngestSpec, content: ShardContent) -
     there = ", ".join(f"{column.name!r} ({column.type})" for column in schema) or "none"
     missing = [name for name in spec.text_columns if name not in texts]
     if missing and not (spec.embedding_column and not texts):
+        weighted = missing[0].rpartition("=")[0] in schema.names
+        hint = " A workspace has one vector for each text: a column takes no weight." if weighted else ""
         raise ShardError(
             f"{where} has no text column {missing[0]!r}; its columns are {there}.{_encoded_above(missing[0], content)} "
-            "Name the column that holds the text with --text-column."
+            f"Name the column that holds the text with --text-column.{hint}"
         )
     for name, option in (
         (spec.id_column if spec.id_column_required else None, "--id-column"),

@@ -4,7 +4,8 @@ notebook, each time the same lines."""
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -34,6 +35,7 @@ HITS = pa.schema({"id": _TEXT, "shard": _TEXT, "similarity": _NUMBER, "decision"
 MEMBER = pa.struct(
     {"id": _TEXT, "shard": _TEXT, "row": _WHOLE, "kind": _TEXT, "similarity": _NUMBER, "text": _TEXT},
 )
+RANKED = pa.schema({"score": _NUMBER, "id": _TEXT, "shard": _TEXT, "row": _WHOLE, "text": _TEXT})
 GROUPS = pa.schema(
     {
         "group_id": _TEXT,
@@ -172,6 +174,53 @@ class Hits(Answer, Head):
         for hit in self:
             table.add_row(f"{hit['similarity']:.4f}", hit["decision"], _record(hit["id"], hit["text"], full))
         console.print(table if table.rows else "The corpus holds no record yet.")
+
+
+class Ranked(Answer, Head):
+    """Kept records in an order, with the mean similarity of each to its nearest neighbours, as a table of `score, id,
+    shard, row, text`.
+
+    `remarks` says what else there is to know.
+    """
+
+    def __init__(self, table: pa.Table, remarks: Iterable[str], read: Callable[[], pa.Table]) -> None:
+        super().__init__(table)
+        self.remarks = list(remarks)
+        self._read = read
+
+    def records(self) -> pa.Table:
+        """The records in the input's own columns, in this order; read now."""
+        return self._read()
+
+    def save(self, path: str | Path) -> Path:
+        """Write the records in the input's own columns, in this order, to a .parquet, .jsonl or .csv file.
+
+        Raises
+        ------
+        SettingsError
+            The file's name ends otherwise, or a column has values that such a file cannot hold.
+
+        Examples
+        --------
+        >>> import dedup_assets as da
+        >>> da.open_curation("ws").sample(1000).save("sample.jsonl")
+        """
+        from dedup_assets.lookups.record_files import require_known_kind, write_records
+
+        file = Path(path).expanduser().absolute()
+        require_known_kind(file)
+        write_records(self.records(), file)
+        return file
+
+    def show(self, console: Console, full: bool = False) -> None:
+        """Each with its score."""
+        table = _columns("score", "record")
+        for record in self:
+            table.add_row(f"{record['score']:.4f}", _record(record["id"], record["text"], full))
+        if table.rows:
+            console.print(table)
+        for remark in self.remarks:
+            console.print(Text(remark), soft_wrap=True)
 
 
 class Groups(Answer, Head):

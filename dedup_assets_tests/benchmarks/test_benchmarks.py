@@ -10,7 +10,7 @@ import pytest
 import dedup_assets as da
 from dedup_assets.compute.in_memory import deduplicate_vectors
 from dedup_assets.in_memory import matching
-from dedup_assets_tests.benchmarks import corpus, in_memory, join, ours, peers
+from dedup_assets_tests.benchmarks import corpus, in_memory, join, neighbours, ours, peers
 from dedup_assets_tests.benchmarks.fit import traits
 from dedup_assets_tests.benchmarks.generator import generate
 from dedup_assets_tests.benchmarks.measure import exponent, extrapolated, truth
@@ -52,6 +52,11 @@ def test_texts_in_memory_are_decided_as_by_every_pair(capsys):
     assert in_memory.main(["--rows", "600", "--repeats", "1", "--alone", "--threshold", "0.8"]) == 0
     row = capsys.readouterr().out.splitlines()[-1]
     assert row.startswith("| deduplicate |") and row.endswith("| 0 |")
+
+
+def test_scores_of_the_benchmark_are_those_of_every_pair(capsys):
+    assert neighbours.main(["--rows", "700", "--queries", "40"]) == 0
+    assert "| 700 |" in capsys.readouterr().out
 
 
 def test_the_generator_gives_the_same_unit_rows_for_the_same_seed():

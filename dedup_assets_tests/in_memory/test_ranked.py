@@ -14,7 +14,7 @@ import dedup_assets as da
 from dedup_assets.compute import neighbours
 from dedup_assets.errors import DedupError
 from dedup_assets.in_memory import ranked
-from dedup_assets_tests.compute.vectors import brute_force, kinds, make_vectors, seeds
+from dedup_assets_tests.compute.vectors import brute_force, dtypes, kinds, make_vectors, seeds
 
 
 def means(alike: np.ndarray, count: int) -> np.ndarray:
@@ -23,21 +23,35 @@ def means(alike: np.ndarray, count: int) -> np.ndarray:
     return -np.sort(-alike, axis=1)[:, :count].mean(axis=1) if count else np.zeros(len(alike))
 
 
-@settings(max_examples=40, deadline=None)
-@given(kinds, st.integers(1, 90), st.integers(1, 40), st.integers(1, 30), st.integers(1, 30), seeds)
-def test_scores_are_the_means_over_the_nearest_of_all(kind, n, m, count, width, seed):
-    vectors = make_vectors(kind, n + m, 12, np.float32, seed)
-    alike = brute_force(vectors)
-    before = neighbours.TILE
-    neighbours.TILE = (7, width)
-    try:
-        own = neighbours.mean_of_nearest(vectors[:n], None, count)
-        across = neighbours.mean_of_nearest(vectors[:n], vectors[n:], count)
-    finally:
-        neighbours.TILE = before
-    others = alike[:n, :n][~np.eye(n, dtype=bool)].reshape(n, n - 1)
-    np.testing.assert_allclose(own, means(others, count), atol=2e-6)
-    np.testing.assert_allclose(across, means(alike[:n, n:], count), atol=2e-6)
+@settings(max_examples=25, deadline=None)
+@given(kinds, dtypes, st.integers(1, 200), st.integers(1, 90), st.integers(1, 30), st.integers(1, 99), seeds)
+def test_scores_are_the_means_over_the_nearest_of_all_whatever_the_blocks_threads_and_order(
+    kind, dtype, n, m, count, size, seed
+):
+    vectors = make_vectors(kind, n + m, 12, dtype, seed)
+    rows, others, alike = vectors[:n], vectors[n:], brute_force(vectors)
+    own = neighbours.mean_of_nearest(rows, None, count, threads=2)
+    across = neighbours.mean_of_nearest(rows, others, count, threads=2)
+    without = alike[:n, :n][~np.eye(n, dtype=bool)].reshape(n, n - 1)
+    np.testing.assert_allclose(own, means(without, count), atol=1e-12)
+    np.testing.assert_allclose(across, means(alike[:n, n:], count), atol=1e-12)
+    told: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbours, "TILE_ROWS", 17)
+        assert (neighbours.mean_of_nearest(rows, None, count, threads=2) == own).all()
+    order = np.random.default_rng(seed).permutation(n)
+    again = neighbours.mean_of_nearest(rows[order], None, count, threads=3, block_rows=size, done=told.append)
+    assert (again == own[order]).all() and sum(told) == n
+    other_way = neighbours.mean_of_nearest(rows, others[::-1], count, threads=2, block_rows=size)
+    assert (other_way == across).all()
+
+
+def test_rounding_of_the_products_that_propose_loses_no_neighbour(monkeypatch):
+    vectors = make_vectors("clustered", 400, 32, np.float16, 1)
+    wanted = neighbours.mean_of_nearest(vectors, None, 5, threads=2)
+    for precision in ("bf16", "fp32"):
+        monkeypatch.setattr(neighbours, "native_precision", lambda device, precision=precision: precision)
+        assert (neighbours.mean_of_nearest(vectors, None, 5, threads=2, block_rows=128) == wanted).all()
 
 
 def test_outliers_are_those_of_the_lowest_scores_and_copies_go_together():

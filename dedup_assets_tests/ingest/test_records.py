@@ -141,6 +141,7 @@ def test_missing_and_wrong_columns_are_refused_with_the_columns_that_are_there(t
             ({}, "no text column 'text'.*'body' .string., 'n' .int64.*--text-column"),
             ({"text_columns": ("v",)}, "text is not a string: column 'v' holds .*'body'"),
             ({"text_columns": ("body", "text")}, "no text column 'text'"),
+            ({"text_columns": ("body=2",)}, "no text column 'body=2'.*a column takes no weight"),
             ({"text_columns": ("body",), "id_column": "key", "id_column_required": True}, "'key'.*--id-column"),
             ({"text_columns": ("body",), "order_column": "q"}, "'q'.*'body'"),
             ({"text_columns": ("body",), "embedding_column": "e"}, "'e'.*--embedding-column"),
