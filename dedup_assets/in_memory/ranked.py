@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, Unpack
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from dedup_assets.in_memory.compared import Compared
 from dedup_assets.in_memory.matching import is_number
 from dedup_assets.in_memory.progress import shown_stages
 from dedup_assets.in_memory.records import Columns, Records, read_records
-from dedup_assets.in_memory.vectors import Model
+from dedup_assets.in_memory.vectors import Model, ModelOptions
 
 T = TypeVar("T")
 
@@ -68,6 +68,7 @@ def outliers(
     against: Any = None,
     model: Model | None = None,
     progress: bool = True,
+    **model_options: Unpack[ModelOptions],
 ) -> RankedRecords[T]:
     """Set the records apart that are least like all others.
 
@@ -76,7 +77,7 @@ def outliers(
 
     Parameters
     ----------
-    records, columns, vectors, against, model, progress
+    records, columns, vectors, against, model, progress, **model_options
         As in `deduplicate`. With `against` the neighbours are looked for there.
     fraction
         Share of the records that are outliers, from 0 to 1, rounded up. Of equal scores the later record is.
@@ -100,7 +101,7 @@ def outliers(
     """
     if not is_number(fraction) or not 0.0 <= fraction <= 1.0:
         raise SettingsError(f"fraction = {fraction!r}: expected a share from 0 to 1, such as 0.1.")
-    own, _, scores = _scored(records, columns, vectors, against, model, progress)
+    own, _, scores = _scored(records, columns, vectors, against, model, model_options, progress)
     order = np.argsort(-scores, kind="stable")
     return RankedRecords(own, np.sort(order[: own.count - ceil(own.count * float(fraction))]), scores)
 
@@ -115,6 +116,7 @@ def representatives(
     against: Any = None,
     model: Model | None = None,
     progress: bool = True,
+    **model_options: Unpack[ModelOptions],
 ) -> RankedRecords[T]:
     """Choose records that stand for the rest: typical ones that differ from one another.
 
@@ -122,7 +124,7 @@ def representatives(
 
     Parameters
     ----------
-    records, columns, vectors, against, model, progress
+    records, columns, vectors, against, model, progress, **model_options
         As in `outliers`.
     n
         How many, at least 1; fewer are given where there are fewer distinct texts.
@@ -150,7 +152,7 @@ def representatives(
         raise SettingsError(f"n = {n!r}: expected a whole number from 1 on.")
     if not is_number(diversity) or not 0.0 <= diversity <= 1.0:
         raise SettingsError(f"diversity = {diversity!r}: expected a number from 0 to 1, such as 0.5.")
-    own, compared, scores = _scored(records, columns, vectors, against, model, progress)
+    own, compared, scores = _scored(records, columns, vectors, against, model, model_options, progress)
     # Of records with one text the first.
     rows, first = np.unique(compared.own_texts, return_index=True)
     best = np.lexsort((first, -scores[first]))[: max(CANDIDATES[0] * int(n), CANDIDATES[1])]
@@ -159,12 +161,18 @@ def representatives(
 
 
 def _scored(
-    records: T, columns: Columns | None, vectors: Any, against: Any, model: Model | None, progress: bool
+    records: T,
+    columns: Columns | None,
+    vectors: Any,
+    against: Any,
+    model: Model | None,
+    options: ModelOptions,
+    progress: bool,
 ) -> tuple[Records[T], Compared, np.ndarray]:
     """The records, what is compared of them, and the score of each."""
     own = read_records(records)
     with shown_stages(progress) as stages:
-        _, compared = compare(own, columns, vectors, against, model, stages)
+        _, compared = compare(own, columns, vectors, against, model, options, stages)
         require_own_threads()
         mine = np.unique(compared.own_texts)
         theirs = np.unique(compared.texts[: compared.references])
