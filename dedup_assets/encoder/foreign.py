@@ -171,7 +171,8 @@ def made_by(name: str, batch_size: int | None) -> ForeignEncoder:
     parts = module_and_factory(name)
     assert parts is not None
     module, attribute = parts
-    factory = _called(f"importing {name}", lambda: imported(module, attribute))
+    wanted = "Expected a module with a function that is called without arguments"
+    factory = _called(f"importing {name}", lambda: imported(module, attribute), wanted)
     if not callable(factory):
         raise ModelError(f"{name} is {kind_of(factory)}. Expected a function that is called without arguments.")
     model = _called(f"{name}()", factory)
@@ -180,7 +181,7 @@ def made_by(name: str, batch_size: int | None) -> ForeignEncoder:
     return ForeignEncoder(model, f"{name}()", batch_size)
 
 
-def _called(what: str, call: Callable[[], Any]) -> Any:
+def _called(what: str, call: Callable[[], Any], wanted: str = _WANTED) -> Any:
     """What somebody's own code gives; ModelError, with what it raised and where, in place of anything it raises.
 
     Nothing of what it raised is kept as a cause: it may repeat a key, and causes are stored with a run.
@@ -193,7 +194,7 @@ def _called(what: str, call: Callable[[], Any]) -> Any:
         frames = traceback.extract_tb(error.__traceback__)
         theirs = [frame for frame in frames if not frame.filename.startswith("<") and frame.filename not in _OURS]
         where = f" ({Path(theirs[0].filename).name}, line {theirs[0].lineno})" if theirs else ""
-        message = f"{what} failed: {type(error).__name__}: {first_line(error)}{where}. {_WANTED}."
+        message = f"{what} failed: {type(error).__name__}: {first_line(error)}{where}. {wanted}."
     raise ModelError(message)
 
 

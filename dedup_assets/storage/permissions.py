@@ -18,7 +18,7 @@ from pathlib import Path
 
 from dedup_assets.credentials import is_url
 from dedup_assets.errors import SettingsError
-from dedup_assets.named_code import home_of, module_and_factory
+from dedup_assets.named_code import folder, home_of, module_and_factory
 from dedup_assets.settings import Settings
 from dedup_assets.storage.publish import publish_text
 
@@ -58,11 +58,14 @@ def _code(settings: Settings) -> Iterator[tuple[str, str]]:
     if parts is not None:
         # With the file: a module of the same name may lie in any folder that somebody is in.
         home = home_of(parts[0])
+        found = "" if home is None else f" (its module is {home})"
         yield (
             f"encoder {settings.model} {home}",
-            f"names the encoder {settings.model!r} (its module {parts[0]!r} is "
-            f"{'not found here' if home is None else 'found in ' + home}), which nobody asked for on this machine, and "
-            f"whose code would run here. If it is yours, ask for it once by --model {settings.model}.",
+            f"names the encoder {settings.model!r}{found}, which nobody asked for on this machine, and whose code "
+            f"would run here. If it is yours, ask for it once by --model {settings.model}."
+            if found
+            else f"names the encoder {settings.model!r}, and there is no module {parts[0]!r} on sys.path or in "
+            f"{folder()}. Install it, or run from the folder that has it.",
         )
     if settings.trust_remote_code:
         yield (

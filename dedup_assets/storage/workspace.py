@@ -142,8 +142,9 @@ class Workspace:
                 "a new workspace."
             )
         lasting = {name: new for name, (_, new) in stored.differences(wanted, "decisions", "arrival").items()}
-        if wanted.output != stored.output:
-            lasting["output"] = wanted.output
+        for name in ("output", "trust_remote_code"):  # a look-up has no options for them
+            if getattr(wanted, name) != getattr(stored, name):
+                lasting[name] = getattr(wanted, name)
         if lasting:
             self._keep(lambda _: lasting)
         return replace(self, settings=wanted)
