@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import os
 import string
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypedDict
@@ -17,6 +17,7 @@ from typing import Any, TypedDict
 from dedup_assets import settings
 from dedup_assets.credentials import is_url
 from dedup_assets.display_text import COLLECTIONS, kind_of, short
+from dedup_assets.encoder.text_encoder import AnyEncoder
 from dedup_assets.errors import SettingsError, SourceError
 
 
@@ -27,8 +28,11 @@ class Options(TypedDict, total=False):
     text_columns: str | Sequence[str]
     id_column: str
     embedding_column: str
-    model: str
+    model: str | AnyEncoder | Callable[[], AnyEncoder]
     exact_only: bool
+    revision: str
+    prompt: str
+    truncate_dim: int
     pooling: settings.Pooling
     max_length: int
     precision: settings.Precision
@@ -56,6 +60,7 @@ class Options(TypedDict, total=False):
     recurate_cron: str
     clusters: int
     batch_size: int
+    trust_remote_code: bool
     dense_limit: int
     memory_limit: str
     device: settings.Device
@@ -127,6 +132,10 @@ def resolve_options(options: Mapping[str, Any]) -> dict[str, Any]:
         if given.get("model", settings.NO_MODEL) != settings.NO_MODEL or given.get("embedding_column"):
             raise SettingsError("exact_only looks at no vectors: leave model and embedding_column out.")
         given["model"] = settings.NO_MODEL
+    if not isinstance(given.get("model", ""), str):
+        from dedup_assets.encoder.foreign import name_of
+
+        given["model"] = name_of(given["model"])
     if isinstance(given.get("text_columns"), str):
         given["text_columns"] = (given["text_columns"],)
     return given

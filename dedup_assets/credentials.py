@@ -18,6 +18,7 @@ _COLON_IS_NO_PASSWORD = ("github", "git")  # github://org:repo@sha/path
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?:(?P<user>[^/?#@]*)@)?(?P<path>.*)", re.DOTALL)
 _QUERY = re.compile(r"\?(?=[^/?=]+=)")  # outside of the web, `?` may be a wildcard
 _SECRET_NAME = re.compile(r"sig|token|key|secret|pass|cred|auth|code|session", re.IGNORECASE)
+_KEY_NAME, _KEY = re.compile(r"key|token|secret|passw", re.IGNORECASE), 8
 _LONG = 16  # characters of a value that is not a word
 
 _known: dict[str, str] = {}  # whole URLs by their shown form
@@ -63,6 +64,11 @@ def holds_credentials(url: str) -> bool:
 def with_credentials(shown: str) -> str | None:
     """The whole URL for its shown form; None if this process does not know it."""
     return _known.get(shown) if HIDDEN in shown else shown
+
+
+def hide_environment() -> None:
+    """Take the keys in the environment of this process for secrets: an encoder of somebody's own may repeat them."""
+    _secrets.update(v for name, v in os.environ.items() if len(v) >= _KEY and _KEY_NAME.search(name))
 
 
 def scrubbed(text: str) -> str:

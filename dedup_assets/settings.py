@@ -25,6 +25,8 @@ from dedup_assets.keep_rule import KeepRule
 from dedup_assets.other_names import meant_by
 
 NO_MODEL = "none"
+CAME_LATER = {"against", "revision", "prompt", "truncate_dim"}
+"""Settings that earlier workspaces do not have: with their defaults they change no fingerprint."""
 
 
 # -- kinds of values: a type, what holds of it, and, as text, what an error says was expected ---------------
@@ -139,9 +141,16 @@ class _Vectors:
     embedding_column: Text = ""
     """Column with ready vectors; empty: the model makes them."""
     model: Text = "sentence-transformers/all-MiniLM-L6-v2"
-    """Local folder or hub id of the encoder, or static:MODEL. none: no model at all, and only exact copies go. A folder
-    or hub id may be that of a static model, a table of token vectors: in seconds instead of minutes, for records and
-    near-copies, not for paraphrases. static:MODEL makes one of a transformer, once."""
+    """Folder or hub id of the encoder, static:MODEL or module:factory. none: no model at all, and only exact copies go.
+    A folder or hub id may be that of a static model, a table of token vectors: in seconds instead of minutes, for
+    records and near-copies, not for paraphrases. static:MODEL makes one of a transformer, once. module:factory imports
+    a function of yours that gives an object with encode(list of texts)."""
+    revision: Text = ""
+    """Commit, tag or branch of a hub model; empty: its main branch."""
+    prompt: Text = "auto"
+    """Name of a prompt of the model, or a text put before each; auto: its own. Empty: none."""
+    truncate_dim: Automatic = 0
+    """Numbers kept of each vector, for Matryoshka models; 0: all."""
     pooling: Pooling = "auto"
     """How a text's tokens make its vector; auto: as the model's own files say."""
     max_length: Automatic = 0
@@ -237,6 +246,9 @@ class _Cost:
     """Number of k-means cells; 0: chosen from the corpus size."""
     batch_size: Automatic = 0
     """Texts per batch of the encoder at most; 0: by token count."""
+    trust_remote_code: bool = False
+    """Run the Python code that comes with a model; false: refuse it. Only for code that you have read: it does what any
+    program of yours may do. The files with the code belong to the model's fingerprint, so this changes no result."""
     dense_limit: Automatic = 256
     """Matches per text from which a cell of near-copies is not listed pair by pair in pairs/; 0: every match is
     listed. The texts of such a cell are decided against their keepers all the same."""
@@ -300,8 +312,9 @@ class Settings(_Cost, _Arrival, _Decisions, _Matches, _Vectors):
         """32 hex digits naming the settings of the given layers (default: all that shape a result)."""
         wanted = layers or ("vectors", "matches", "decisions")
         shaping = {name: value for layer in wanted for name, value in self.layer(layer).items()}
-        if shaping.get("against") == "everything":
-            del shaping["against"]  # it came later: what was decided without it stands
+        for name in CAME_LATER & shaping.keys():
+            if shaping[name] == DECLARED[name].default:
+                del shaping[name]  # what was made without it stands
         text = json.dumps(shaping, sort_keys=True, ensure_ascii=True)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

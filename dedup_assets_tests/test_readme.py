@@ -15,7 +15,7 @@ import dedup_assets
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = [
     f"dedup_assets/{room}/README.md"
-    for room in ("corpus", "automation", "resources", "checks", "compute", "ingest", "lookups", "in_memory")
+    for room in ("corpus", "automation", "resources", "checks", "compute", "ingest", "encoder", "lookups", "in_memory")
 ]
 PAGES = ["README.md", *ROOMS, "deploy/README.md"]
 DEMO_COMMAND = (

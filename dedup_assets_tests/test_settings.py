@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import dedup_assets as da
 from dedup_assets.arguments import Options
+from dedup_assets.encoder.text_encoder import AnyEncoder
 from dedup_assets.errors import SettingsError
 from dedup_assets.keep_rule import ORDERS, KeepRule
 from dedup_assets.settings import DECLARED, LAYERS, Settings, default_floor
@@ -26,7 +27,7 @@ keeps = st.one_of(
     st.sampled_from(ORDERS),
     st.tuples(odd_name, st.sampled_from(["", ":asc", ":desc"])).map(lambda parts: f"column:{parts[0]}{parts[1]}"),
 )
-FREE_TEXT = ("id_column", "embedding_column", "model", "scheduler", "output")
+FREE_TEXT = ("id_column", "embedding_column", "model", "revision", "prompt", "scheduler", "output")
 
 
 @st.composite
@@ -37,7 +38,7 @@ def setting_values(draw: st.DrawFn) -> dict[str, Any]:
     for item in DECLARED.values():
         if item.choices:
             values[item.name] = draw(st.sampled_from(item.choices))
-    for name in ("max_length", "clusters", "batch_size", "workers", "dense_limit"):
+    for name in ("max_length", "truncate_dim", "clusters", "batch_size", "workers", "dense_limit"):
         values[name] = draw(st.integers(0, 2**40))
     return values | {
         "text_columns": tuple(draw(st.lists(odd_name, min_size=1, max_size=3, unique=True))),
@@ -45,6 +46,7 @@ def setting_values(draw: st.DrawFn) -> dict[str, Any]:
         "max_unknown": draw(st.floats(0.0, 1.0)),
         "max_quarantined": draw(st.floats(0.0, 1.0)),
         "keep_empty": draw(st.booleans()),
+        "trust_remote_code": draw(st.booleans()),
         "floor": floor,
         "threshold": threshold,
         "keep": draw(keeps),
@@ -152,8 +154,11 @@ def test_callers_from_python_see_every_setting_with_its_type() -> None:
     typed, declared = get_type_hints(Options), get_type_hints(Settings)
     assert {name: typed.pop(name) for name in ("eps", "exact_only")} == {"eps": float, "exact_only": bool}
     assert typed.pop("text_columns") == str | Sequence[str]  # one column may stand for itself
+    assert typed.pop("model") == str | AnyEncoder | Callable[[], AnyEncoder]
     named_by_watch = {"sources", "reference_sources"}
-    assert typed == {name: declared[name] for name in DECLARED if name not in {"text_columns", *named_by_watch}}
+    assert typed == {
+        name: declared[name] for name in DECLARED if name not in {"text_columns", "model", *named_by_watch}
+    }
     for function in (da.curate, da.register, da.watch):
         assert inspect.signature(function).parameters["options"].annotation == "Unpack[Options]"
 
@@ -279,6 +284,10 @@ def test_no_two_single_changes_share_a_fingerprint() -> None:
         {"threshold": 0.91},
         {"seed": 1},
         {"keep": "random"},
+        {"prompt": ""},
+        {"prompt": "query"},
+        {"revision": "query"},
+        {"truncate_dim": 7},
     ]
     seen = {Settings().changed(change).fingerprint() for change in changes}
     assert len(seen) == len(changes)

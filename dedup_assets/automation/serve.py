@@ -18,8 +18,8 @@ from pathlib import Path
 from dagster._serdes import serialize_value
 
 from dedup_assets.automation.instance import WorkspaceInstance, prepare_home, reference
-from dedup_assets.encoder.models import FOLDER_VARIABLE
 from dedup_assets.errors import DedupError
+from dedup_assets.named_code import FOLDER_VARIABLE
 from dedup_assets.storage.publish import publish_text
 from dedup_assets.storage.workspace import Workspace
 

@@ -151,16 +151,17 @@ def threshold(similarity: float, workspace: str, as_json: bool) -> None:
 def _choose_for_demo(options: dict[str, Any]) -> None:
     """Fill in, where nothing is asked for, the model that shows most in a minute, and say how to get the other."""
     from dedup_assets.compute.precision import native_bfloat16
-    from dedup_assets.encoder.distilled import PREFIX, can_distill
+    from dedup_assets.encoder.distilled import can_distill
     from dedup_assets.encoder.models import locate_model
+    from dedup_assets.named_code import STATIC
     from dedup_assets.settings import DECLARED
 
     transformer = DECLARED["model"].default
     given = [name for name in ("model", "exact_only", "embedding_column", "pooling", "precision") if options[name]]
-    made = not given and Path(locate_model(PREFIX + transformer).folder).is_dir()
+    made = not given and Path(locate_model(STATIC + transformer).folder).is_dir()
     # In bfloat16 the transformer embeds the demo in the time in which a table is made of it: then its answer is better.
     if not given and can_distill() and (made or not native_bfloat16("cpu")):
-        options["model"] = PREFIX + transformer
+        options["model"] = STATIC + transformer
         click.echo(
             f"The demo embeds with {options['model']}, a table of token vectors"
             + ("" if made else ", which is made first, once (about 20 s on two idle cores)")

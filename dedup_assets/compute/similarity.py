@@ -278,3 +278,12 @@ def canonical_between(
     out = np.empty(len(i), np.float64)
     in_parts(lambda at: kernel(rows_a, i[at], rows_b, j[at], squares_a, squares_b, out[at]), len(i), threads)
     return out
+
+
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """Rows (n, d) at unit length, float64; zero rows stay zero."""
+    wide = vectors.astype(np.float64)
+    largest = np.abs(wide).max(axis=1, keepdims=True, initial=0.0)
+    wide /= np.where(largest > 0, largest, 1.0)  # first, so that squares neither overflow nor vanish
+    norms = np.sqrt(np.einsum("ij,ij->i", wide, wide))[:, None]
+    return wide / np.where(norms > 0, norms, 1.0)

@@ -18,7 +18,6 @@ from dedup_assets.encoder.folder import read_folder
 from dedup_assets.errors import ModelError, first_line
 from dedup_assets.storage.publish import checksum, publish_folder, storage_errors
 
-PREFIX = "static:"
 RECORD = "made-from.json"
 
 # model2vec's own defaults; part of what a made model is known by.

@@ -211,6 +211,10 @@ class Encoder:
             )
         return encoded
 
+    def unknown_shares(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Share (n,) of the tokens of each text that the model does not know."""
+        return self._window.unknown_shares(self._window.read(texts)[0])
+
     def _encode(self, texts: Sequence[str]) -> EncodedTexts:
         n = len(texts)
         vectors = np.zeros((n, self.dimension), dtype=np.float32)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 
-from dedup_assets.encoder.distilled import PREFIX, is_distilled
+from dedup_assets.encoder.distilled import is_distilled
 from dedup_assets.encoder.models import ModelLocation, encoder_for, locate_model
 from dedup_assets.encoder.static_folder import static_files
+from dedup_assets.named_code import STATIC
 from dedup_assets.settings import Settings
 
 FEWEST_TEXTS = 1000
@@ -49,10 +50,10 @@ def how_long(
     expected = spent / max(1, len(sample)) * count
     if expected < LONG_SECONDS:
         return None
-    name = PREFIX + settings.model
+    name = STATIC + settings.model
     tokens = sum(map(len, sample)) / _CHARACTERS_PER_TOKEN / spent
     static = characters / _STATIC_CHARACTERS
-    made = is_distilled(Path(locate_model(name).folder))
+    made = is_distilled(Path(locate_model(name, settings.revision).folder))
     instead = _spoken(static + (0 if made else _TABLE_TOKENS / tokens))
     return (
         f"{count:,} texts will take about {_spoken(expected)} with {settings.model} on this processor "

@@ -7,14 +7,15 @@ adds.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dedup_assets.encoder.prompts import INSTEAD as _INSTEAD
+from dedup_assets.encoder.prompts import PROMPTS, check_similarity, read_json
 from dedup_assets.errors import ModelError, first_line
 
-MODULES, TRANSFORMER_FILE, PROMPTS = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
+MODULES, TRANSFORMER_FILE = "modules.json", "sentence_bert_config.json"
 ADAPTER = "adapter_config.json"
 
 # tokenizers without a limit of their own report about 1e30 as their maximal length.
@@ -52,26 +53,16 @@ _HARMLESS: dict[str, dict[str, tuple[Any, ...]]] = {
         "unpad_inputs": (False, True),
     },
     PROMPTS: {
-        "similarity_fn_name": ("cosine",),
         "model_type": ("SentenceTransformer",),
-        "default_prompt_name": (),
         "truncate_dim": (),
     },
-    "pooling": {"include_prompt": (True, False)},  # of prompts there are none
+    "pooling": {"include_prompt": (True, False)},  # False goes to the library, where there is a prompt
 }
 _READ = {
     TRANSFORMER_FILE: ("max_seq_length",),
-    PROMPTS: ("__version__", "prompts"),
+    PROMPTS: ("__version__", "prompts", "default_prompt_name", "similarity_fn_name"),
     "pooling": ("word_embedding_dimension", "embedding_dimension", "pooling_mode"),
 }
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file of a model folder. Raises ModelError."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{path} is not valid JSON: {error}. Expected the file as published") from error
 
 
 @dataclass(frozen=True)
@@ -84,11 +75,11 @@ class FolderSettings:
     dimension: int | None
 
 
-def read_folder(root: Path, pooling: str | None = None) -> FolderSettings:
-    """What the folder asks for; `pooling` names one instead of the folder's. Raises ModelError for anything that would
-    not be obeyed, and for files that are not as published."""
+def read_folder(root: Path, pooling: str | None = None, trusted: bool = False) -> FolderSettings:
+    """What the folder asks for; `pooling` names one instead of the folder's, and the code in a folder that is `trusted`
+    is run. Raises ModelError for anything that would not be obeyed, and for files that are not as published."""
     try:
-        check_folder(root)
+        check_folder(root, trusted=trusted)
         return FolderSettings(pooling or pooling_of(root), window_of(root), pooled_dimension(root))
     except (TypeError, AttributeError, KeyError, ValueError) as error:
         raise ModelError(
@@ -97,36 +88,39 @@ def read_folder(root: Path, pooling: str | None = None) -> FolderSettings:
         ) from error
 
 
-def check_folder(root: Path, by_library: bool = False) -> None:
+def check_folder(root: Path, by_library: bool = False, trusted: bool = False) -> None:
     """Raise ModelError for anything in the files of sentence-transformers that would not be obeyed.
 
     A folder without `modules.json` is a plain transformers model: its hidden states are pooled as the settings say.
-    `by_library` says that sentence-transformers itself runs the folder: modules, poolings and prompts are its own then.
+    `by_library` says that sentence-transformers itself runs the folder: modules and poolings are its own then.
+    `trusted` says that code of the folder's own is run.
     """
-    _check_code_and_files(root)
+    home = transformer_folder(root)
+    _check_code_and_files(home, trusted)
     modules = _modules(root)
     for module in modules:
-        if module.get("kwargs"):
+        if module.get("kwargs") and not trusted:
             raise ModelError(f"{root / MODULES} gives kwargs {module['kwargs']!r}, which are not obeyed. {_EXPECTED}")
-    kinds = [_kind(module) for module in modules]
+    kinds = module_kinds(root)
     if by_library:
-        _check_activations(root)
+        if not trusted:
+            _check_activations(root)
+            _check_methods(home / TRANSFORMER_FILE)
     elif modules and kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         odd = next((kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")), None)
         found = f"a module {odd}, which is not run here" if odd else f"the modules {', '.join(kinds)}"
+        code = f" {_CODE}" if odd and "." in odd else ""
         raise ModelError(
             f"{root / MODULES} names {found}: without it the vectors would be others than the model's. {_EXPECTED}"
+            f"{code}"
         )
-    if modules and modules[0].get("path"):
-        raise ModelError(
-            f"{root / MODULES}: the Transformer lies in {modules[0]['path']!r}, and is looked for in {root} itself. "
-            f"{_EXPECTED}"
-        )
-    _check_keys(root / TRANSFORMER_FILE, TRANSFORMER_FILE)
-    _check_keys(root / PROMPTS, PROMPTS, "default_prompt_name", prompted=by_library)
+    if not trusted:
+        _check_keys(home / TRANSFORMER_FILE, TRANSFORMER_FILE, _OUTPUTS if by_library else ())
+        _check_keys(root / PROMPTS, PROMPTS)
+    check_similarity(root, kinds)
     if modules and not by_library:
         _check_keys(pooling_file(root), "pooling")
-    tokenizer = root / "tokenizer_config.json"
+    tokenizer = home / "tokenizer_config.json"
     side = read_json(tokenizer).get("truncation_side", "right") if tokenizer.is_file() else "right"
     if side != "right":
         raise ModelError(
@@ -134,7 +128,9 @@ def check_folder(root: Path, by_library: bool = False) -> None:
         )
 
 
-_LIBRARY_MODULES = {"Transformer", "Pooling", "Normalize", "Dense", "LayerNorm", "Dropout"}
+# What sentence-transformers runs behind a transformer, or as one.
+_FIRST = {"Transformer", "CLIPModel"}
+_LIBRARY_MODULES = {"Pooling", "Normalize", "Dense", "LayerNorm", "Dropout", "WeightedLayerPooling", "CNN", "LSTM"}
 
 
 def _check_activations(root: Path) -> None:
@@ -147,26 +143,58 @@ def _check_activations(root: Path) -> None:
                 raise ModelError(f"{path} names the activation {name!r}. Expected one of torch.nn.modules. {_INSTEAD}")
 
 
+# What of a transformer is taken for its output: of CLIP the vectors of texts.
+_OUTPUTS = ("modality_config", "module_output_name")
+_METHODS = ("forward", "get_text_features", "get_image_features")
+
+
+def _check_methods(path: Path) -> None:
+    told = read_json(path).get("modality_config") if path.is_file() else None
+    for kind in (told or {}).values():
+        # The library calls what is named there.
+        if kind.get("method") not in _METHODS:
+            raise ModelError(f"{path} names the method {kind!r}. Expected one of {', '.join(_METHODS)}. {_INSTEAD}")
+
+
 OTHER_POOLING = "a pooling other than mean, cls and last"
 
 
-def needs_library(root: Path) -> str | None:
-    """For what sentence-transformers has to run a folder, such as "a module Dense"; None where it need not."""
+def needs_library(root: Path, prompted: bool = False, trusted: bool = False) -> str | None:
+    """For what sentence-transformers has to run a folder, such as "a module Dense"; None where it need not.
+
+    `prompted` says that a prompt stands before every text, and `trusted` that code of the folder's own is run.
+    """
     kinds = module_kinds(root)
-    if kinds[:2] != ["Transformer", "Pooling"] or not _LIBRARY_MODULES.issuperset(kinds):
+    own = [kind for kind in kinds if "." in kind]
+    if own and trusted:
+        return f"a module {own[0]} of its own"
+    if kinds[:1] == [] or kinds[0] not in _FIRST or not _LIBRARY_MODULES.issuperset(kinds[1:]):
         return None
-    more = [kind for kind in kinds[2:] if kind != "Normalize"]
+    more = [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
     if more:
         return f"a module {more[0]}"
-    told = read_json(root / PROMPTS) if (root / PROMPTS).is_file() else {}
-    default = told.get("default_prompt_name")
-    if default is not None and (told.get("prompts") or {}).get(default):
-        return f"the prompt {default!r} before every text"
+    if transformer_folder(root) != root:
+        return "its transformer in a folder of its own"
+    if kinds[1:2] != ["Pooling"]:
+        return "no pooling behind its transformer"
+    if prompted and pooling_file(root).is_file() and read_json(pooling_file(root)).get("include_prompt") is False:
+        return "a pooling without its prompt"
     try:
         pooling_of(root)
     except ModelError:
         return OTHER_POOLING if pooling_file(root).is_file() else None
     return None
+
+
+def brings_code(root: Path) -> bool:
+    """Whether a folder names code of its own."""
+    return bool(_own_code(transformer_folder(root))) or any("." in kind for kind in module_kinds(root))
+
+
+def transformer_folder(root: Path) -> Path:
+    """Where the transformer of a folder lies: in it, or in one of its own."""
+    modules = _modules(root)
+    return root / modules[0].get("path", "") if modules else root
 
 
 def module_kinds(root: Path) -> list[str]:
@@ -182,31 +210,46 @@ def check_static_modules(root: Path) -> None:
             f"{root / MODULES} names the modules {', '.join(kinds)}: of a static model StaticEmbedding and Normalize "
             f"are run here, and without the others the vectors would be others than the model's. {_INSTEAD}"
         )
-    _check_keys(root / PROMPTS, PROMPTS, "default_prompt_name")
+    _check_keys(root / PROMPTS, PROMPTS)
+    check_similarity(root, kinds)
 
 
-_INSTEAD = "Bring its vectors with the data (--embedding-column), or take another model"
 _EXPECTED = (
     "Expected a model of a transformer, a pooling and at most a normalisation. Bring its vectors with the data "
     "(--embedding-column), or take another model"
 )
 
 
-def _check_code_and_files(root: Path) -> None:
+_CODE = "Its own code is run with --trust-remote-code: read it first"
+
+
+def _own_code(root: Path) -> list[str]:
+    """Which of its classes a transformer defines itself."""
+    tokenizer, config = root / "tokenizer_config.json", root / "config.json"
+    told = read_json(config).get("auto_map") or () if config.is_file() else ()
+    own = [name for name in ("AutoConfig", "AutoModel") if name in told]
+    if tokenizer.is_file() and read_json(tokenizer).get("auto_map"):
+        own.append("AutoTokenizer")
+    return own
+
+
+def _check_code_and_files(root: Path, trusted: bool) -> None:
     """Raise ModelError for a model with code of its own, with an adapter, or without the files of its tokenizer.
 
     transformers would run a known model under the same name, leave the adapter out, or make up a tokenizer.
     """
-    tokenizer = root / "tokenizer_config.json"
-    own = [
-        name for name in ("AutoConfig", "AutoModel") if name in (read_json(root / "config.json").get("auto_map") or ())
-    ]
-    if tokenizer.is_file() and read_json(tokenizer).get("auto_map"):
-        own.append("AutoTokenizer")
-    if own:
+    own = _own_code(root)
+    if own and not trusted:
         raise ModelError(
-            f"the model in {root} brings code of its own ({', '.join(own)} in auto_map), which is never run. "
-            f"{_EXPECTED}"
+            f"the model in {root} brings code of its own ({', '.join(own)} in auto_map), which is not run unasked. "
+            f"{_EXPECTED}. {_CODE}"
+        )
+    named = read_json(root / "config.json").get("auto_map") or {} if own else {}
+    elsewhere = sorted({str(name).partition("--")[0] for name in named.values() if "--" in str(name)})
+    if elsewhere:
+        raise ModelError(
+            f"the model in {root} has its code in another repository ({', '.join(elsewhere)}), which may change "
+            f"unseen. Copy its .py files beside config.json, and take the name before -- out of auto_map. {_INSTEAD}"
         )
     if (root / ADAPTER).is_file():
         raise ModelError(
@@ -221,18 +264,12 @@ def _check_code_and_files(root: Path) -> None:
         )
 
 
-def _check_keys(path: Path, what: str, prompt: str = "", prompted: bool = False) -> None:
+def _check_keys(path: Path, what: str, obeyed: tuple[str, ...] = ()) -> None:
     if not path.is_file():
         return
     for key, value in read_json(path).items():
-        if value is None or key in _READ[what] or key.startswith("pooling_mode_"):
+        if value is None or key in _READ[what] or key in obeyed or key.startswith("pooling_mode_"):
             continue
-        if key == prompt:
-            # A prompt of no characters puts nothing before the text.
-            text = read_json(path).get("prompts", {}).get(value, None)
-            if text == "" or (prompted and isinstance(text, str)):
-                continue
-            raise ModelError(f"{path} puts the prompt {value!r} before every text, which is not done here. {_EXPECTED}")
         if key not in _HARMLESS[what] or not any(_same(value, harmless) for harmless in _HARMLESS[what][key]):
             raise ModelError(f"{path} sets {key} = {value!r}, which is not obeyed here. {_EXPECTED}")
 

@@ -1,5 +1,5 @@
-"""Model folders that sentence-transformers itself runs: Dense and LayerNorm behind the pooling, other poolings, a
-default prompt.
+"""Model folders that sentence-transformers itself runs: more modules than a transformer and its pooling, other
+poolings, and code of their own that somebody trusts.
 
 Every text is a batch of its own, on one thread of torch's: so its vector depends on it alone. Cores are used by running
 texts side by side, each thread with a copy of the model that shares the weights.
@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from dedup_assets.compute.workers import OneThreadWorkers
 from dedup_assets.encoder.encoder import EncodedTexts
-from dedup_assets.encoder.probe import try_out
+from dedup_assets.encoder.folder import brings_code
+from dedup_assets.encoder.probe import LEAST_AGREEMENT, PROBE_TEXTS, try_out
 from dedup_assets.encoder.window import WindowTokenizer
 from dedup_assets.errors import ModelError, first_line
 
@@ -28,15 +29,21 @@ _DECIDING = (".json", ".safetensors", ".bin", ".model", ".txt")
 
 def library_files(folder: Path) -> set[Path]:
     """The files of a folder and of the modules in it that decide the vectors."""
+    suffixes = (*_DECIDING, ".py") if brings_code(folder) else _DECIDING
     return {
         path
         for path in (*folder.iterdir(), *folder.glob("*/*"))
-        if path.suffix in _DECIDING and path.is_file() and not path.name.startswith("README")
+        if path.suffix in suffixes and path.is_file() and not path.name.startswith("README")
     }
 
 
-def load_by_library(folder: Path, why: str, max_length: int | None, device: str, precision: str) -> LibraryEncoder:
-    """The encoder of a checked folder that has `why`. Raises ModelError where the library is missing or fails."""
+def load_by_library(
+    folder: Path, why: str, max_length: int | None, device: str, precision: str, prompt: str, trusted: bool
+) -> LibraryEncoder:
+    """The encoder of a checked folder that has `why`, behind a prompt; code of a `trusted` folder's own is run.
+
+    Raises ModelError where the library is missing or fails.
+    """
     if importlib.util.find_spec("sentence_transformers") is None:
         raise ModelError(
             f"the model in {folder} has {why}, which the library sentence-transformers has to run. Install it: pip "
@@ -49,16 +56,31 @@ def load_by_library(folder: Path, why: str, max_length: int | None, device: str,
         )
     from sentence_transformers import SentenceTransformer
 
-    try:
-        model = SentenceTransformer(str(folder), device=device, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # each module raises types of its own
-        raise ModelError(
-            f"sentence-transformers cannot load the model in {folder}: {type(error).__name__}: {first_line(error)}. "
-            "Expected the folder as published"
-        ) from error
-    encoder = LibraryEncoder(model, max_length, device)
+    def loaded() -> LibraryEncoder:
+        try:
+            model = SentenceTransformer(str(folder), device=device, trust_remote_code=trusted, local_files_only=True)
+        except Exception as error:  # each module raises types of its own
+            raise ModelError(
+                f"sentence-transformers cannot load the model in {folder}: {type(error).__name__}: "
+                f"{first_line(error)}. Expected the folder as published"
+            ) from error
+        return LibraryEncoder(model, max_length, device, prompt)
+
+    encoder = loaded()
     try_out(str(folder), encoder)
+    # Weights that are missing are filled with random numbers, and only a log tells of it: others at each loading.
+    if _differ(encoder, loaded()):
+        raise ModelError(
+            f"the model in {folder} gives other vectors each time that it is loaded: it lacks weights that its "
+            "configuration asks for, and they are random numbers. Expected the folder as published"
+        )
     return encoder
+
+
+def _differ(encoder: LibraryEncoder, other: LibraryEncoder) -> bool:
+    """Whether two loadings of a model differ in the vectors of the probe."""
+    mine, theirs = encoder.encode(PROBE_TEXTS).vectors, other.encode(PROBE_TEXTS).vectors
+    return bool((mine * theirs).sum(axis=1).min() < LEAST_AGREEMENT["float32"])
 
 
 class LibraryEncoder:
@@ -69,7 +91,7 @@ class LibraryEncoder:
 
     precision = "float32"
 
-    def __init__(self, model: Any, max_length: int | None, device: str) -> None:
+    def __init__(self, model: Any, max_length: int | None, device: str, prompt: str = "") -> None:
         import torch
 
         window = model.max_seq_length
@@ -81,7 +103,8 @@ class LibraryEncoder:
         model.max_seq_length = self.max_length
         model.eval().requires_grad_(False)
         self.device = device
-        self._prompt = (model.prompts or {}).get(model.default_prompt_name or "", "") or ""
+        # The library is told of it, since a pooling may leave its tokens out.
+        self._prompt, model.default_prompt_name = prompt, None
         self._window = WindowTokenizer(copy.deepcopy(model.tokenizer), self.max_length)
         self._model = model
         self._copying = threading.Lock()
@@ -97,15 +120,21 @@ class LibraryEncoder:
         ids, truncated = self._window.read([self._prompt + text for text in texts])
         for row, vector in enumerate(self._workers.pool().map(self._vector, texts)):
             vectors[row] = vector
-        bare = self._window.read(texts)[0] if self._prompt else ids
         tokens = np.array([len(row) for row in ids], np.int32)
-        return EncodedTexts(vectors, truncated, tokens, self._window.unknown_shares(bare))
+        unknown = self.unknown_shares(texts) if self._prompt else self._window.unknown_shares(ids)
+        return EncodedTexts(vectors, truncated, tokens, unknown)
+
+    def unknown_shares(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Share (n,) of the tokens of each text that the model does not know."""
+        return self._window.unknown_shares(self._window.read(texts)[0])
 
     def _vector(self, text: str) -> npt.NDArray[np.float32]:
         """The unit vector (d,) of one text."""
         if not hasattr(self._own, "model"):
             self._own.model = self._copied()
-        found = self._own.model.encode([text], batch_size=1, show_progress_bar=False, convert_to_numpy=True)[0]
+        found = self._own.model.encode(
+            [text], prompt=self._prompt, batch_size=1, show_progress_bar=False, convert_to_numpy=True
+        )[0]
         wide = np.asarray(found, np.float64)
         norm = float(np.sqrt((wide * wide).sum()))
         return (wide / norm if norm > 0 else wide).astype(np.float32)

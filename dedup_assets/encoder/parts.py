@@ -8,10 +8,10 @@ from dedup_assets.encoder.weights import require_weights
 from dedup_assets.errors import ModelError, first_line
 
 
-def load_parts(folder: str) -> tuple[Any, Any]:
+def load_parts(folder: str, trusted: bool = False) -> tuple[Any, Any]:
     """transformers model (float32, on the CPU) and fast tokenizer of a folder.
 
-    Code that comes with a model is never run, and pickled weights are read as tensors only.
+    Code that comes with a model is run where it is `trusted`, and pickled weights are read as tensors only.
 
     Raises
     ------
@@ -25,9 +25,9 @@ def load_parts(folder: str) -> tuple[Any, Any]:
     bar = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
         model, told = AutoModel.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+            folder, local_files_only=True, trust_remote_code=trusted, dtype=torch.float32, output_loading_info=True
         )
     except Exception as error:  # each weight format and model family raises types of its own
         raise ModelError(

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 PROBE_TEXTS = ("The quick brown fox jumps over the lazy dog.", "1 + 1 = 2; naïve café, Straße 5", "words " * 40)
 """Texts whose vectors say which model it is, computed by which library on which processor."""
 
-LEAST_AGREEMENT = {"float32": 1 - 1e-5, "float16": 1 - 1e-4, "bfloat16": 1 - 1e-3}
+OWN = "its own"
+"""Precision of an encoder that is somebody's own: a service may compute in any, and differently from day to day."""
+
+LEAST_AGREEMENT = {"float32": 1 - 1e-5, "float16": 1 - 1e-4, "bfloat16": 1 - 1e-3, OWN: 1 - 1e-3}
 """Least cosine of a probe's vectors, computed twice, at which a workspace goes on, by the precision: processors and
 libraries sum in other orders. Vectors of two precisions agree to 0.9998 (bfloat16 and float32, all-MiniLM-L6-v2), and
 those of random weights not at all."""
@@ -61,6 +64,13 @@ def hold_to_probe(encoder: TextEncoder, kept: list[list[float]], model: str) -> 
         # A static model has no vector of a text that it knows no token of.
         agreement = float(np.where(norms > 0, cosines, ~now.any(axis=1)).min())
     least = LEAST_AGREEMENT[encoder.precision]
+    if agreement < least and encoder.precision == OWN:
+        widths = "" if before.shape == now.shape else f" ({before.shape[1]} numbers then, {now.shape[1]} now)"
+        raise ModelError(
+            f"the encoder {model} gives other vectors{widths} than when the workspace was begun: the same texts have a "
+            f"cosine of {agreement:.6f}, expected at least {least:g}. So it stands for another model now. Make it what "
+            "it was, or curate into a new workspace"
+        )
     if agreement < least:
         raise ModelError(
             f"model {model} gives other vectors here than where the workspace was begun: the same texts have a cosine "

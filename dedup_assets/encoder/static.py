@@ -255,6 +255,10 @@ class StaticEncoder:
             result.truncated[:] |= np.fromiter((len(t) > self._head for t in texts), np.bool_, n)
         return result
 
+    def unknown_shares(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Share (n,) of the tokens of each text that the model does not know."""
+        return self.encode(texts).unknown
+
     def _submit(
         self, pool: ThreadPoolExecutor, prepared: tuple[slice, Future[Any]], result: EncodedTexts
     ) -> Future[None]:

@@ -1,9 +1,12 @@
-"""What every encoder of texts offers, whatever it computes with."""
+"""What every encoder of texts offers, whatever it computes with, and what is asked of somebody's own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from dedup_assets.encoder.encoder import EncodedTexts
@@ -22,7 +25,20 @@ class TextEncoder(Protocol):
 
     @property
     def precision(self) -> str:
-        """In which it computes: "float32", "bfloat16" or "float16"."""
+        """In which it computes: "float32", "bfloat16", "float16", or `probe.OWN` where only its maker knows."""
+
+    def __hash__(self) -> int:
+        """An encoder is equal to itself alone."""
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         """Vectors of n texts."""
+
+    def unknown_shares(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Share (n,) of the tokens of each text that the model does not know, 1 for a text without any."""
+
+
+class AnyEncoder(Protocol):
+    """Anything that makes vectors of texts, such as a SentenceTransformer or a StaticModel."""
+
+    def encode(self, texts: list[str]) -> Any:
+        """Vectors (n, d) of n texts, as anything that numpy reads."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,15 @@ from dedup_assets.in_memory.progress import Stages, shown_stages
 from dedup_assets.in_memory.records import Columns, Records, read_records
 from dedup_assets.in_memory.references import CuratedTexts, curated_texts
 from dedup_assets.in_memory.result import DeduplicationResult
-from dedup_assets.in_memory.vectors import Model, alike, embed, embed_in_batches, given_vectors
+from dedup_assets.in_memory.vectors import (
+    Model,
+    ModelOptions,
+    alike,
+    checked_options,
+    embed,
+    embed_in_batches,
+    given_vectors,
+)
 from dedup_assets.settings import Settings
 
 T = TypeVar("T")
@@ -39,6 +47,7 @@ def deduplicate(
     keep: str = "first",
     seed: int = 0,
     progress: bool = True,
+    **model_options: Unpack[ModelOptions],
 ) -> DeduplicationResult[T]:
     """Deduplicate records in memory: exact, with a keeper for each removed record, the same on every call.
 
@@ -64,8 +73,9 @@ def deduplicate(
         among the records stay. With `vectors`, an array (m, d). The path of a workspace: what it keeps, with its own
         model.
     model
-        Folder or hub id of a model, all-MiniLM-L6-v2 by default; or any object with ``encode(list of texts)`` that
-        gives an array, such as a SentenceTransformer. The vector of a text must not depend on the other texts.
+        Folder or hub id of a model, all-MiniLM-L6-v2 by default, or "module:factory"; or any object with
+        ``encode(list of texts)`` that gives an array, such as a SentenceTransformer, which gets at most 512 distinct
+        texts at a time and no blank one. The vector of a text must not depend on the other texts.
     threshold
         Cosine from which two records match, above 0 and at most 1.
     keep
@@ -75,6 +85,9 @@ def deduplicate(
         Of the order "random".
     progress
         Show progress in a notebook, or on standard error where that is a terminal; False: show nothing.
+    **model_options
+        How the model is run: `prompt`, `truncate_dim`, `revision`, `trust_remote_code`, `pooling`, `max_length`,
+        `precision`, `max_unknown`, `batch_size`, as in `Settings`.
 
     Returns
     -------
@@ -98,7 +111,7 @@ def deduplicate(
     settings = Settings(threshold=threshold, floor=threshold, keep=checked_keep(keep), seed=seed)
     own = read_records(records)
     with shown_stages(progress) as stages:
-        others, compared = compare(own, columns, vectors, against, model, stages)
+        others, compared = compare(own, columns, vectors, against, model, model_options, stages)
         order = judged_order(own, compared, settings)
         found = decided(compared, order, threshold, stages)
     return DeduplicationResult(own, others, compared, order, found, threshold, threshold)
@@ -152,9 +165,19 @@ def find_matches(vectors: Any, others: Any = None, *, threshold: float, progress
 
 
 def compare(
-    own: Records, columns: Columns | None, vectors: Any, against: Any, model: Model | None, stages: Stages
+    own: Records,
+    columns: Columns | None,
+    vectors: Any,
+    against: Any,
+    model: Model | None,
+    options: ModelOptions,
+    stages: Stages,
 ) -> tuple[Records | CuratedTexts | None, Compared]:
     """The references, if any, and one vector for each distinct text of these and the records."""
+    given = checked_options(options)
+    if given and (vectors is not None or isinstance(against, str | os.PathLike)):
+        why = "with vectors no model is asked" if vectors is not None else "the workspace's own model is used as it is"
+        raise SettingsError(f"{', '.join(given)}: {why}. Leave it out.")
     curated = curated_texts(os.fspath(against)) if isinstance(against, str | os.PathLike) else None
     if vectors is not None:
         if model is not None:
@@ -179,7 +202,9 @@ def compare(
     others = None if against is None else read_records(against, "against")
     chosen: Model = Settings().model if model is None else model
     with stages.stage("embedding") as advance:
-        compared = compare_texts(own, columns, others, lambda texts: embed(texts, chosen, _counted(texts, advance)))
+        compared = compare_texts(
+            own, columns, others, lambda texts: embed(texts, chosen, _counted(texts, advance), given)
+        )
     return others, compared
 
 

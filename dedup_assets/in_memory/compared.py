@@ -15,11 +15,12 @@ import pyarrow.compute as pc
 
 from dedup_assets.compute.hashes import HashIndex, first_occurrences
 from dedup_assets.compute.order import order_by_value, prototype_cosine, random_keys
+from dedup_assets.compute.similarity import unit_rows
 from dedup_assets.compute.text import hash_texts, normalise_text
 from dedup_assets.errors import SettingsError, SourceError
 from dedup_assets.in_memory.records import Columns, Records, TextPart, column_values, text_parts
 from dedup_assets.in_memory.references import CuratedTexts
-from dedup_assets.in_memory.vectors import alike, given_vectors, unit_rows
+from dedup_assets.in_memory.vectors import alike, given_vectors
 from dedup_assets.ingest.columns import identify_vectors
 from dedup_assets.settings import Settings
 

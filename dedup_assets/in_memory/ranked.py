@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from dedup_assets.in_memory.compared import Compared
 from dedup_assets.in_memory.matching import checked_share
 from dedup_assets.in_memory.progress import shown_stages
 from dedup_assets.in_memory.records import Columns, Records, read_records
-from dedup_assets.in_memory.vectors import Model
+from dedup_assets.in_memory.vectors import Model, ModelOptions
 
 T = TypeVar("T")
 
@@ -64,6 +64,7 @@ def outliers(
     against: Any = None,
     model: Model | None = None,
     progress: bool = True,
+    **model_options: Unpack[ModelOptions],
 ) -> RankedRecords[T]:
     """Set the records apart that are least like all others.
 
@@ -73,7 +74,7 @@ def outliers(
 
     Parameters
     ----------
-    records, columns, vectors, against, model, progress
+    records, columns, vectors, against, model, progress, **model_options
         As in `deduplicate`. With `against` the neighbours are looked for there.
     fraction
         Share of the records that are outliers, from 0 to 1, rounded up. Of equal scores the later record is.
@@ -96,7 +97,7 @@ def outliers(
     ['quarterly tax report']
     """
     fraction = checked_share("fraction", fraction)
-    own, _, scores = _scored(records, columns, vectors, against, model, progress)
+    own, _, scores = _scored(records, columns, vectors, against, model, model_options, progress)
     set_apart = lowest(scores, ceil(own.count * fraction))
     return RankedRecords(own, np.setdiff1d(np.arange(own.count), set_apart), scores)
 
@@ -111,6 +112,7 @@ def representatives(
     against: Any = None,
     model: Model | None = None,
     progress: bool = True,
+    **model_options: Unpack[ModelOptions],
 ) -> RankedRecords[T]:
     """Choose records that stand for the rest: typical ones that differ from one another.
 
@@ -121,7 +123,7 @@ def representatives(
 
     Parameters
     ----------
-    records, columns, vectors, against, model, progress
+    records, columns, vectors, against, model, progress, **model_options
         As in `outliers`.
     n
         How many, at least 1; fewer are given where there are fewer distinct texts.
@@ -148,7 +150,7 @@ def representatives(
     if not isinstance(n, int | np.integer) or isinstance(n, bool) or n < 1:
         raise SettingsError(f"n = {n!r}: expected a whole number from 1 on.")
     diversity = checked_share("diversity", diversity)
-    own, compared, scores = _scored(records, columns, vectors, against, model, progress)
+    own, compared, scores = _scored(records, columns, vectors, against, model, model_options, progress)
     # Of records with one text the first, in their order.
     first = np.sort(np.unique(compared.own_texts, return_index=True)[1])
     texts = compared.own_texts[first]
@@ -157,12 +159,18 @@ def representatives(
 
 
 def _scored(
-    records: T, columns: Columns | None, vectors: Any, against: Any, model: Model | None, progress: bool
+    records: T,
+    columns: Columns | None,
+    vectors: Any,
+    against: Any,
+    model: Model | None,
+    options: ModelOptions,
+    progress: bool,
 ) -> tuple[Records[T], Compared, np.ndarray]:
     """The records, what is compared of them, and the score of each."""
     own = read_records(records)
     with shown_stages(progress) as stages:
-        _, compared = compare(own, columns, vectors, against, model, stages)
+        _, compared = compare(own, columns, vectors, against, model, options, stages)
         require_own_threads()
         mine = np.unique(compared.own_texts)
         theirs = np.unique(compared.texts[: compared.references])

@@ -5,15 +5,18 @@ Knows texts and arrays; nothing of records or decisions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypedDict
 
 import numpy as np
 
 from dedup_assets.compute.similarity import squared_norms
 from dedup_assets.display_text import kind_of
-from dedup_assets.errors import ModelError, SourceError, first_line
+from dedup_assets.encoder.text_encoder import AnyEncoder
+from dedup_assets.errors import ModelError, SettingsError, SourceError, first_line
 from dedup_assets.forks import require_own_threads
+from dedup_assets.settings import Pooling, Precision, Settings, checked
 
 BATCH_TEXTS = 512
 """Texts that a model is given at a time: what is reported of the progress, and never the result."""
@@ -25,20 +28,42 @@ LARGEST_HALF = 4.0
 """Squared norm of a float16 vector up to which sums in float64 are exact; longer ones are compared as float32."""
 
 
-@runtime_checkable
-class TextEncoder(Protocol):
-    """Anything that makes vectors of texts, such as a SentenceTransformer or a StaticModel."""
-
-    def encode(self, texts: list[str]) -> Any:
-        """Vectors (n, d) of n texts, as anything that numpy reads."""
+Model = str | AnyEncoder
 
 
-Model = str | TextEncoder
+class ModelOptions(TypedDict, total=False):
+    """How a model is run: settings by their names (`Settings` describes them)."""
+
+    revision: str
+    prompt: str
+    truncate_dim: int
+    pooling: Pooling
+    max_length: int
+    precision: Precision
+    max_unknown: float
+    batch_size: int
+    trust_remote_code: bool
+
+
 Advance = Callable[[int], None]
 
 
-def embed(texts: Sequence[str], model: Model, advance: Advance = lambda amount: None) -> np.ndarray:
-    """Unit vectors (n, d) float16 of distinct texts.
+def checked_options(options: ModelOptions) -> dict[str, Any]:
+    """What is given of them. Raises SettingsError for another name and for a wrong value."""
+    known = ModelOptions.__optional_keys__
+    for name in options:
+        if name not in known:
+            raise SettingsError(f"unknown option {name!r}. Of a model there are: {', '.join(sorted(known))}.")
+    return checked({name: value for name, value in options.items() if value is not None})
+
+
+def embed(
+    texts: Sequence[str],
+    model: Model,
+    advance: Advance = lambda amount: None,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> np.ndarray:
+    """Unit vectors (n, d) float16 of distinct texts; `options` are settings of the encoder.
 
     A text of which the model knows too little, or which is empty, has the zero vector: it matches nothing but its
     copies. That of an encoder's own vector of norm zero too.
@@ -48,8 +73,7 @@ def embed(texts: Sequence[str], model: Model, advance: Advance = lambda amount: 
     ModelError
         The model cannot be had, or what it gives are no vectors.
     """
-    encode = _by_name(model) if isinstance(model, str) else _by_object(model)
-    out = embed_in_batches(texts, encode, advance)
+    out = embed_in_batches(texts, _encoding(model, options), advance)
     out[[at for at, text in enumerate(texts) if not text.strip()]] = 0
     return out
 
@@ -77,58 +101,15 @@ def embed_in_batches(
     return out
 
 
-def _by_name(name: str) -> Callable[[list[str]], np.ndarray]:
-    """The package's own encoder: the vectors that a workspace stores."""
-    from dedup_assets.encoder.models import locate_model
-    from dedup_assets.resources.worker_tasks import encode_texts
-    from dedup_assets.settings import Settings
+def _encoding(model: Model, options: Mapping[str, Any]) -> Callable[[list[str]], np.ndarray]:
+    """Stored vectors of texts: those that a workspace with the same settings has."""
+    from dedup_assets.encoder.models import encoder_for, locate_model, locate_object
+    from dedup_assets.resources.worker_tasks import stored_vectors
 
-    location, settings = locate_model(name), Settings(model=name)
-    return lambda texts: encode_texts(texts, settings, location.fingerprint, "cpu")[0]
-
-
-def _by_object(model: Any) -> Callable[[list[str]], np.ndarray]:
-    if not callable(getattr(model, "encode", None)):
-        raise ModelError(
-            f"model is {kind_of(model)}. Expected a folder or hub id, or an object with encode(list of texts)."
-        )
-
-    def encode(texts: list[str]) -> np.ndarray:
-        given = model.encode(texts)
-        try:
-            vectors = np.asarray(getattr(given, "vectors", given))
-        except Exception as problem:  # arrays of other libraries raise what they like, such as one on a GPU
-            raise ModelError(
-                f"{kind_of(model)}.encode gave {kind_of(given)}, which numpy cannot read: {first_line(problem)}."
-            ) from problem
-        if (
-            vectors.ndim != 2
-            or vectors.shape[0] != len(texts)
-            or not vectors.shape[1]
-            or vectors.dtype.kind not in "fiu"
-        ):
-            raise ModelError(
-                f"{kind_of(model)}.encode gave an array of shape {vectors.shape} and dtype {vectors.dtype} for "
-                f"{len(texts)} texts. Expected {len(texts)} rows of numbers."
-            )
-        wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-        if len(wrong):
-            raise ModelError(
-                f"{kind_of(model)}.encode gave a vector that is not finite for {texts[wrong[0]][:60]!r}. Expected "
-                "finite numbers."
-            )
-        return unit_rows(vectors).astype(np.float16)
-
-    return encode
-
-
-def unit_rows(vectors: np.ndarray) -> np.ndarray:
-    """Rows (n, d) at unit length, float64; zero rows stay zero."""
-    wide = vectors.astype(np.float64)
-    largest = np.abs(wide).max(axis=1, keepdims=True, initial=0.0)
-    wide /= np.where(largest > 0, largest, 1.0)  # first, so that squares neither overflow nor vanish
-    norms = np.sqrt(np.einsum("ij,ij->i", wide, wide))[:, None]
-    return wide / np.where(norms > 0, norms, 1.0)
+    settings = Settings.from_mapping(options)
+    location = locate_model(model, settings.revision) if isinstance(model, str) else locate_object(model)
+    encoder = encoder_for(settings, location, "cpu")
+    return lambda texts: stored_vectors(texts, encoder, settings)[0]
 
 
 def given_vectors(vectors: Any, count: int | None, what: str = "vectors") -> np.ndarray:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import MutableMapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -31,7 +32,8 @@ from dedup_assets.storage.embeddings import EmbeddingTable
 from dedup_assets.storage.shards import admission_of, text_keys
 from dedup_assets.storage.spill import MatchRuns
 
-_held: WeakSet[TextEncoder] = WeakSet()  # encoders that gave the probe's vectors in this process
+# Encoders that gave a probe's vectors in this process, with the probes.
+_held: MutableMapping[TextEncoder, set[int]] = WeakKeyDictionary()
 
 
 def encode_texts(
@@ -43,7 +45,7 @@ def encode_texts(
     A text of the last kind has the zero vector, whose similarity to every vector is 0: it matches only its copies.
     `probe` holds the vectors of the model when the workspace was created.
     """
-    location = locate_model(settings.model)
+    location = locate_model(settings.model, settings.revision)
     if location.fingerprint != fingerprint:
         raise ModelError(
             f"Model {settings.model} on this worker ({location.folder}) has fingerprint "
@@ -52,10 +54,19 @@ def encode_texts(
     device = worker_device(device)
     with device_turn(device):
         encoder = encoder_for(settings, location, device)
-        if probe is not None and encoder not in _held:
-            hold_to_probe(encoder, probe, settings.model)
-            _held.add(encoder)
-        encoded = encoder.encode(texts)
+        if probe is not None:
+            held, asked = _held.setdefault(encoder, set()), hash(str(probe))
+            if asked not in held:
+                hold_to_probe(encoder, probe, settings.model)
+                held.add(asked)
+        return stored_vectors(texts, encoder, settings)
+
+
+def stored_vectors(
+    texts: list[str], encoder: TextEncoder, settings: Settings
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `encode_texts` gives, of an encoder that is loaded."""
+    encoded = encoder.encode(texts)
     unreadable = (encoded.unknown > settings.max_unknown) | (encoded.unknown == 1.0)
     encoded.vectors[unreadable] = 0.0
     return encoded.vectors.astype(settings.vector_dtype), encoded.truncated, unreadable

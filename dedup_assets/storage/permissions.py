@@ -1,7 +1,8 @@
 """Where a workspace may connect to and write to: only where a user asked for it on this machine, not where a copied
 file says.
 
-A Dask scheduler sends code that is run here, a watched URL is fetched, an output elsewhere is written to.
+A Dask scheduler sends code that is run here, a watched URL is fetched, an output elsewhere is written to, an encoder
+named by `module:factory` is imported, and the code of a model is run.
 `curation.toml` stores these requests, but a workspace can come from anywhere. So a request is sealed with a secret of
 this machine and with the folder: a copy, or a file written by hand, has no such seal.
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from dedup_assets.credentials import is_url
 from dedup_assets.errors import SettingsError
+from dedup_assets.named_code import folder, home_of, module_and_factory
 from dedup_assets.settings import Settings
 from dedup_assets.storage.publish import publish_text
 
@@ -36,14 +38,47 @@ def seal_requests(root: Path, settings: Settings) -> None:
 def refuse_unsealed(root: Path, settings: Settings) -> None:
     """Raise SettingsError for a scheduler, a watched URL or an output elsewhere that nobody on this machine asked this
     workspace to use."""
+    _require_seals(root, _external_settings(root, settings))
+
+
+def refuse_unasked_code(root: Path, settings: Settings) -> None:
+    """The same for the code of an encoder alone, which a look-up runs too."""
+    _require_seals(root, _code(settings))
+
+
+def _require_seals(root: Path, wanted: Iterator[tuple[str, str]]) -> None:
     seals = _seals(root)
-    for name, problem in _external_settings(root, settings):
+    for name, problem in wanted:
         if _seal(root, name) not in seals:
             raise SettingsError(f"{root} {problem}")
 
 
+def _code(settings: Settings) -> Iterator[tuple[str, str]]:
+    parts = module_and_factory(settings.model)
+    if parts is not None:
+        # With the file: a module of the same name may lie in any folder that somebody is in.
+        home = home_of(parts[0])
+        found = "" if home is None else f" (its module is {home})"
+        yield (
+            f"encoder {settings.model} {home}",
+            f"names the encoder {settings.model!r}{found}, which nobody asked for on this machine, and whose code "
+            f"would run here. If it is yours, ask for it once by --model {settings.model}."
+            if found
+            else f"names the encoder {settings.model!r}, and there is no module {parts[0]!r} on sys.path or in "
+            f"{folder()}. Install it, or run from the folder that has it.",
+        )
+    if settings.trust_remote_code:
+        yield (
+            f"code of {settings.model}",
+            f"asks for the Python code that comes with {settings.model} to be run (trust_remote_code), which nobody "
+            "asked for on this machine. If you have read that code, ask for it once by --trust-remote-code; else set "
+            "trust_remote_code = false in curation.toml.",
+        )
+
+
 def _external_settings(root: Path, settings: Settings) -> Iterator[tuple[str, str]]:
     """The settings that lead out of the workspace: the name for the seal, and the message where it is missing."""
+    yield from _code(settings)
     scheduler = settings.scheduler
     if scheduler not in ("", os.environ.get(SCHEDULER_VARIABLE)):
         yield (

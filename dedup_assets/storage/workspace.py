@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from dedup_assets.errors import SettingsError, WorkspaceError
-from dedup_assets.settings import Settings, checked, default_floor
+from dedup_assets.settings import CAME_LATER, Settings, checked, default_floor
 from dedup_assets.storage.ledger import Admission, Codebook, Ledger
 from dedup_assets.storage.locks import Lock
 from dedup_assets.storage.own_folders import MARKER, MARKER_TEXT
@@ -39,7 +39,7 @@ from dedup_assets.storage.raw_table import RawShard
 
 SETTINGS_FILE = "curation.toml"
 
-_REACHING_OUT = ("scheduler", "output", "sources", "reference_sources")
+_REACHING_OUT = ("scheduler", "output", "sources", "reference_sources", "model", "trust_remote_code")
 _FIXED_LAYERS = ("vectors", "matches")
 _SETTLED = "settings"  # names of their values in the ledger, set with the first stored shard
 
@@ -111,6 +111,8 @@ class Workspace:
                 return workspace
         workspace = cls.open(path).with_options(options)
         asked = {name: options[name] for name in _REACHING_OUT if options.get(name)}
+        if "trust_remote_code" in asked:
+            asked["model"] = workspace.settings.model  # whose code it is
         seal_requests(path, Settings().changed(asked))
         return workspace
 
@@ -140,8 +142,9 @@ class Workspace:
                 "a new workspace."
             )
         lasting = {name: new for name, (_, new) in stored.differences(wanted, "decisions", "arrival").items()}
-        if wanted.output != stored.output:
-            lasting["output"] = wanted.output
+        for name in ("output", "trust_remote_code"):  # a look-up has no options for them
+            if getattr(wanted, name) != getattr(stored, name):
+                lasting[name] = getattr(wanted, name)
         if lasting:
             self._keep(lambda _: lasting)
         return replace(self, settings=wanted)
@@ -172,6 +175,8 @@ class Workspace:
 
     def _refuse_other(self, stored: Mapping[str, Any]) -> None:
         """Raise if curation.toml was changed so that it no longer fits the stored data."""
+        fixed = {name: value for layer in _FIXED_LAYERS for name, value in Settings().layer(layer).items()}
+        stored = {**{name: value for name, value in fixed.items() if name in CAME_LATER}, **stored}
         mine = json.loads(json.dumps({name: getattr(self.settings, name) for name in stored}))
         changed = [name for name in stored if stored[name] != mine[name]]
         if changed:

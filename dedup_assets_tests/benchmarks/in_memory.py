@@ -103,7 +103,7 @@ def hash_word(text: str, turn: int) -> str:
 
 def by_every_pair(texts: list[str], threshold: float) -> np.ndarray:
     """Who stays when every pair is compared, in float64, on the vectors as they are stored: bool (n,)."""
-    from dedup_assets.in_memory.vectors import unit_rows
+    from dedup_assets.compute.similarity import unit_rows
     from dedup_assets_tests.benchmarks.exactness import brute_force
     from dedup_assets_tests.benchmarks.peers import greedy
 

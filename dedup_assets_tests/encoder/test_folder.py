@@ -86,7 +86,7 @@ def refused(folder: Path, **options: Any) -> str:
 # -- what sentence-transformers adds -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["WeightedLayerPooling", "CNN"])
+@pytest.mark.parametrize("kind", ["Router", "WordWeights"])
 def test_a_module_that_is_not_run_refuses_the_model_by_name(folder: Path, kind: str) -> None:
     modules = json.loads((folder / "modules.json").read_text())
     modules.insert(2, {"idx": 2, "name": "2", "path": "2_More", "type": f"sentence_transformers.models.{kind}"})
@@ -94,7 +94,7 @@ def test_a_module_that_is_not_run_refuses_the_model_by_name(folder: Path, kind: 
     assert f"a module {kind}" in refused(folder) and "--embedding-column" in refused(folder)
 
 
-@pytest.mark.parametrize("kind", ["Dense", "LayerNorm"])
+@pytest.mark.parametrize("kind", ["Dense", "LayerNorm", "WeightedLayerPooling", "CNN"])
 def test_a_module_whose_files_are_missing_is_not_left_out(folder: Path, kind: str) -> None:
     modules = json.loads((folder / "modules.json").read_text())
     modules.insert(2, {"idx": 2, "name": "2", "path": "2_More", "type": f"sentence_transformers.models.{kind}"})
@@ -106,20 +106,26 @@ def test_a_default_prompt_stands_before_every_text(folder: Path) -> None:
     plain = load_encoder(locate_model(str(folder)), precision="float32")
     expected = plain.encode([f"query: {text}" for text in TEXTS]).vectors
     prompts = folder / "config_sentence_transformers.json"
-    change(prompts, prompts={"query": "query: ", "other": "x"}, default_prompt_name="query")
+    change(prompts, prompts={"query": "query: ", "other": "x", "x": "x"}, default_prompt_name="query")
     assert (vectors(folder) * expected).sum(1).min() > 0.9999
-    change(prompts, prompts={"query": 7}, default_prompt_name="query")
-    assert "prompt 'query'" in refused(folder)
-    change(prompts, prompts={}, default_prompt_name="query")
-    assert "prompt 'query'" in refused(folder)
+    assert (vectors(folder, prompt="") == plain.encode(TEXTS).vectors).all()
+    assert (vectors(folder, prompt="x") == plain.encode([f"x{text}" for text in TEXTS]).vectors).all(), (
+        "a prompt by its name"
+    )
+    assert "has no prompt 'qurey'. Its prompts: other, query, x." in refused(folder, prompt="qurey")
+    for value in ({"query": 7}, {}, [], "x"):
+        change(prompts, prompts=value, default_prompt_name="query")
+        assert "config_sentence_transformers.json" in refused(folder)
+    change(prompts, prompts={}, default_prompt_name=7)
+    assert "default_prompt_name = 7" in refused(folder)
 
 
 def test_lower_case_and_other_similarities_are_refused_by_name(folder: Path) -> None:
     prompts = folder / "config_sentence_transformers.json"
     change(prompts, prompts={"query": ""}, default_prompt_name="query")
     vectors(folder)
-    change(prompts, default_prompt_name=None, similarity_fn_name="dot")
-    assert "similarity_fn_name = 'dot'" in refused(folder)
+    change(prompts, default_prompt_name=None, similarity_fn_name="euclidean")
+    assert "similarity_fn_name = 'euclidean'" in refused(folder)
     change(prompts, similarity_fn_name="cosine")
     change(folder / "sentence_bert_config.json", do_lower_case=True)
     assert "do_lower_case = True" in refused(folder)
@@ -286,7 +292,7 @@ def test_a_workspace_goes_on_with_the_vectors_it_was_begun_with_and_with_no_othe
     (tmp_path / "b.jsonl").write_text('{"id": "b", "text": "two"}\n')
     asset = importlib.import_module("dedup_assets.assets.embeddings")
     monkeypatch.setattr(asset, "settled_probe", lambda workspace: turned)
-    monkeypatch.setattr("dedup_assets.resources.worker_tasks._held", set())
+    monkeypatch.setattr("dedup_assets.resources.worker_tasks._held", {})
     with pytest.raises(DedupError, match="gives other vectors here"):
         da.curate(tmp_path / "b.jsonl", workspace=tmp_path / "ws")
     assert len(kept) == len(PROBE_TEXTS)
@@ -325,7 +331,7 @@ def test_a_workspace_of_two_precisions_is_refused_and_one_of_an_earlier_version_
         del values["precision"]
         database.execute("UPDATE meta SET value = ? WHERE name = 'settings'", [json.dumps(values)])
     toml.write_text(toml.read_text().replace('precision = "bfloat16"\n', ""))
-    monkeypatch.setattr("dedup_assets.resources.worker_tasks._held", set())
+    monkeypatch.setattr("dedup_assets.resources.worker_tasks._held", {})
     (tmp_path / "b.jsonl").write_text('{"id": "b", "text": "two"}\n')
     with pytest.raises(DedupError, match=r'precision = "bfloat16" in its curation\.toml'):
         da.curate(tmp_path / "b.jsonl", workspace=tmp_path / "ws")

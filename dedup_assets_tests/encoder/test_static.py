@@ -86,6 +86,26 @@ def test_vectors_are_those_of_model2vec(folder: Path, texts: list[str]) -> None:
     assert least_cosine(encoder, StaticModel.from_pretrained(folder), texts) >= 0.999999
 
 
+def test_prompts_and_fewer_numbers_are_those_of_the_whole_text(folder: Path, texts: list[str], tmp_path: Path) -> None:
+    plain = encoder_of(folder)
+    expected = plain.encode([f"query: {text}" for text in texts])
+    behind = load_encoder(locate_model(str(folder)), prompt="query: ", truncate_dim=5).encode(texts)
+    cut = expected.vectors[:, :5].astype(np.float64)
+    known = np.linalg.norm(cut, axis=1) > 0
+    assert np.allclose(behind.vectors[known], cut[known] / np.linalg.norm(cut[known], axis=1, keepdims=True), atol=1e-6)
+    assert np.array_equal(behind.unknown[known], plain.encode(texts).unknown[known])
+    one = load_encoder(locate_model(str(folder)), prompt="query: ", truncate_dim=5).encode(texts[7:8])
+    assert np.array_equal(one.vectors[0], behind.vectors[7])
+    with pytest.raises(ModelError, match=f"truncate_dim is 999, and the model's vectors have {DIMENSION} numbers"):
+        load_encoder(locate_model(str(folder)), truncate_dim=999)
+    prompted = Path(shutil.copytree(folder, tmp_path / "prompted"))
+    told = {"prompts": {"query": "query: "}, "default_prompt_name": "query"}
+    (prompted / "config_sentence_transformers.json").write_text(json.dumps(told))
+    assert locate_model(str(prompted)).fingerprint != locate_model(str(folder)).fingerprint
+    by_default = load_encoder(locate_model(str(prompted))).encode(texts)
+    assert np.array_equal(by_default.vectors, expected.vectors)
+
+
 @functools.cache
 def loaded(folder: Path) -> StaticModel:
     return StaticModel.from_pretrained(folder)
@@ -277,9 +297,8 @@ def test_what_cannot_be_run_is_refused_by_name(folder: Path, tmp_path: Path) -> 
     with pytest.raises(ModelError, match="StaticEmbedding, Dense"):
         encoder_of(dense)
     prompted = sentence_transformer(tmp_path / "prompt", tokenizer, vectors)
-    told = {"prompts": {"query": "query: "}, "default_prompt_name": "query"}
-    (prompted / "config_sentence_transformers.json").write_text(json.dumps(told))
-    with pytest.raises(ModelError, match="the prompt 'query'"):
+    (prompted / "config_sentence_transformers.json").write_text(json.dumps({"default_prompt_name": "query"}))
+    with pytest.raises(ModelError, match="names the prompt 'query' and has none"):
         encoder_of(prompted)
     short = sentence_transformer(tmp_path / "short", tokenizer, vectors[:-5])
     with pytest.raises(ModelError, match=r"Number of tokens|tokenizer knows the token"):

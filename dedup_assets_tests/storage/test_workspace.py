@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,6 +15,7 @@ import pytest
 from dedup_assets.errors import SettingsError, WorkspaceError
 from dedup_assets.settings import Settings
 from dedup_assets.storage.ledger import Admission, Codebook, Ledger
+from dedup_assets.storage.permissions import refuse_unasked_code
 from dedup_assets.storage.workspace import SETTINGS_FILE, Workspace
 from dedup_assets_tests.storage.test_ledger import write_format
 
@@ -250,6 +253,33 @@ def test_the_output_option_moves_the_output_for_good(tmp_path: Path) -> None:
 
 
 # -- places ------------------------------------------------------------------------------------------
+
+
+def test_code_of_a_model_that_was_asked_for_later_is_run_from_then_on_by_this_workspace_alone(tmp_path: Path) -> None:
+    workspace = make(tmp_path / "ws", model="some/model")
+    assert not workspace.settings.trust_remote_code
+    make(tmp_path / "ws", trust_remote_code=True)
+    asked = Workspace.open(tmp_path / "ws")
+    assert asked.settings.trust_remote_code and make(tmp_path / "ws").settings == asked.settings
+    assert asked.settings.fingerprint() == workspace.settings.fingerprint(), "its files are in the model's fingerprint"
+    refuse_unasked_code(asked.root, asked.settings)
+    shutil.copytree(tmp_path / "ws", tmp_path / "copy")
+    copy = Workspace.open(tmp_path / "copy")
+    with pytest.raises(SettingsError, match=r"code that comes with some/model.*--trust-remote-code"):
+        refuse_unasked_code(copy.root, copy.settings)
+
+
+def test_a_workspace_without_a_later_setting_has_its_default_and_no_other(tmp_path: Path) -> None:
+    workspace = make(tmp_path / "ws")
+    earlier = workspace.settings.layer("vectors") | workspace.settings.layer("matches")
+    for name in ("prompt", "truncate_dim", "revision"):
+        del earlier[name]
+    workspace.ledger.settle_meta("settings", json.dumps(earlier))
+    Workspace.open(tmp_path / "ws").settle()
+    toml = tmp_path / "ws" / SETTINGS_FILE
+    toml.write_text(toml.read_text().replace('prompt = "auto"', 'prompt = "query: "'))
+    with pytest.raises(SettingsError, match="prompt was 'auto', is now 'query: '"):
+        Workspace.open(tmp_path / "ws")
 
 
 def test_every_content_and_every_admission_of_a_shard_has_a_place_of_its_own(tmp_path: Path) -> None:
