@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import torch
 
 from dedup_assets.compute.precision import unit_rows
 from dedup_assets.compute.similarity import squared_norms
+from dedup_assets.later import torch
 
 TILE = (1_024, 8_192)
 """Rows and columns of a product: 32 MB of float32, whatever the number of rows."""

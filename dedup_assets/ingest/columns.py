@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from dedup_assets.compute.text import COLUMN_SEPARATOR, TEXT_HASH_BYTES, hash_texts, normalise_text
 
 _UUID_BYTES = 16
-_NOT_A_NUMBER = pa.array(["nan", "NaN"])  # as Arrow writes the float, and as JSON and pandas do
+_NOT_A_NUMBER = ("nan", "NaN")  # as Arrow writes the float, and as JSON and pandas do
 _TEXT = pa.large_string()  # a batch of long texts may pass the 2 GiB that 32-bit offsets reach
 
 
@@ -167,7 +167,7 @@ def _id_of(value: bytes | None) -> str | None:
 def id_reasons(ids: pa.ChunkedArray) -> np.ndarray:
     """Why a row has no id; object array of shape (rows,), "" where it has one. Two rows without are not alike."""
     reasons = np.full(len(ids), "", dtype=object)
-    reasons[_mask(pc.is_in(ids, _NOT_A_NUMBER))] = "id is not a number (NaN)"
+    reasons[_mask(pc.is_in(ids, pa.array(_NOT_A_NUMBER)))] = "id is not a number (NaN)"
     reasons[_mask(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(ids)), 0))] = "id is empty"
     reasons[_mask(pc.is_null(ids))] = "id is null"
     return reasons

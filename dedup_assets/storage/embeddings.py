@@ -20,6 +20,7 @@ from dedup_assets.compute.hashes import HashIndex, empty_hashes
 from dedup_assets.compute.text import hash_to_hex
 from dedup_assets.errors import WorkspaceError
 from dedup_assets.forks import require_own_threads
+from dedup_assets.later import lancedb
 from dedup_assets.storage.publish import storage_errors
 from dedup_assets.storage.shard_keys import validate_shard_key
 
@@ -45,8 +46,6 @@ class EmbeddingTable:
     """
 
     def __init__(self, folder: Path, dimension: int, dtype: str) -> None:
-        import lancedb  # here, because the import takes half a second that a `--help` need not pay
-
         self.dimension = dimension
         self.dtype = np.dtype(dtype)
         self._known: int | None = None  # the version of which all texts are known to who asked for them
@@ -60,7 +59,7 @@ class EmbeddingTable:
         )
         require_own_threads()
         self._folder = folder
-        database = lancedb.connect(folder)
+        database = lancedb().connect(folder)
         try:
             with storage_errors(folder):
                 self._table = database.create_table(TABLE, schema=self._schema, exist_ok=True)
@@ -225,7 +224,7 @@ class EmbeddingTable:
 
     def nearest(self, vector: np.ndarray, count: int) -> list[dict[str, object]]:
         """The texts nearest a vector by cosine: `id, shard, text_hash, _distance` (1 - cosine)."""
-        query = self._table.search(vector.astype(np.float32)).limit(count).distance_type("cosine")  # type: ignore[attr-defined]
+        query = self._table.search(vector.astype(np.float32)).limit(count).distance_type("cosine")
         return query.select(["id", "shard", "text_hash", "_distance"]).to_arrow().to_pylist()
 
     def remove(self, hashes: np.ndarray) -> int:
@@ -242,13 +241,13 @@ class EmbeddingTable:
     def rewrite(self) -> None:
         """Rewrite the table and drop every earlier version: nothing of removed rows stays. Nobody else
         may use the table meanwhile."""
-        import lancedb
-
         self._table.checkout_latest()
         batches = self._table.search().select(self._schema.names).to_batches(ROWS_PER_BATCH)
         rows = pa.RecordBatchReader.from_batches(self._schema, (batch.cast(self._schema) for batch in batches))
         with storage_errors(self._folder):
-            self._table = lancedb.connect(self._folder).create_table(TABLE, rows, schema=self._schema, mode="overwrite")
+            self._table = (
+                lancedb().connect(self._folder).create_table(TABLE, rows, schema=self._schema, mode="overwrite")
+            )
             self._optimize(timedelta(0), delete_unverified=True)
 
     def compact(self, keep: timedelta = KEPT_VERSIONS) -> None:
