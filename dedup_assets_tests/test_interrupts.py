@@ -43,7 +43,9 @@ def interrupted(*arguments, **named):
 
 setattr(module, name, interrupted)
 try:
-    da.curate(*sorted(folder.glob("s*.jsonl")), workspace=folder / "ws", embedding_column="v", progress=False)
+    # With so little memory files are read one after the other, in the main thread, in which signals arrive.
+    options = {"embedding_column": "v", "memory_limit": "1GB"}
+    da.curate(*sorted(folder.glob("s*.jsonl")), workspace=folder / "ws", progress=False, **options)
 except KeyboardInterrupt:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler and signal.set_wakeup_fd(-1) == -1
     print("interrupted after", len(calls), "calls")

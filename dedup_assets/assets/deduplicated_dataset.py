@@ -6,11 +6,13 @@ force.
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
 import dagster as dg
 
+from dedup_assets.ahead import ahead
 from dedup_assets.assets.duplicate_ids import STAGE as DECIDING
 from dedup_assets.assets.duplicate_ids import decide_shards
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
@@ -22,6 +24,7 @@ from dedup_assets.corpus.output import (
     PublishedShard,
     claim_output,
     publication_version,
+    publish_kept,
     publish_manifest,
     publish_shard,
     published_generation,
@@ -29,6 +32,7 @@ from dedup_assets.corpus.output import (
     switch_to,
 )
 from dedup_assets.resources.dask_cluster import DaskCluster
+from dedup_assets.resources.memory import file_threads
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.ledger import Admission, Entry, Generation
 
@@ -85,17 +89,20 @@ def publish_decided(run: StageRun, dask: DaskCluster) -> None:
     run.progress.total(sum(a.records for a in pending), "records")
     stats = {a.shard: published[a.shard].stats for a in targets if a not in pending}
     entries: list[Entry] = []
-    for a in pending:
-        started = time.perf_counter()
-        read = raw[a.shard, a.fingerprint].stats
-        with run.attributing_to(a.shard):
-            result = publish_shard(
-                workspace, a, generation, living, earlier, read["rows"], read["quarantined_by_reason"]
-            )
-        stats[a.shard] = _stats(run, a, generation, result)
-        entries.append((a.shard, input_versions[a.shard], stats[a.shard], time.perf_counter() - started))
-        run.spent.rows += result.rows
-        run.progress.advance(a.records)
+    started = time.perf_counter()
+    keep = partial(publish_kept, workspace, generation, earlier)
+    with ahead(keep, pending, file_threads(workspace.settings)) as writing:
+        for a, kept_file in writing:
+            read = raw[a.shard, a.fingerprint].stats
+            counted = read["rows"], read["quarantined_by_reason"]
+            with run.attributing_to(a.shard):
+                result = publish_shard(workspace, a, generation, living, earlier, *counted, kept_file())
+            stats[a.shard] = _stats(run, a, generation, result)
+            # Several are written concurrently: each gets the time that it added.
+            started, before_it = time.perf_counter(), started
+            entries.append((a.shard, input_versions[a.shard], stats[a.shard], started - before_it))
+            run.spent.rows += result.rows
+            run.progress.advance(a.records)
     sources = {a.shard: _source_name(raw[a.shard, a.fingerprint].stats) for a in targets}
     publish_manifest(workspace, generation, [(a, sources[a.shard], stats[a.shard]) for a in targets])
     if before is not None and before != generation.number and is_known(workspace, before):

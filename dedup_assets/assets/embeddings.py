@@ -12,7 +12,7 @@ import pyarrow as pa
 from dedup_assets.assets.failures import affects_all_shards
 from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.hashes import HashIndex, first_occurrences
-from dedup_assets.encoder.estimate import SAMPLE_TEXTS, can_be_long, how_long
+from dedup_assets.encoder.estimate import SAMPLE_TEXTS, can_be_long, how_long, is_transformer
 from dedup_assets.encoder.models import ModelLocation
 from dedup_assets.encoder.settled import open_table, settle_encoder, settled_dimension, settled_probe
 from dedup_assets.ingest.record_spec import ingest_spec
@@ -53,6 +53,8 @@ def embeddings(context: dg.AssetExecutionContext, workspace: WorkspaceResource, 
             with run.isolating(key):
                 shards[key] = read_records(run.workspace.raw(key, input_versions[key]))
         run.progress.total(sum(len(records) for records in shards.values()), "records")
+        if encoder is not None and is_transformer(encoder):
+            dask.needs_workers()
         plan = _plan(run, dask) if shards and encoder else text_plan(run.workspace.settings)
         if encoder is not None and shards:
             _tell_how_long(run, dask, shards, known, input_versions, encoder)

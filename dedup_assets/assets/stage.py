@@ -281,7 +281,8 @@ def stage_run(
         )
     run = StageRun(stage, context.partition_keys, resource, context.run.run_id, context.log.error)
     if dask is not None:
-        dask.adopt(run.workspace.settings, run.workspace.root)
+        read = run.ledger.completions(STAGES[0]).values()
+        dask.adopt(run.workspace.settings, run.workspace.root, sum(int(done.stats["rows"]) for done in read))
     if context.run.tags.get(RECURATE) == "true":
         # The same for all runs of a backfill, and for a run and its retries.
         token = context.run.tags.get("dagster/backfill") or context.run.root_run_id or context.run.run_id

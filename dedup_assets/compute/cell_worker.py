@@ -10,11 +10,10 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from dedup_assets.compute.blocks import CellBlock, new_first
-from dedup_assets.compute.matches import SAMPLE_SIDE, SAMPLED_FROM, DenseCells, Matches
-from dedup_assets.compute.precision import PRECISIONS, bits_of, native_precision
+from dedup_assets.compute.matches import SAMPLE_SIDE, SAMPLED_FROM, DenseCells, Matches, spread
+from dedup_assets.compute.precision import bits_of, dtype_of, native_precision
 from dedup_assets.compute.scan import (
     CHUNK,
     LOWEST_BOUND,
@@ -22,12 +21,12 @@ from dedup_assets.compute.scan import (
     gather,
     order_narrow,
     order_wide,
-    scan_half,
-    scan_single,
+    scan,
 )
 from dedup_assets.compute.similarity import as_bits, canonical_pairs, squared_norms
 from dedup_assets.compute.sketch import low_rows
 from dedup_assets.compute.tiles import TILE_BYTES, TILE_ROWS, padded_columns, padded_rows, tile_columns
+from dedup_assets.later import torch
 
 
 class Prepared:
@@ -53,7 +52,7 @@ class Prepared:
         order = np.concatenate([self.homes, _only_ghosts(block)]).astype(np.int32)
         self.position = np.zeros(len(block.vectors), np.int32)
         self.position[order] = np.arange(len(order), dtype=np.int32)
-        itemsize = PRECISIONS[native_precision("cpu")].itemsize
+        itemsize = dtype_of(native_precision("cpu")).itemsize
         self.tile_columns = tile_columns(tile_bytes or TILE_BYTES, itemsize)
         low = low_rows(
             block.vectors,
@@ -68,7 +67,7 @@ class Prepared:
         wide = self.low.dtype == torch.float32
         self.pattern = (np.int32 if wide else np.int16)(bound_pattern(self.bound, wide))
         self.words = _words(self.low)
-        self.scan = scan_half if self.vectors.dtype == np.uint16 else scan_single
+        self.scan = scan
 
     def ghosts(self, cell: int) -> tuple[np.ndarray, int]:
         """Ghosts of a cell, new ones first, and the number of new ones."""
@@ -158,7 +157,7 @@ class CellWorker:
         """Whether a sample of the cell's pairs, the same on every machine, predicts four times the bound."""
         join = self.join
         rows, columns = (homes[:new_homes], (homes, ghosts)) if new_homes else (homes, (ghosts[:new_ghosts],))
-        rows, listed = _spread(rows, SAMPLE_SIDE[0]), _spread(np.concatenate(columns), SAMPLE_SIDE[1])
+        rows, listed = spread(rows, SAMPLE_SIDE[0]), spread(np.concatenate(columns), SAMPLE_SIDE[1])
         i, j = np.repeat(rows, len(listed)), np.tile(listed, len(rows))
         near = (join.low[join.position[rows]] @ join.low[join.position[listed]].T).float().numpy().ravel()
         # The comparison with the rounded bound loses no match, so the count does not depend on the precision.
@@ -273,8 +272,3 @@ class CellWorker:
 
 class _Dense(Exception):
     """The current cell has more matches than are worth listing."""
-
-
-def _spread(rows: np.ndarray, most: int) -> np.ndarray:
-    """At most ``most`` of the rows, evenly spaced."""
-    return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(np.int64)]

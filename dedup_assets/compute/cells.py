@@ -42,7 +42,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numba import njit
 
 from dedup_assets.compute.device.cells import TILE_BYTES as DEVICE_TILE_BYTES
@@ -50,8 +49,9 @@ from dedup_assets.compute.device.cells import home_and_ghosts
 from dedup_assets.compute.device.rows import DeviceRows
 from dedup_assets.compute.distances import distances
 from dedup_assets.compute.packed import PackedRows
-from dedup_assets.compute.precision import PRECISIONS, bits_of, from_bfloat, low_unit_rows, native_precision
+from dedup_assets.compute.precision import bits_of, dtype_of, from_bfloat, low_unit_rows, native_precision
 from dedup_assets.compute.similarity import accumulation_error, squared_norms
+from dedup_assets.later import torch
 
 TILE_BYTES = 4 << 20
 """Product of rows and centroids kept at a time, per thread: two L2 caches; 2 to 16 MiB measured alike."""
@@ -147,6 +147,11 @@ def assign(
         Complete for the floor in the sense of the module's theorem, whatever the tile size, device and
         precision. These may change which unnecessary ghosts are listed.
     """
+    if len(centroids) == 1 and isinstance(vectors, np.ndarray) and vectors.shape[1:] == centroids.shape[1:]:
+        half_angle(floor)  # refuses what is no cosine
+        nowhere = np.zeros(2, np.int64)
+        ghosts = PackedRows.of([], range(0), 1) if packed else np.empty(0, np.int32)
+        return CellAssignment(np.zeros(len(vectors), np.int32), nowhere, ghosts)
     book = codebook(centroids)
     if len(vectors.shape) != 2 or vectors.shape[1] != book.shape[1]:
         raise ValueError(f"vectors of shape {vectors.shape} do not fit centroids of shape {book.shape}")
@@ -197,7 +202,7 @@ class _Tile:
         self.precision = native_precision("cpu")
         self.sine = half_angle(floor)
         self.largest = float(np.linalg.norm(book.astype(np.float64), axis=1).max())
-        self.book = torch.from_numpy(book).to(PRECISIONS[self.precision])
+        self.book = torch.from_numpy(book).to(dtype_of(self.precision))
         self.distance = distances(book)
         self.cell_type = np.uint16 if len(book) <= 1 << 16 else np.int32
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from dedup_assets.compute.decisions import REMOVED, UNKNOWN, Walk
 from dedup_assets.compute.precision import bits_of, one_thread_each
@@ -21,6 +20,7 @@ from dedup_assets.compute.scan import CHUNK, LOWEST_BOUND, bound_pattern, gather
 from dedup_assets.compute.similarity import canonical_between, squared_norms
 from dedup_assets.compute.sketch import SKETCH_ROWS, Projection
 from dedup_assets.compute.tiles import TILE_BYTES, TILE_ROWS, padded_columns, padded_rows, tile_columns
+from dedup_assets.later import torch
 
 TILE = (TILE_ROWS, tile_columns(TILE_BYTES, 2))
 """Rows and columns of a product: 1 MB of bfloat16, as in the join."""

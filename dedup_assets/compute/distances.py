@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import numpy as np
-import torch
 
 from dedup_assets.compute.device.memory import Room, by_slices, free_bytes, is_out_of_memory, release
 from dedup_assets.compute.similarity import accumulation_error
+from dedup_assets.later import torch
 
 ROWS_AT_ONCE = 256
 """Centroids whose distances are computed in float64 at a time on the host: 24 MB for 12,000 cells."""

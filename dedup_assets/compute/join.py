@@ -14,6 +14,7 @@ from dedup_assets.compute.cell_worker import Prepared
 from dedup_assets.compute.device.block import match_block
 from dedup_assets.compute.device.rows import DeviceRows
 from dedup_assets.compute.matches import DENSE_LIMIT, MAX_MATCHES, DenseCells, Matches, unique_matches
+from dedup_assets.compute.one_cell import MOST_ROWS, match_one_cell
 from dedup_assets.compute.streams import stream
 
 __all__ = [
@@ -85,8 +86,16 @@ def match_cells(
         return match_block(
             block, floor, device, max_matches=max_matches, pack_bytes=tile_bytes, sketch=sketch, dense=dense
         )
+    if block.cells == 1 and len(block.home_rows) == len(block.vectors) <= MOST_ROWS and tile_bytes is sketch is None:
+        found = match_one_cell(block, floor, max_matches, dense)
+        return found if done is None else _counted(found, done)
     join = Prepared(block, floor, tile_bytes, max_matches, sketch, threads, dense)
     return stream(join.worker, block.cells, threads, done)
+
+
+def _counted(matches: Iterator[Matches], done: Callable[[], None]) -> Iterator[Matches]:
+    yield from matches
+    done()
 
 
 def match_pieces(

@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 from numba import njit
 
 from dedup_assets.compute.device.memory import Room, by_slices, in_halves
 from dedup_assets.compute.device.rows import DeviceRows, widened
-from dedup_assets.compute.precision import PRECISIONS, bits_of, from_bfloat, native_precision, unit_rows
+from dedup_assets.compute.precision import bits_of, dtype_of, from_bfloat, native_precision, unit_array, unit_rows
 from dedup_assets.compute.similarity import squared_norms
+from dedup_assets.later import torch
 
 GHOST_FACTOR = ((0.70, 191.0), (0.80, 113.0), (0.85, 72.0), (0.90, 35.0), (0.95, 11.7), (0.99, 1.8))
 """Ghosts per record against the floor: 50,000 real texts (docstring paragraphs, package descriptions, reviews),
@@ -198,6 +198,8 @@ def fit_centroids(
     if k < 1:
         raise ValueError(f"k must be at least 1, found {k}")
     where = sample.device if isinstance(sample, DeviceRows) else device
+    if k == 1 and isinstance(sample, np.ndarray):
+        return _mean_direction(sample)
     if where == "cpu":
         return _fitted(sample, k, seed, iterations)
 
@@ -220,6 +222,17 @@ def fit_centroids(
     # Centroids change no decision: where a sample does not fit the device, they are fitted on every other row of it.
     (centroids,) = in_halves(1, fit, sparser, rows_of, Room(where), what)
     return centroids
+
+
+def _mean_direction(sample: np.ndarray) -> np.ndarray:
+    """The one centroid of a sample, by numpy: torch need not be loaded for it."""
+    squares = squared_norms(sample)
+    rows = unit_array(sample[squares > 0], squares[squares > 0])
+    mean = rows.sum(axis=0, dtype=np.float64)
+    norm = float(np.linalg.norm(mean))
+    if norm <= 1e-6 * max(1, len(rows)):  # nothing to average, or directions that cancel out
+        return rows[:1].copy() if len(rows) else _first_axis(sample.shape[1])
+    return (mean / norm).astype(np.float32)[None, :]
 
 
 def fit_rows(vectors: np.ndarray | DeviceRows, k: int, seed: int = 0, *, device: str = "cpu") -> np.ndarray:
@@ -247,7 +260,7 @@ def _fitted(sample: np.ndarray | DeviceRows, k: int, seed: int, iterations: int)
     rng = np.random.default_rng(seed)
     start = np.sort(rng.choice(len(rows), size=k, replace=False))
     centroids = rows[torch.from_numpy(start).to(rows.device)].clone()
-    dtype = PRECISIONS[native_precision(str(rows.device))]
+    dtype = dtype_of(native_precision(str(rows.device)))
     low = rows.to(dtype)
     for _ in range(iterations):
         label, best = _assign(low, centroids.to(dtype))

@@ -22,12 +22,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
 from numba import njit
 
 from dedup_assets.compute.precision import (
-    PRECISIONS,
     bits_of,
+    dtype_of,
     low_unit_rows,
     native_precision,
     one_thread_each,
@@ -46,6 +45,7 @@ from dedup_assets.compute.similarity import (
     squared_norms,
 )
 from dedup_assets.compute.streams import stream
+from dedup_assets.later import torch
 
 NEIGHBOURS = 100
 """Nearest neighbours that a score is the mean over, as in SemHash."""
@@ -282,7 +282,7 @@ class _Comparison:
     def _block(self, rows: Rows, number: int) -> _Block:
         vectors = rows[number * self._size : (number + 1) * self._size]
         squares = squared_norms(vectors)
-        low, residual = low_unit_rows(vectors, squares, PRECISIONS[self._precision])
+        low, residual = low_unit_rows(vectors, squares, dtype_of(self._precision))
         padding = -len(vectors) % CHUNK
         if padding:
             low = torch.cat([low, low.new_zeros(padding, low.shape[1])])

@@ -9,18 +9,26 @@ from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
-import torch
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 
 from dedup_assets.compute.similarity import as_bits, half_to_float
+from dedup_assets.later import torch
 
-PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+PRECISIONS = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+"""What torch calls them."""
 
 _SAFE_SQUARE = 1e30
 """Squared norms between 1e-30 and 1e30 can be scaled in float32 without leaving its range."""
 
 MEASURING = 2.0**-20
 """Added to a measured rounding error for the float32 arithmetic of measuring it."""
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """The type of ``"bf16"``, ``"fp16"`` or ``"fp32"``."""
+    dtype: torch.dtype = getattr(torch, PRECISIONS[precision])
+    return dtype
 
 
 def native_bfloat16(device: str) -> bool:
@@ -54,9 +62,14 @@ def unit_rows(vectors: np.ndarray, squares: np.ndarray) -> torch.Tensor:
 
     ``squares`` are the canonical squared norms, float64 (n,). Norms come out within 2^-22 of 1.
     """
+    return torch.from_numpy(unit_array(vectors, squares))
+
+
+def unit_array(vectors: np.ndarray, squares: np.ndarray) -> np.ndarray:
+    """`unit_rows` as an array of numpy, without torch."""
     bits = as_bits(vectors)
-    out = torch.empty(bits.shape)
-    (_unit_half if bits.dtype == np.uint16 else _unit_single)(bits, squares, out.numpy())
+    out = np.empty(bits.shape, np.float32)
+    _scale(bits, squares, out)
     return out
 
 
@@ -72,8 +85,7 @@ def low_unit_rows(vectors: np.ndarray, squares: np.ndarray, dtype: torch.dtype) 
         return low, float((unit - low.float()).norm(dim=1).max()) + MEASURING if len(unit) else 0.0
     bits = as_bits(vectors)
     low = torch.empty(bits.shape, dtype=torch.bfloat16)
-    kernel = _low_half if bits.dtype == np.uint16 else _low_single
-    worst = kernel(bits, squares, low.view(torch.int16).numpy())
+    worst = _scale_and_round(bits, squares, low.view(torch.int16).numpy())
     return low, math.sqrt(worst) + MEASURING if len(bits) else 0.0
 
 
@@ -90,37 +102,33 @@ def from_bfloat(bits):
     return np.int32(np.int32(bits) << np.int32(16)).view(np.float32)
 
 
-@njit(cache=True, nogil=True)
-def _value_half(bits):
-    return half_to_float(bits)
+def _value(stored):
+    """A stored number as float32: of float16 the bits are given."""
+    raise NotImplementedError
 
 
-@njit(cache=True, nogil=True)
-def _value_single(value):
-    return value
+@overload(_value)
+def _typed_value(stored):  # see `scan._typed_row_dot`
+    if stored == types.uint16:
+        return lambda stored: half_to_float(stored)
+    return lambda stored: stored
 
 
-def _make_unit(value):
-    @njit(cache=True, nogil=True, error_model="numpy")
-    def unit(rows, squares, out):
-        for row in range(rows.shape[0]):
-            square = squares[row]
-            given, scaled = rows[row], out[row]
-            if square == 0.0:
-                scaled[:] = np.float32(0.0)
-            elif square < 1.0 / _SAFE_SQUARE or square > _SAFE_SQUARE:
-                for at in range(given.shape[0]):
-                    scaled[at] = np.float32(np.float64(value(given[at])) * (1.0 / np.sqrt(square)))
-            else:
-                scale = np.float32(1.0 / np.sqrt(square))
-                for at in range(given.shape[0]):
-                    scaled[at] = value(given[at]) * scale
-
-    return unit
-
-
-_unit_half = _make_unit(_value_half)
-_unit_single = _make_unit(_value_single)
+@njit(cache=True, nogil=True, error_model="numpy")
+def _scale(rows, squares, out):
+    """Rows at unit length, float32; zero rows stay zero."""
+    for row in range(rows.shape[0]):
+        square = squares[row]
+        given, scaled = rows[row], out[row]
+        if square == 0.0:
+            scaled[:] = np.float32(0.0)
+        elif square < 1.0 / _SAFE_SQUARE or square > _SAFE_SQUARE:
+            for at in range(given.shape[0]):
+                scaled[at] = np.float32(np.float64(_value(given[at])) * (1.0 / np.sqrt(square)))
+        else:
+            scale = np.float32(1.0 / np.sqrt(square))
+            for at in range(given.shape[0]):
+                scaled[at] = _value(given[at]) * scale
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
@@ -135,22 +143,15 @@ def round_row(values, out):
     return total
 
 
-def _make_low(unit):
-    @njit(cache=True, nogil=True, error_model="numpy")
-    def low(rows, squares, out):
-        """Rows at unit length as bfloat16 bits; returns the largest sum of squared errors of a row."""
-        scaled = np.empty((1, rows.shape[1]), np.float32)  # stays in the first cache
-        worst = np.float32(0.0)
-        for row in range(rows.shape[0]):
-            unit(rows[row : row + 1], squares[row : row + 1], scaled)
-            worst = max(worst, round_row(scaled[0], out[row]))
-        return worst
-
-    return low
-
-
-_low_half = _make_low(_unit_half)
-_low_single = _make_low(_unit_single)
+@njit(cache=True, nogil=True, error_model="numpy")
+def _scale_and_round(rows, squares, out):
+    """Rows at unit length as bfloat16 bits; returns the largest sum of squared errors of a row."""
+    scaled = np.empty((1, rows.shape[1]), np.float32)  # stays in the first cache
+    worst = np.float32(0.0)
+    for row in range(rows.shape[0]):
+        _scale(rows[row : row + 1], squares[row : row + 1], scaled)
+        worst = max(worst, round_row(scaled[0], out[row]))
+    return worst
 
 
 @contextmanager

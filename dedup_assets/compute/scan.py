@@ -9,7 +9,8 @@ at once, and only matches are written.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 
 from dedup_assets.compute.similarity import LANES, cosine, dot_half, dot_single
 
@@ -91,57 +92,55 @@ def propose(product, bound, rows, columns, out_row, out_column):
     return count
 
 
-def _make_scan(dot):
-    @njit(cache=True, nogil=True, error_model="numpy")
-    def scan(product, bound, row_ids, col_ids, diagonal, vectors, squares, floor, first, out_i, out_j, out_s, count):
-        """Scan rows ``first`` on of a tile; return the matches written so far and the next row.
-
-        The tile is (rows, chunks, `CHUNK`), at least as wide as there are columns. Column c of row r is
-        skipped where ``c <= r + diagonal`` (the other half of a symmetric product). Stops before a row for
-        which the output might not have room.
-        """
-        columns = col_ids.shape[0]
-        lanes = np.empty(LANES, np.float64)
-        row = first
-        while row < row_ids.shape[0]:
-            start = max(0, row + diagonal + 1)
-            if start < columns:
-                if count + columns - start > out_i.shape[0]:
-                    return count, row
-                p = row_ids[row]
-                for chunk in range(start // CHUNK, (columns + CHUNK - 1) // CHUNK):
-                    # Whole chunks and no branch, so that the loop becomes vector comparisons: 14 products/ns against
-                    # 1.7 for a maximum. Products to the right of the last column may be tested in vain, without effect.
-                    hit = np.int16(0)
-                    for at in range(CHUNK):
-                        hit |= np.int16(product[row, chunk, at] >= bound)
-                    if hit == 0:
-                        continue
-                    left = chunk * CHUNK
-                    for at in range(max(left, start), min(left + CHUNK, columns)):
-                        if product[row, chunk, at - left] >= bound:
-                            q = col_ids[at]
-                            s = cosine(dot(vectors, p, q, lanes), squares[p], squares[q])
-                            if s >= floor:
-                                out_i[count] = p
-                                out_j[count] = q
-                                out_s[count] = s
-                                count += 1
-            row += 1
-        return count, row
-
-    return scan
+def _row_dot(vectors, p, q, lanes):
+    """Dot product of two rows, by the dtype of the vectors."""
+    raise NotImplementedError
 
 
-@njit(cache=True, nogil=True)
-def _row_dot_half(vectors, p, q, lanes):
-    return dot_half(vectors[p], vectors[q])
+@overload(_row_dot)
+def _typed_row_dot(vectors, p, q, lanes):
+    # By overloading and not by a closure over one of the two: a closure over a compiled function is never found in
+    # numba's cache, so each process compiled it again, which took a second or two.
+    if vectors.dtype == types.uint16:
+        return lambda vectors, p, q, lanes: dot_half(vectors[p], vectors[q])
+    return lambda vectors, p, q, lanes: dot_single(vectors[p], vectors[q], lanes)
 
 
-@njit(cache=True, nogil=True)
-def _row_dot_single(vectors, p, q, lanes):
-    return dot_single(vectors[p], vectors[q], lanes)
+@njit(cache=True, nogil=True, error_model="numpy")
+def scan(product, bound, row_ids, col_ids, diagonal, vectors, squares, floor, first, out_i, out_j, out_s, count):
+    """Scan rows ``first`` on of a tile; return the matches written so far and the next row.
 
-
-scan_half = _make_scan(_row_dot_half)
-scan_single = _make_scan(_row_dot_single)
+    The tile is (rows, chunks, `CHUNK`), at least as wide as there are columns. Column c of row r is
+    skipped where ``c <= r + diagonal`` (the other half of a symmetric product). Stops before a row for
+    which the output might not have room.
+    """
+    columns = col_ids.shape[0]
+    lanes = np.empty(LANES, np.float64)
+    row = first
+    while row < row_ids.shape[0]:
+        start = max(0, row + diagonal + 1)
+        if start < columns:
+            if count + columns - start > out_i.shape[0]:
+                return count, row
+            p = row_ids[row]
+            for chunk in range(start // CHUNK, (columns + CHUNK - 1) // CHUNK):
+                # Whole chunks and no branch, so that the loop becomes vector comparisons: 14 products/ns
+                # against 1.7 for a maximum. Products to the right of the last column may be tested in vain,
+                # without effect.
+                hit = np.int16(0)
+                for at in range(CHUNK):
+                    hit |= np.int16(product[row, chunk, at] >= bound)
+                if hit == 0:
+                    continue
+                left = chunk * CHUNK
+                for at in range(max(left, start), min(left + CHUNK, columns)):
+                    if product[row, chunk, at - left] >= bound:
+                        q = col_ids[at]
+                        s = cosine(_row_dot(vectors, p, q, lanes), squares[p], squares[q])
+                        if s >= floor:
+                            out_i[count] = p
+                            out_j[count] = q
+                            out_s[count] = s
+                            count += 1
+        row += 1
+    return count, row

@@ -24,18 +24,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numba import njit
 
 from dedup_assets.compute.precision import (
     MEASURING,
-    PRECISIONS,
+    dtype_of,
     low_unit_rows,
     native_precision,
     round_row,
     unit_rows,
 )
 from dedup_assets.compute.similarity import accumulation_error, product_slack
+from dedup_assets.later import torch
 
 SKETCH_WIDTH = 128
 """127 principal directions and the residual, 256 bytes a row. On 200,000 real rows at 0.90 (2.2 billion pairs,
@@ -129,7 +129,7 @@ class Projection:
         if width >= d:
             width = 0
         self.precision = native_precision("cpu")
-        self.dtype = PRECISIONS[self.precision]
+        self.dtype = dtype_of(self.precision)
         self.columns = width or d
         self._axes = torch.from_numpy(principal_directions(vectors, squares, width - 1)) if width else None
         self._delta = (accumulation_error(d) + 2.0**-23) * float(np.sqrt(self.columns)) if width else 0.0

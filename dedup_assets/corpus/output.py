@@ -8,7 +8,7 @@ one step, and the manifest lists the content of every file.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
@@ -131,12 +131,13 @@ def publish_shard(
     earlier: EarlierOutput,
     rows: int,
     reasons: Mapping[str, int],
+    kept_file: str | None,
 ) -> PublishedShard:
-    """Write the files of a shard into its generation. Raises WorkspaceError if a row is unaccounted for.
+    """Write the other files of a shard into its generation. Raises WorkspaceError if a row is unaccounted for.
 
-    `rows` and `reasons` are what reading the shard counted: rows in all, and quarantined ones by reason. A file
-    that would equal the one of the earlier output is shared with it. Of a reference only the quarantine is
-    published.
+    `kept_file` is what `publish_kept` gave. `rows` and `reasons` are what reading the shard counted: rows in all, and
+    quarantined ones by reason. A file that would equal the one of the earlier output is shared with it. Of a reference
+    only the quarantine is published.
     """
     decisions = read_record_decisions(workspace, generation.number, admission.shard)
     kept = decisions.column("kept")
@@ -152,7 +153,8 @@ def publish_shard(
     before = earlier.of(admission)
     files = {}
     if not is_reference:
-        files["deduplicated"] = _publish_kept(workspace, admission, target, kept, decisions.column("row"), before)
+        assert kept_file is not None
+        files["deduplicated"] = kept_file
         files["duplicates"] = _publish_table(
             target, "duplicates", admission.shard, _duplicates(workspace, admission, living, removed), before
         )
@@ -177,17 +179,24 @@ def publish_shard(
     return published
 
 
-def _publish_kept(
+def publish_kept(
     workspace: Workspace,
+    generation: Generation,
+    earlier: EarlierOutput,
     admission: Admission,
-    target: Path,
-    kept: pa.ChunkedArray,
-    rows: pa.ChunkedArray,
-    before: _Before | None,
-) -> str:
-    """Publish the kept records in the input's own schema; returns the checksum."""
-    path = target / "deduplicated" / f"{admission.shard}.parquet"
-    kept_rows = rows.filter(kept)
+    look: Callable[[], None] = lambda: None,
+) -> str | None:
+    """Publish the kept records of a shard in the input's own schema; returns the checksum. None for a reference.
+
+    This is nearly all of the work of publishing a shard, and may be done for several at a time. `look` is called
+    before each row group; what it raises ends the writing.
+    """
+    if admission.role == REFERENCE:
+        return None
+    decisions = read_record_decisions(workspace, generation.number, admission.shard)
+    before = earlier.of(admission)
+    path = workspace.output_generation(generation.number) / "deduplicated" / f"{admission.shard}.parquet"
+    kept_rows = decisions["row"].filter(decisions["kept"])
     if before is not None:
         old = before.folder / "deduplicated" / path.name
         if old.is_file() and before.decisions["row"].filter(before.decisions["kept"]).equals(kept_rows):
@@ -196,11 +205,11 @@ def _publish_kept(
     raw = workspace.raw(admission.shard, admission.fingerprint)
     records = read_records(raw)
     positions = records.positions[np.searchsorted(records.rows, kept_rows.to_numpy())]
-    publish_file(path, lambda temporary: _write_rows(temporary, raw.table, positions))
+    publish_file(path, lambda temporary: _write_rows(temporary, raw.table, positions, look))
     return checksum(path)
 
 
-def _write_rows(target: Path, table: Path, positions: np.ndarray) -> None:
+def _write_rows(target: Path, table: Path, positions: np.ndarray, look: Callable[[], None]) -> None:
     """Write the rows at ascending positions of a shard's table; no more than a row group of them is in memory.
 
     Without a row there is no row group: some readers fail at one of no rows.
@@ -210,6 +219,7 @@ def _write_rows(target: Path, table: Path, positions: np.ndarray) -> None:
         pq.ParquetWriter(target, file.schema_arrow, compression="zstd") as writer,
     ):
         for group in _row_groups(file, positions):
+            look()
             writer.write_table(group, _GROUP_ROWS)
 
 

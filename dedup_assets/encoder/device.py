@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from dedup_assets.compute.device.memory import is_out_of_memory, release
 from dedup_assets.compute.device.rows import float32_sums
 from dedup_assets.errors import NoRoomError, first_line
+from dedup_assets.later import torch
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,12 @@ _STATIC_CHARACTERS = 5e6
 
 def can_be_long(location: ModelLocation, count: int) -> bool:
     """Whether so many texts may take a minute or more: a static model, or none, takes seconds."""
-    if count < FEWEST_TEXTS or location.source or not location.folder:
-        return False
-    return static_files(Path(location.folder)) is None
+    return count >= FEWEST_TEXTS and is_transformer(location)
+
+
+def is_transformer(location: ModelLocation) -> bool:
+    """Whether a model is more than a table of token vectors."""
+    return bool(not location.source and location.folder) and static_files(Path(location.folder)) is None
 
 
 def how_long(

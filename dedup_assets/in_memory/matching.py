@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 
 from dedup_assets.compute.in_memory import Decided, RowMatches, Stats, deduplicate_vectors, exact_matches
 from dedup_assets.errors import SettingsError
 from dedup_assets.forks import require_own_threads
 from dedup_assets.in_memory.compared import Compared
 from dedup_assets.in_memory.progress import Stages
+from dedup_assets.later import torch
 from dedup_assets.settings import Settings
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,7 +54,9 @@ class IngestReport:
     schema: str
 
 
-def ingest_shard(source: SourceFile, destination: Path, spec: IngestSpec) -> IngestReport:
+def ingest_shard(
+    source: SourceFile, destination: Path, spec: IngestSpec, look: Callable[[], None] = lambda: None
+) -> IngestReport:
     """Read, validate and identify the rows of one shard.
 
     Parameters
@@ -63,6 +65,8 @@ def ingest_shard(source: SourceFile, destination: Path, spec: IngestSpec) -> Ing
     destination : Path
         An existing, empty folder. The caller publishes it.
     spec : IngestSpec
+    look : callable
+        Called before each batch; what it raises ends the reading.
 
     Returns
     -------
@@ -80,6 +84,7 @@ def ingest_shard(source: SourceFile, destination: Path, spec: IngestSpec) -> Ing
     shard = _Shard(source, spec, content, vectors)
     with raw_table_writer(raw.table, content.schema) as writer:
         for batch in content.batches:
+            look()
             if batch.table.num_rows:
                 writer.write_table(batch.table, row_group_size=batch.table.num_rows)
             shard.add(batch)
@@ -166,7 +171,7 @@ class _Shard:
         if not table.num_rows:
             return
         spec = self.spec
-        reasons = np.full(table.num_rows, "", dtype=object)
+        reasons = columns.no_reasons(table.num_rows)
         if self.text_columns:
             text_table, reasons = columns.text_table(table, self.text_columns)
             others = columns.text_reasons(text_table, self.text_columns, spec.keep_empty)
@@ -224,7 +229,9 @@ class _Shard:
         self.dimension = vectors.dimension
         self.embeddings += int((vectors.reasons != "embedding is null").sum())
         self.wrong_dimension += [
-            reason for reason in vectors.reasons if columns.reason_kind(reason) == "embedding has another dimension"
+            reason
+            for reason in vectors.reasons[vectors.reasons != ""]
+            if columns.reason_kind(reason) == "embedding has another dimension"
         ]
         return vectors.unit, vectors.reasons
 

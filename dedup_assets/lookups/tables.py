@@ -11,11 +11,11 @@ from types import ModuleType
 from typing import Any, overload
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from dedup_assets.display_text import visible
 from dedup_assets.errors import DedupError, MissingPackageError, WorkspaceError, reason
+from dedup_assets.later import dataset as ds
 from dedup_assets.lookups.reprs import ROWS, as_html, as_text
 from dedup_assets.storage.raw_table import empty_table
 

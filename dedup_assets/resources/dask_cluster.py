@@ -4,8 +4,9 @@
 - one worker per GPU with dask-cuda, where there are several,
 - a running scheduler by address; its workers see the same workspace path.
 
-The cluster starts with the first task, not with the run: runs without work, and resources that Dagster initialises more
-than once, cost nothing.
+A small workspace is computed in the calling thread on a CPU without other workers: importing and starting Dask takes
+longer than the work. Otherwise the cluster starts with the first task, not with the run: runs without work, and
+resources that Dagster initialises more than once, cost nothing.
 """
 
 import logging
@@ -23,6 +24,8 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from dedup_assets.errors import ClusterError, DedupError, reason
+from dedup_assets.interrupts import raise_interrupt
+from dedup_assets.later import torch
 from dedup_assets.resources.gpu_memory import pool_options
 from dedup_assets.resources.memory import worker_memory
 from dedup_assets.resources.worker_device import (
@@ -34,6 +37,7 @@ from dedup_assets.resources.worker_device import (
     device_here,
     gpu_count,
     guarded,
+    heard_here,
     room_here,
 )
 from dedup_assets.resources.worker_fit import (
@@ -60,6 +64,10 @@ RETRIES = 3
 CONNECT_SECONDS = 20
 """Seconds within which a running scheduler answers."""
 
+FEW_RECORDS = 5_000
+"""Records of a workspace up to which Dask is not started for one process on the CPU: it takes 1 to 2 s of processor,
+in which that many are joined several times."""
+
 WINDOW_PER_THREAD = 3
 """Tasks in flight per worker thread: enough that no thread waits, few enough to bound memory."""
 
@@ -81,6 +89,7 @@ class DaskCluster(dg.ConfigurableResource):
     _joined: ExitStack = PrivateAttr(default_factory=ExitStack)
     _torch_threads: int | None = PrivateAttr(default=None)
     _in_process: bool = PrivateAttr(default=False)
+    _few: bool = PrivateAttr(default=False)
     _device: str = PrivateAttr(default="cpu")  # of the workers of a running scheduler
 
     @contextmanager
@@ -91,10 +100,22 @@ class DaskCluster(dg.ConfigurableResource):
         finally:
             self.close()
 
-    def adopt(self, settings: Settings, workspace: Path | None = None) -> None:
+    def adopt(self, settings: Settings, workspace: Path | None = None, records: int | None = None) -> None:
         """Take device, scheduler and number of workers from the settings of the run's workspace, whose files the
-        workers must see."""
+        workers must see. `records` is the number of records of the workspace, if it is known."""
         self._settings, self._workspace = settings, workspace
+        self._few = records is not None and records <= FEW_RECORDS
+
+    def needs_workers(self) -> None:
+        """Whatever comes in this stage takes long: compute it on workers, also where there are few records."""
+        self._few = False
+
+    @property
+    def _by_itself(self) -> bool:
+        """Whether tasks run in the calling thread, without Dask."""
+        if not self._few or self._client is not None or self._address or self._settings.workers > 1:
+            return False
+        return self.resolved_device() == "cpu"
 
     @property
     def _address(self) -> str:
@@ -144,8 +165,6 @@ class DaskCluster(dg.ConfigurableResource):
             return
         workers = self._settings.workers
         cores = cores_here()
-        import torch
-
         # Tasks run in parallel, each on one core: products of cell size do not gain from more.
         self._torch_threads = torch.get_num_threads()
         if workers > 1:
@@ -288,10 +307,11 @@ class DaskCluster(dg.ConfigurableResource):
     @contextmanager
     def all_cores(self) -> Iterator[None]:
         """Let one computation in this process use every core while no task runs."""
-        import torch
-
+        if self._torch_threads is None:  # no task has limited the threads
+            yield
+            return
         before = torch.get_num_threads()
-        torch.set_num_threads(self._torch_threads or before)
+        torch.set_num_threads(self._torch_threads)
         try:
             yield
         finally:
@@ -300,6 +320,8 @@ class DaskCluster(dg.ConfigurableResource):
     def rooms(self) -> list[WorkerRoom]:
         """The resources that the workers report; starts the cluster."""
         device = self.resolved_device()
+        if self._by_itself:
+            return [room_here(device)]
         self.client()
         if self._in_process:
             return [replace(room_here(device), threads=1 if device == "cpu" else GPU_TASKS)]
@@ -313,7 +335,15 @@ class DaskCluster(dg.ConfigurableResource):
 
     @contextmanager
     def subscribed(self, topic: str, hear: Callable[[Any], None]) -> Iterator[None]:
-        """Inside the block, call `hear` on a thread of Dask's with the events that tasks log under a topic."""
+        """Inside the block, call `hear` with the events that tasks log under a topic: on a thread of Dask's, or on
+        the thread of the task where no Dask runs."""
+        if self._by_itself:
+            heard_here[topic] = hear
+            try:
+                yield
+            finally:
+                del heard_here[topic]
+            return
         client = self.client()
         with self._watch.connection_errors():
             client.subscribe_topic(topic, lambda event: hear(event[1]))
@@ -340,8 +370,6 @@ class DaskCluster(dg.ConfigurableResource):
                     cluster.sync(worker.close, timeout=CLOSE_SECONDS)
                 cluster.close()
             if self._torch_threads is not None:
-                import torch
-
                 torch.set_num_threads(self._torch_threads)
                 self._torch_threads = None
 
@@ -353,6 +381,9 @@ class DaskCluster(dg.ConfigurableResource):
         Only a window of tasks is in flight, so neither arguments nor results accumulate; with one of the `lanes`, a
         single task. Results come in order of completion; callers place them by index.
         """
+        if self._by_itself:
+            yield from _in_this_thread(task, batches)
+            return
         from distributed import as_completed
         from distributed.scheduler import KilledWorker
 
@@ -401,3 +432,17 @@ class DaskCluster(dg.ConfigurableResource):
                 yield index, result
         finally:
             finished.clear()
+
+
+def _in_this_thread(task: Callable[..., Any], batches: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+    """What `DaskCluster.map` gives; a task that fails is repeated as often as Dask would."""
+    for index, arguments in enumerate(batches):
+        for left in reversed(range(RETRIES + 1)):
+            raise_interrupt()
+            try:
+                result = task(*arguments)
+                break
+            except Exception:
+                if not left:
+                    raise
+        yield index, result

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dedup_assets.resources.worker_device import WorkerRoom, free_memory
+from dedup_assets.resources.worker_device import WorkerRoom, cores_here, free_memory
 from dedup_assets.resources.worker_room import ONE_LANE, Lanes
 from dedup_assets.settings import Settings
 
@@ -127,6 +127,20 @@ def text_plan(settings: Settings, lanes: Lanes = ONE_LANE, rooms: Sequence[Worke
         return TextPlan(group, beside, TASK_TEXTS)
     there = min((free // at_once for free, at_once in _machines(rooms)), default=free_memory()) // 8 // TEXT_BYTES
     return TextPlan(group, beside, max(TASK_TEXTS, min(GPU_TASK_TEXTS, there)))
+
+
+FILE_BYTES = 2**30
+"""What reading or writing one file takes at most, but for a few odd ones: a row group of 2^16 rows of 384 numbers is
+written with 1 GB."""
+
+MOST_FILES = 4
+"""Files read or written at a time: beyond, disks and Python's lock are what they wait for."""
+
+
+def file_threads(settings: Settings) -> int:
+    """How many files this process reads or writes at a time."""
+    memory = settings.memory_bytes or free_memory() // 2
+    return max(1, min(cores_here(), MOST_FILES, memory // FILE_BYTES))
 
 
 def worker_memory(settings: Settings, workers: int) -> str | int:

@@ -7,19 +7,33 @@ cannot see.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import socket
+import sys
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from dedup_assets.errors import NoRoomError
+from dedup_assets.later import is_loaded, torch
 
 GPU_TASKS = 2
 """Concurrent tasks on a GPU worker: while one uses the GPU, the other reads, gathers and orders on the host. More would
 wait, and each holds its gathered rows."""
+
+_CONTAINER_LIMITS = (
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory.high",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+)
+
+heard_here: dict[str, Callable[[Any], None]] = {}
+"""Who hears, by topic, what tasks say that run in the client's own thread; those on workers say it through Dask."""
 
 _turn = threading.Lock()
 
@@ -90,16 +104,22 @@ def cuda_available() -> bool:
     """Whether torch can use a GPU here; determined once per process, and without loading torch where possible."""
     global _cuda
     if _cuda is None:
-        import torch
-
-        _cuda = torch.cuda.is_available()
+        _cuda = _may_have_cuda() and torch.cuda.is_available()
     return _cuda
+
+
+def _may_have_cuda() -> bool:
+    """Whether torch is worth asking: without the driver's library its CUDA builds find no GPU either."""
+    try:
+        ctypes.CDLL("libcuda.so.1" if sys.platform == "linux" else None)
+    except OSError:
+        # Builds for AMD call their GPUs the same, and bring libraries of their own.
+        return is_loaded("torch") or "rocm" in metadata.version("torch")
+    return True
 
 
 def gpu_count() -> int:
     """Number of GPUs that this process may use."""
-    import torch
-
     return torch.cuda.device_count()
 
 
@@ -111,9 +131,16 @@ def cores_here() -> int:
 def free_memory() -> int:
     """Free bytes of this machine's memory, within the limit of the container."""
     import psutil
-    from distributed.system import MEMORY_LIMIT
 
-    return int(min(psutil.virtual_memory().available, MEMORY_LIMIT))
+    return min([int(psutil.virtual_memory().available), *_container_limits()])
+
+
+def _container_limits() -> Iterator[int]:
+    """Bytes that the container may have, if it is limited: as `distributed.system` reads them, which takes a second to
+    import."""
+    for name in _CONTAINER_LIMITS:
+        with suppress(OSError, ValueError):  # "max": no limit
+            yield int(Path(name).read_text(encoding="ascii"))
 
 
 def room_here(device: str, dask_worker: Any = None) -> WorkerRoom:

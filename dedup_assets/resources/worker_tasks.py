@@ -25,7 +25,8 @@ from dedup_assets.encoder.models import encoder_for, locate_model
 from dedup_assets.encoder.probe import hold_to_probe
 from dedup_assets.encoder.text_encoder import TextEncoder
 from dedup_assets.errors import DedupError, ModelError
-from dedup_assets.resources.worker_device import device_turn, worker_device
+from dedup_assets.later import is_loaded
+from dedup_assets.resources.worker_device import device_turn, heard_here, worker_device
 from dedup_assets.settings import Settings
 from dedup_assets.storage.cells import ShardCells, read_centroids
 from dedup_assets.storage.embeddings import EmbeddingTable
@@ -221,26 +222,31 @@ class _ProgressReporter:
     """
 
     def __init__(self, topic: str, number: int) -> None:
-        from distributed import get_worker
-
         self._topic, self._number = topic, number
         self._count, self._told = 0, time.monotonic()
         self._lock = threading.Lock()
-        self._worker = None
-        with suppress(ValueError):  # not in a Dask task
-            self._worker = get_worker()
+        self._worker: Any = None
+        if is_loaded("distributed"):
+            from distributed import get_worker
+
+            with suppress(ValueError):  # not in a Dask task
+                self._worker = get_worker()
 
     def __call__(self) -> None:
         """Count one finished item; called from any thread."""
         with self._lock:
             self._count += 1
             now = time.monotonic()
-            if self._worker is None or now - self._told < TELL_SECONDS:
+            if (self._worker is None and self._topic not in heard_here) or now - self._told < TELL_SECONDS:
                 return
-            if self._worker.status.name in ("closing", "closed"):
+            if self._worker is not None and self._worker.status.name in ("closing", "closed"):
                 raise DedupError("The Dask worker of this task was closed.")
             self._told = now
-        self._worker.log_event(self._topic, (self._number, self._count))
+        told = self._number, self._count
+        if self._worker is not None:
+            self._worker.log_event(self._topic, told)
+        elif hear := heard_here.get(self._topic):
+            hear(told)
 
 
 @dataclass(frozen=True)

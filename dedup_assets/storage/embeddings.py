@@ -19,6 +19,7 @@ from dedup_assets.compute.hashes import HashIndex, empty_hashes
 from dedup_assets.compute.text import hash_to_hex
 from dedup_assets.errors import WorkspaceError
 from dedup_assets.forks import require_own_threads
+from dedup_assets.later import lancedb
 from dedup_assets.storage.publish import storage_errors
 from dedup_assets.storage.shard_keys import validate_shard_key
 
@@ -44,8 +45,6 @@ class EmbeddingTable:
     """
 
     def __init__(self, folder: Path, dimension: int, dtype: str) -> None:
-        import lancedb  # imported here, because it takes half a second that `--help` need not wait for
-
         self.dimension = dimension
         self.dtype = np.dtype(dtype)
         self._known: int | None = None  # the version whose texts the caller of `known` has
@@ -242,8 +241,6 @@ class EmbeddingTable:
     def rewrite(self) -> None:
         """Rewrite the table and drop every earlier version, so that nothing of removed rows remains. No other process
         may use the table meanwhile."""
-        import lancedb
-
         self._table.checkout_latest()
         batches = self._table.search().select(self._schema.names).to_batches(ROWS_PER_BATCH)
         rows = pa.RecordBatchReader.from_batches(self._schema, (batch.cast(self._schema) for batch in batches))

@@ -26,11 +26,12 @@ from dedup_assets.corpus.output import read_manifest
 from dedup_assets.corpus.retraction import retract_shards
 from dedup_assets.embedded import embedded_dagster
 from dedup_assets.errors import ShardError, WorkspaceError
+from dedup_assets.ingest.record_spec import ingest_spec
 from dedup_assets.partitions import register_partitions
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.embeddings import EmbeddingTable
-from dedup_assets.storage.ledger import Ledger
+from dedup_assets.storage.ledger import Ledger, Shard
 from dedup_assets.storage.workspace import Workspace
 from dedup_assets_tests.assets.corpora import corpus, curate, kept_ids, make_table, removals, write_shards
 from dedup_assets_tests.assets.materialising import curate_up_to
@@ -157,6 +158,11 @@ def test_a_file_that_is_read_anew_before_its_old_content_is_admitted_waits_for_i
     assert kept_ids(found) | set(removals(found)) == ids
 
 
+def read(run: StageRun, shard: Shard) -> int:
+    """Rows of a shard that is read."""
+    return raw_shards._ingest(run.workspace, ingest_spec(run.workspace.settings), shard, lambda: None)[1].rows
+
+
 def test_a_file_that_is_written_to_while_it_is_read_is_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,9 +173,9 @@ def test_a_file_that_is_written_to_while_it_is_read_is_not_taken(
     once_before(monkeypatch, raw_shards, "ingest_shard", lambda: pq.write_table(tables[1], paths[0]))
     run, shard = stage("raw_shards", space, "s00"), space.ledger.shards()[0]
     with pytest.raises(ShardError, match=r"s00.*was written to while it was read.*run the same command again"):
-        raw_shards._ingest(run, "s00", shard, None)
+        read(run, shard)
     assert space.ledger.completions("raw_shards") == {} and list((space.root / "raw").iterdir()) == []
-    assert raw_shards._ingest(run, "s00", shard, None) == 13
+    assert read(run, shard) == 13
 
 
 def test_a_file_that_is_only_touched_while_it_is_read_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +183,7 @@ def test_a_file_that_is_only_touched_while_it_is_read_is_taken(tmp_path: Path, m
     da.register(*paths, workspace=tmp_path / "ws", embedding_column="vector")
     space = Workspace.open(tmp_path / "ws")
     once_before(monkeypatch, raw_shards, "ingest_shard", lambda: os.utime(paths[0], (1, 1)))
-    assert raw_shards._ingest(stage("raw_shards", space, "s00"), "s00", space.ledger.shards()[0], None) == 12
+    assert read(stage("raw_shards", space, "s00"), space.ledger.shards()[0]) == 12
 
 
 def test_matches_that_are_found_while_a_shard_is_retracted_are_of_what_is_left(

@@ -67,8 +67,7 @@ def watch() -> Shares:
     shares = Shares()
     shares.wrap(torch, "mm", PRODUCTS)
     shares.wrap(torch.Tensor, "__matmul__", PRODUCTS)
-    shares.wrap(cell_worker, "scan_half", EPILOGUE)
-    shares.wrap(cell_worker, "scan_single", EPILOGUE)
+    shares.wrap(cell_worker, "scan", EPILOGUE)
     for owner, name in ((cells, "_list_bits"), (cells, "_list_floats"), (kmeans, "_nearest_bits")):
         shares.wrap(owner, name, EPILOGUE)
     shares.wrap(cell_worker, "gather", "gathering ghosts")

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import average_precision_score
 
-from dedup_assets_tests.benchmarks import encoders, static
+from dedup_assets_tests.benchmarks import encoders, static, static_texts
 from dedup_assets_tests.encoder.test_static import saved
 
 
@@ -55,3 +55,21 @@ def test_the_cost_of_static_embedding_is_measured(
     static.main()
     report = json.loads(capsys.readouterr().out)
     assert report["texts"] == 50 and report["by_words"] and report["least_cosine"] > 0.999
+
+
+def test_texts_with_a_static_model_are_judged_by_every_pair(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = static_texts.noisy(["red house", "the slow train", "a stone house"], 40)
+    assert len(set(texts)) == len(texts) == 40 and texts == static_texts.noisy(texts[:3], 40)
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    model = str(saved(tmp_path / "model"))
+    arguments = [str(file), "--rows", "40", "--repeats", "1", "--alone", "--model", model]
+    kept = static_texts._ours(texts, model, 0.9)[0]
+    command = {"seconds": 1.0, "cpu_seconds": 1.0, "kept": kept}
+    monkeypatch.setattr(static_texts, "curated", lambda *_: command)  # it takes seconds
+    assert static_texts.main(arguments) == 0
+    command["kept"] = kept[1:]
+    assert static_texts.main(arguments) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "recall of deduplicate: 1.0000"

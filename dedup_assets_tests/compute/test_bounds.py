@@ -17,7 +17,7 @@ from dedup_assets.compute.audit import Probes
 from dedup_assets.compute.cells import assign, half_angle
 from dedup_assets.compute.decisions import UNKNOWN, Walk
 from dedup_assets.compute.in_memory import exact_matches
-from dedup_assets.compute.precision import PRECISIONS
+from dedup_assets.compute.precision import dtype_of
 from dedup_assets.compute.similarity import (
     accumulation_error,
     canonical_similarity,
@@ -81,7 +81,7 @@ def test_a_product_loses_nearly_twice_the_input_error(low: str) -> None:
     n = int(1 / value**2)
     row = np.full(n + 1, value)
     row[-1] = np.sqrt(1 - n * value**2)
-    rounded = torch.from_numpy(row).to(PRECISIONS[low]).double().numpy()
+    rounded = torch.from_numpy(row).to(dtype_of(low)).double().numpy()
     loss = 1 - float(rounded @ rounded)
     assert loss > 1.9 * input_error(low)
     assert loss <= product_slack(low, len(row))
@@ -93,7 +93,7 @@ def test_a_match_is_found_whose_product_loses_as_much_as_rounding_can(device_and
     d = below_a_midpoint(BITS[low]) if low in BITS else 256
     rows = np.full((2, d), d**-0.5, np.float32)
     if low in BITS:
-        rounded = torch.from_numpy(rows).to(PRECISIONS[low]).double()
+        rounded = torch.from_numpy(rows).to(dtype_of(low)).double()
         assert 1 - float(rounded[0] @ rounded[1]) > 1.6 * input_error(low), "half of the slack would not do"
     found = exact_matches(rows, 1.0, centroids=rows[:1], device=device)
     assert (found.i.tolist(), found.j.tolist()) == ([0], [1])
@@ -120,7 +120,7 @@ def test_the_output_of_a_product_is_rounded_too() -> None:
     """`proposal_slack` is above `product_slack` by what rounding the result can lose."""
     for low, bits in BITS.items():
         worst = 1 + 2.0**-bits - 2.0**-30  # the sum, just below a midpoint
-        loss = worst - torch.tensor([worst], dtype=torch.float64).to(PRECISIONS[low]).item()
+        loss = worst - torch.tensor([worst], dtype=torch.float64).to(dtype_of(low)).item()
         assert proposal_slack(low, 384) - product_slack(low, 384) >= loss > 0.99 * 2.0**-bits
 
 
@@ -208,7 +208,7 @@ def test_rows_that_rounding_moves_away_from_the_plane_are_listed_all_the_same(
     along = np.sqrt(1 - s * s) / np.sqrt(d)
     rows = np.stack([along + s * normal, along - s * normal]).astype(np.float32)
     floor = min(1.0, float(canonical_similarity(rows[:1], rows[1:])[0]))
-    rounded = torch.from_numpy(rows).to(PRECISIONS[low]).double().numpy()
+    rounded = torch.from_numpy(rows).to(dtype_of(low)).double().numpy()
     moved = abs(float(rounded[0] @ normal)) - s
     assert moved > 0.4 * input_error(low), "rounding moves the row off by much of what it may"
     book = np.stack([normal, -normal]).astype(np.float32)

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from dedup_assets.compute.cell_groups import plan_groups
 from dedup_assets.compute.in_memory import exact_matches
 from dedup_assets.compute.join import (
     CellBlock,
+    DenseCells,
     Matches,
     ShardPiece,
     match_cells,
@@ -252,3 +255,26 @@ def test_bit_patterns_compare_like_the_floats(bound, value):
         assert wide >= bound_pattern(bound, True)
     elif bound >= LOWEST_BOUND:
         assert wide < bound_pattern(bound, True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(kinds, st.integers(1, 700), st.integers(1, 40), dtypes, floors, st.integers(0, 20), seeds)
+def test_few_rows_in_one_cell_give_what_the_workers_of_cells_give(kind, n, d, dtype, floor, limit, seed):
+    rng = np.random.default_rng(seed)
+    vectors = make_vectors(kind, n, d, dtype, seed)
+    ends, nothing = np.array([0, n]), np.zeros(2, np.int64)
+    is_new = rng.random(n) < rng.choice([0.1, 0.5, 1.0])
+    block = CellBlock(vectors, ends, np.arange(n, dtype=np.int32), nothing, np.empty(0, np.int32), is_new)
+    found = {}
+    # Where the columns of the sketch are named, the rows go to the workers: 0 of them is what few rows have there too.
+    for sketch in (None, 0):
+        dense, cells = DenseCells(limit), iter(range(2))
+        done = partial(next, cells)
+        parts = list(match_cells(block, floor, sketch=sketch, dense=dense, max_matches=50, done=done))
+        assert all(0 < len(part) <= 50 for part in parts)
+        assert next(cells) == (1 if is_new.any() else 0)
+        found[sketch] = unique_matches(parts), dense.cells
+    ours, theirs = found.values()
+    assert ours[1] == theirs[1]
+    for name in ("i", "j", "similarity"):
+        assert (getattr(ours[0], name) == getattr(theirs[0], name)).all()

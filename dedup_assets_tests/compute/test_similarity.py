@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dedup_assets.compute.precision import MEASURING, PRECISIONS, low_unit_rows, unit_rows
+from dedup_assets.compute.precision import MEASURING, PRECISIONS, dtype_of, low_unit_rows, unit_rows
 from dedup_assets.compute.similarity import (
     canonical_pairs,
     canonical_similarity,
@@ -78,7 +78,7 @@ def test_float16_sums_are_exact_in_any_order(d):
 def test_no_product_is_off_by_more_than_the_slack(kind, precision, d, dtype, seed):
     vectors = make_vectors(kind, 40, d, dtype, seed)
     unit = unit_rows(vectors, squared_norms(vectors))
-    low = unit.to(PRECISIONS[precision])
+    low = unit.to(dtype_of(precision))
     product = (low @ low.T).double().numpy()
     error = np.abs(product - brute_force(vectors)).max()
     assert error <= proposal_slack(precision, d)
@@ -96,10 +96,10 @@ def test_extreme_norms_are_scaled_without_overflow():
 def test_rows_rounded_in_one_pass_are_the_rounded_unit_rows_with_their_largest_error(kind, precision, d, dtype, seed):
     vectors = make_vectors(kind, 40, d, dtype, seed)
     squares = squared_norms(vectors)
-    low, error = low_unit_rows(vectors, squares, PRECISIONS[precision])
+    low, error = low_unit_rows(vectors, squares, dtype_of(precision))
     unit = unit_rows(vectors, squares)
-    assert low.dtype == PRECISIONS[precision]
-    assert torch.equal(low, unit.to(PRECISIONS[precision]))
+    assert low.dtype == dtype_of(precision)
+    assert torch.equal(low, unit.to(dtype_of(precision)))
     true = (unit.double() - low.double()).norm(dim=1).max().item()
     assert true <= error <= true + 2 * MEASURING
 

@@ -6,14 +6,14 @@ Runs on a GPU and, for device "cpu:0", on CPU tensors.
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from dedup_assets.compute.device.ghosts import GhostCollector, Tile
 from dedup_assets.compute.device.memory import Room, by_slices, free_bytes
 from dedup_assets.compute.device.rows import DeviceRows, float32_sums
 from dedup_assets.compute.distances import distances_on
-from dedup_assets.compute.precision import PRECISIONS
+from dedup_assets.compute.precision import dtype_of
 from dedup_assets.compute.similarity import accumulation_error
+from dedup_assets.later import torch
 
 TILE_BYTES = 128 << 20
 """Bytes of the half-precision product of rows and centroids kept at a time. The values computed from it take ten times
@@ -121,7 +121,7 @@ class _Test:
         # at most a measured distance that is added to the error.
         self.low = "bf16" if low == "fp16" and largest > _LARGEST_HALF else low
         given = torch.from_numpy(book)
-        rounded = given.to(PRECISIONS[self.low])
+        rounded = given.to(dtype_of(self.low))
         off = float((given.double() - rounded.double()).norm(dim=1).max())
         self.summing = accumulation_error(book.shape[1]) * largest * 1.01 + 1.01 * off + margin
         self.book = rounded.to(device)

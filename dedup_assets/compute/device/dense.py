@@ -7,13 +7,13 @@ CPU. The decisions are the same either way.
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from dedup_assets.compute.device.listing import CellCounts, Listing
 from dedup_assets.compute.device.memory import Room, by_slices
 from dedup_assets.compute.device.rows import DeviceRows, cosines
 from dedup_assets.compute.matches import SAMPLE_SIDE, DenseCells
 from dedup_assets.compute.similarity import canonical_pairs
+from dedup_assets.later import torch
 
 CELLS_AT_ONCE = 64
 """Cells whose samples are compared in one product: half a million pairs, all of which may be matches."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numba import njit
 
 from dedup_assets.compute.device.memory import free_bytes, is_out_of_memory, release
+from dedup_assets.later import torch
 
 PILE_ENTRIES = 1 << 26
 """Ghosts kept on the device before they go to the host: those of a million rows at a floor of 0.90, 256 MB, and twice

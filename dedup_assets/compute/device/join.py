@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import torch
 
 from dedup_assets.compute.device.dense import dense_by_sample
 from dedup_assets.compute.device.listing import Listing, placed
@@ -25,6 +24,7 @@ from dedup_assets.compute.device.rows import DeviceRows, cosines, float32_sums, 
 from dedup_assets.compute.device.tiles import CHUNK, Pack, packs_of, tabled, tiles_of
 from dedup_assets.compute.matches import DenseCells
 from dedup_assets.compute.streams import stream
+from dedup_assets.later import torch
 
 PACK_BYTES = (256 << 20, 1 << 30)
 """Products of one pack, at least and at most. 256 MiB are a tenth of a millisecond of an H200's memory traffic, less

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numba import njit
 
 from dedup_assets.compute.blocks import new_first
 from dedup_assets.compute.cells import offsets_of
+from dedup_assets.later import torch
 
 LISTED_AT_ONCE = 1 << 22
 """Entries of a listing sent to the device at a time: 16 MB."""

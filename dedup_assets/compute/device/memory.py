@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-import torch
-
 from dedup_assets.errors import NoRoomError, first_line
+from dedup_assets.later import torch
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")

@@ -21,12 +21,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
-import torch
 
 from dedup_assets.compute import precision
 from dedup_assets.compute.device.memory import Room, by_slices
 from dedup_assets.compute.similarity import LANES, accumulation_error, as_bits, product_slack
 from dedup_assets.compute.sketch import SKETCH_ROWS, SKETCH_WIDTH, principal_directions
+from dedup_assets.later import torch
 
 STAGING_BYTES = 64 << 20
 """Pinned memory of each of the two upload buffers, in bytes; not tuned on a GPU."""
@@ -207,7 +207,7 @@ def low_rows(rows: DeviceRows, width: int | None = None) -> DeviceLow:
         found = principal_directions(chosen.stored.cpu().numpy(), chosen.squares.cpu().numpy(), width - 1)
         axes = torch.from_numpy(found).to(rows.stored.device).double()
     delta = (accumulation_error(d) + 2.0**-23) * float(np.sqrt(columns)) if width else 0.0
-    low = torch.empty(n, columns, dtype=precision.PRECISIONS[name], device=rows.stored.device)
+    low = torch.empty(n, columns, dtype=precision.dtype_of(name), device=rows.stored.device)
 
     def lower(at: slice) -> torch.Tensor:
         unit = rows.unit(at)

@@ -56,6 +56,8 @@ def row_bytes(array: pa.Array) -> np.ndarray:
         return total
     if pa.types.is_fixed_size_list(kind):
         width = kind.list_size
+        if pa.types.is_primitive(kind.value_type):  # no array of the size of each number
+            return np.full(len(array), width * _width(kind.value_type), np.int64)
         values = row_bytes(array.values.slice(array.offset * width, len(array) * width))
         return values.reshape(len(array), width).sum(axis=1) if width else np.zeros(len(array), np.int64)
     if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
@@ -66,14 +68,14 @@ def row_bytes(array: pa.Array) -> np.ndarray:
         bounds = array.offsets.to_numpy()
         inside = (array.keys, array.items) if pa.types.is_map(kind) else (array.values,)
         return np.sum([_between(values, bounds[:-1], np.diff(bounds)) for values in inside], axis=0)
-    return np.full(len(array), max(1, _width(kind)), np.int64)
+    return np.full(len(array), _width(kind), np.int64)
 
 
 def _width(kind: pa.DataType) -> int:
     try:
-        return kind.bit_width // 8
+        return max(1, kind.bit_width // 8)
     except ValueError:  # null
-        return 0
+        return 1
 
 
 def _taken(sizes: np.ndarray, indices: np.ndarray) -> np.ndarray:
@@ -82,5 +84,7 @@ def _taken(sizes: np.ndarray, indices: np.ndarray) -> np.ndarray:
 
 def _between(values: pa.Array, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """The bytes of `lengths` values from `starts` on."""
+    if pa.types.is_primitive(values.type):
+        return lengths.astype(np.int64) * _width(values.type) + _PLACE
     ends = np.concatenate([[0], np.cumsum(row_bytes(values))])
     return ends[starts + lengths] - ends[starts] + _PLACE
