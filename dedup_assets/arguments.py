@@ -18,6 +18,8 @@ from dedup_assets import settings
 from dedup_assets.credentials import is_url
 from dedup_assets.display_text import COLLECTIONS, kind_of, short
 from dedup_assets.errors import SettingsError, SourceError
+from dedup_assets.guard_rule import parse_guards
+from dedup_assets.settings import checked
 
 
 class Options(TypedDict, total=False):
@@ -44,6 +46,7 @@ class Options(TypedDict, total=False):
     seed: int
     mode: settings.Mode
     keeper_rule: settings.KeeperRule
+    guards: str | Sequence[str]
     against: settings.Against
     watch_seconds: int
     shards_per_run: int
@@ -127,9 +130,22 @@ def resolve_options(options: Mapping[str, Any]) -> dict[str, Any]:
         if given.get("model", settings.NO_MODEL) != settings.NO_MODEL or given.get("embedding_column"):
             raise SettingsError("exact_only looks at no vectors: leave model and embedding_column out.")
         given["model"] = settings.NO_MODEL
-    if isinstance(given.get("text_columns"), str):
-        given["text_columns"] = (given["text_columns"],)
+    for name in ("text_columns", "guards"):
+        if isinstance(given.get(name), str):
+            given[name] = (given[name],)
+    _refuse_missing_functions(given.get("guards", ()))
     return given
+
+
+def _refuse_missing_functions(guards: Any) -> None:
+    """Raise SettingsError for a guard that is a function of the caller's own and cannot be had: before anything is
+    done, not when it is asked."""
+    own = [guard for guard in parse_guards(checked({"guards": guards})["guards"]) if guard.is_function]
+    if own:
+        from dedup_assets.compute.guards import load_function  # what compiles takes a second to load
+
+        for guard in own:
+            load_function(guard)
 
 
 def _not_a_source(value: Any) -> str:

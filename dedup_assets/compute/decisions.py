@@ -88,6 +88,11 @@ class Walk:
         """Of some nodes not walked yet, which were told a match: they will not stay unless decided already."""
         return self._keeper[nodes] >= 0
 
+    def improves(self, later: np.ndarray, similarity: np.ndarray) -> np.ndarray:
+        """Which matches of nodes not walked yet, at most so similar, are not behind what these were told: bool (m,)."""
+        told = self._keeper[later] >= 0
+        return (similarity >= self.threshold) & ~(told & (similarity < self._similarity[later]))
+
     def advance(self, stop: int, matches: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None) -> Walk:
         """Walk up to node ``stop`` (exclusive), with further matches (i, j, similarity) among the nodes walked."""
         i, j, similarity = matches or (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))

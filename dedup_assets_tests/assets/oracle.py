@@ -141,12 +141,19 @@ def by_hash_of_id(seed: int) -> Order:
 
 
 def sequential(
-    corpus: Corpus, threshold: float, *, order: Order = first, keepers_only: bool = True, rebuild: bool = False
+    corpus: Corpus,
+    threshold: float,
+    *,
+    order: Order = first,
+    keepers_only: bool = True,
+    rebuild: bool = False,
+    covers: Callable[[str, str], bool] = lambda keeper, removed: True,
 ) -> dict[str, Decision]:
     """Walk the records one by one; by id, what happens to each.
 
     A record goes if a keeper before it matches it (with `keepers_only` unset: any record before it), and names
-    the most similar one; of equals the one that came first.
+    the most similar one; of equals the one that came first. A match counts where `covers(keeper, record)` holds of the
+    texts.
     """
     if rebuild:
         everything = [record for shard in corpus.shards for record in shard]
@@ -168,6 +175,7 @@ def sequential(
                 continue
             candidates = np.array(earlier + own, dtype=int)
             matching = candidates[corpus.cosines[text, candidates] >= threshold] if len(candidates) else candidates
+            matching = np.array([k for k in matching if covers(corpus.texts[k], corpus.texts[text])], dtype=int)
             fate = Decision()
             if len(matching):
                 best = int(matching[np.argmax(corpus.cosines[text, matching])])
