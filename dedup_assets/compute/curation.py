@@ -15,7 +15,8 @@ import numpy as np
 
 from dedup_assets.compute.audit import Probes
 from dedup_assets.compute.decisions import KEPT, REMOVED, UNKNOWN, Walk
-from dedup_assets.compute.dense import DenseCell, Vectors, walk_dense
+from dedup_assets.compute.dense import DenseCell, Vectors
+from dedup_assets.compute.dense_guarded import walk_guarded
 from dedup_assets.compute.guards import Covers, NamedCovers
 
 NONE = -1
@@ -212,7 +213,7 @@ def decide_batch(
     if dense and vectors is not None:
         fetch = vectors
         cells = [cell.renamed(node_of(cell.members)) for cell in dense]
-        products = walk_dense(walk, cells, lambda some: fetch(key_of_node[some]), decided, covers=named)
+        products = walk_guarded(walk, cells, lambda some: fetch(key_of_node[some]), decided, named)
         if stats is not None:
             stats["dense_products"] = products
     nodes = walk.advance(walk.n).decisions()

@@ -88,10 +88,12 @@ class Walk:
         """Of some nodes not walked yet, which were told a match: they will not stay unless decided already."""
         return self._keeper[nodes] >= 0
 
-    def improves(self, later: np.ndarray, similarity: np.ndarray) -> np.ndarray:
-        """Which matches of nodes not walked yet, at most so similar, are not behind what these were told: bool (m,)."""
-        told = self._keeper[later] >= 0
-        return (similarity >= self.threshold) & ~(told & (similarity < self._similarity[later]))
+    def bounds(self, nodes: np.ndarray) -> np.ndarray:
+        """Of some nodes not walked yet, the similarity from which a match counts: float64 (m,).
+
+        That of what they were told, where they were: a match that is less alike is not going to be named.
+        """
+        return np.where(self._keeper[nodes] >= 0, self._similarity[nodes], self.threshold)
 
     def advance(self, stop: int, matches: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None) -> Walk:
         """Walk up to node ``stop`` (exclusive), with further matches (i, j, similarity) among the nodes walked."""

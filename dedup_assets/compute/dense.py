@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from dedup_assets.compute.decisions import REMOVED, UNKNOWN, Walk
-from dedup_assets.compute.guards import NamedCovers
 from dedup_assets.compute.precision import bits_of, one_thread_each
 from dedup_assets.compute.scan import CHUNK, LOWEST_BOUND, bound_pattern, gather, order_narrow, order_wide, propose
 from dedup_assets.compute.similarity import canonical_between, squared_norms
@@ -36,10 +35,6 @@ PIECE = 4096
 SAME_SHARE = 0.5
 """Two dense cells are taken as one when each lists this share of the other's home records: near-copies of one
 template fill several cells and are listed in all of them."""
-
-FIRST_LOOKS = 4
-"""Where guards decide, of each record so many of the most alike are looked at before the others, then four times as
-many, until none of the rest can be more alike than one that covers it."""
 
 Vectors = Callable[[np.ndarray], np.ndarray]
 """Vectors (m, d), as stored, of nodes (m,)."""
@@ -117,9 +112,9 @@ def walk_dense(
     vectors: Vectors,
     decided: np.ndarray,
     *,
-    covers: NamedCovers | None = None,
     piece: int = PIECE,
     sketch: int | None = None,
+    make: Callable[..., DenseWork] | None = None,
 ) -> int:
     """Finish a walk with all matches between a home record and another record of each dense cell.
 
@@ -133,12 +128,12 @@ def walk_dense(
         Vectors, as stored, of an array of nodes.
     decided : int8 array (n,)
         As the walk was made with; decided nodes come first.
-    covers : callable, optional
-        Whether the guards hold, for pairs of nodes, the earlier one first; without it they do.
     piece : int
         Members in a piece of the walk at most.
     sketch : int, optional
         Columns of the sketch, see `sketch.low_rows`.
+    make : callable, optional
+        Makes another kind of `DenseWork`.
 
     Returns
     -------
@@ -153,7 +148,7 @@ def walk_dense(
         return 0
     # Products of a millisecond: on all threads each of them ends in a barrier, which waits for a busy core.
     with one_thread_each(2):
-        work = _DenseWork(walk, cells, everyone, vectors, decided, sketch, covers)
+        work = (make or DenseWork)(walk, cells, everyone, vectors, decided, sketch)
         start, size = 0, min(piece, FIRST_PIECE)
         while start < len(members):
             stop = min(start + size, len(members))
@@ -162,7 +157,7 @@ def walk_dense(
     return work.products
 
 
-class _DenseWork:
+class DenseWork:
     """The state between two pieces: which records of each cell count so far, and their rows to multiply."""
 
     def __init__(
@@ -173,9 +168,8 @@ class _DenseWork:
         vectors: Vectors,
         decided: np.ndarray,
         sketch: int | None,
-        covers: NamedCovers | None,
     ) -> None:
-        self.walk, self.cells, self.vectors, self.covers = walk, cells, vectors, covers
+        self.walk, self.cells, self.vectors = walk, cells, vectors
         self.products = 0
         counts = decided[everyone] != REMOVED if walk.keepers_only else np.ones(len(everyone), bool)
         everyone = everyone[counts]
@@ -224,8 +218,6 @@ class _DenseWork:
         self.own_low, residual = self.low(self.own, self.own_squares)
         self.residual = max(self.residual, residual)
         self.bound = walk.threshold - self.low.slack(self.residual)
-        if self.covers is not None:
-            self.covers.prepare(nodes)
         inside = []  # (cell, members of the piece, which of them are at home)
         for number, cell in enumerate(self.cells):
             first, last = np.searchsorted(cell.members, [nodes[0], nodes[-1] + 1])
@@ -246,52 +238,19 @@ class _DenseWork:
             self._list(counting)
 
     def _against_earlier(self, members: np.ndarray, earlier: np.ndarray) -> None:
-        if self.covers is not None and len(members):
-            wide, pairs = self.covers.candidates(earlier, members)
-            for keeper, row in pairs:
-                self._look_at(members[row], earlier[keeper], self.covers.is_index)
-            members = members[wide]
         if not len(members):
             return
         own = np.searchsorted(self.piece, members)
         for start in range(0, len(earlier), TILE[1]):
             others = earlier[start : start + TILE[1]]
             _take(self.rows.values, self.place[others], self.columns)
-            for row, column, low in self._proposals(own, len(others)):
-                if low is None:
-                    self._look_at(members[row], others[column])
-                else:
-                    self._look_at_best(members[row], others[column], low)
-
-    def _look_at(self, later: np.ndarray, earlier: np.ndarray, is_covered: bool = False) -> None:
-        """Tell the walk which pairs of a record of the piece and an earlier one match and fulfil the guards."""
-        where, back = np.unique(earlier, return_inverse=True)
-        if not len(where):
-            return
-        rows = self.vectors(where)
-        own = np.searchsorted(self.piece, later)
-        similarity = canonical_between(self.own, own, rows, back, self.own_squares, squared_norms(rows))
-        if self.covers is not None and not is_covered:
-            at = np.flatnonzero(self.walk.improves(later, similarity))
-            at = at[self.covers(earlier[at], later[at])]
-            later, earlier, similarity = later[at], earlier[at], similarity[at]
-        self.walk.tell(later, earlier, similarity)
-
-    def _look_at_best(self, later: np.ndarray, earlier: np.ndarray, low: np.ndarray) -> None:
-        """The same, of each record those first that are most alike by their products: of many near-copies that fulfil
-        the guards the rest need no look."""
-        order = np.lexsort((-low, later))
-        later, earlier, low = later[order], earlier[order], low[order]
-        count = FIRST_LOOKS
-        while len(later):
-            can = self.walk.improves(later, low + 2.0 * self.low.slack(self.residual))
-            later, earlier, low = later[can], earlier[can], low[can]
-            starts = np.flatnonzero(np.diff(later, prepend=-1))
-            rank = np.arange(len(later)) - np.repeat(starts, np.diff(starts, append=len(later)))
-            now = rank < count
-            self._look_at(later[now], earlier[now])
-            later, earlier, low = later[~now], earlier[~now], low[~now]
-            count *= 4
+            for row, column in self._proposals(own, len(others)):
+                where, back = np.unique(column, return_inverse=True)
+                rows = self.vectors(others[where])
+                similarity = canonical_between(
+                    self.own, own[row], rows, back, self.own_squares, squared_norms(rows)
+                )  # fmt: skip
+                self.walk.tell(members[row], others[column], similarity)
 
     def _against_each_other(self, members: np.ndarray, home: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Matches among members, of which the earlier one may count."""
@@ -299,40 +258,24 @@ class _DenseWork:
         # What an earlier keeper matches is not going to be a keeper.
         able = np.flatnonzero(~self.walk.answered(members)) if self.walk.keepers_only else np.arange(len(members))
         parts = []
-
-        def look_at(i: np.ndarray, j: np.ndarray, is_covered: bool = False) -> None:
-            wanted = (i < j) & (home[i] | home[j])
-            i, j = i[wanted], j[wanted]
-            similarity = canonical_between(
-                self.own, own[i], self.own, own[j], self.own_squares, self.own_squares
-            )  # fmt: skip
-            match = np.flatnonzero(similarity >= self.walk.threshold)
-            if self.covers is not None and not is_covered:
-                match = match[self.walk.improves(members[j[match]], similarity[match])]
-                match = match[self.covers(members[i[match]], members[j[match]])]
-            parts.append((members[i[match]], members[j[match]], similarity[match]))
-
-        columns = np.arange(len(members))
-        if self.covers is not None and len(able):
-            columns, pairs = self.covers.candidates(members[able], members)
-            for keeper, row in pairs:
-                look_at(able[keeper], row, self.covers.is_index)
-        for start in range(0, len(columns) if len(able) else 0, TILE[1]):
-            part = columns[start : start + TILE[1]]
-            _take(self.own_low, own[part].astype(np.int32), self.columns)
-            before = able[able <= part[-1]]
-            for row, column, low in self._proposals(own[before], len(part)):
-                i, j = before[row], part[column]
-                if low is not None:
-                    can = self.walk.improves(members[j], low + 2.0 * self.low.slack(self.residual))
-                    i, j = i[can], j[can]
-                look_at(i, j)
+        for start in range(0, len(members) if len(able) else 0, TILE[1]):
+            part = own[start : start + TILE[1]]
+            _take(self.own_low, part.astype(np.int32), self.columns)
+            before = able[able < start + len(part)]
+            for row, column in self._proposals(own[before], len(part)):
+                i, j = before[row], start + column
+                wanted = (i < j) & (home[i] | home[j])
+                i, j = i[wanted], j[wanted]
+                similarity = canonical_between(
+                    self.own, own[i], self.own, own[j], self.own_squares, self.own_squares
+                )  # fmt: skip
+                match = similarity >= self.walk.threshold
+                parts.append((members[i[match]], members[j[match]], similarity[match]))
         i, j, s = (np.concatenate([np.empty(0, kind), *(p[at] for p in parts)]) for at, kind in _KINDS)
         return i, j, s
 
-    def _proposals(self, own: np.ndarray, count: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
-        """Pairs (index in `own`, column) that may match, tile by tile, with the first `count` columns; and their
-        products, where not every match counts."""
+    def _proposals(self, own: np.ndarray, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Pairs (index in `own`, column) that may match, tile by tile, with the first `count` columns."""
         right = self.columns[: padded_columns(count, TILE[1])]
         for start in range(0, len(own), TILE[0]):
             part = own[start : start + TILE[0]]
@@ -348,13 +291,7 @@ class _DenseWork:
             pattern = bits.dtype.type(bound_pattern(self.bound, bits.dtype == np.int32))
             found = propose(bits.reshape(len(left), -1, CHUNK), pattern, len(part), count, *self.out)
             if found:
-                row, column = (out[:found].astype(np.int64) for out in self.out)
-                low = None
-                if self.covers is not None:
-                    # Bits that were put in order are numbers no more; then each may be the best.
-                    ordered = self.bound < LOWEST_BOUND
-                    low = np.full(found, np.inf) if ordered else product[row, column].double().numpy()
-                yield start + row, column, low
+                yield start + self.out[0][:found].astype(np.int64), self.out[1][:found].astype(np.int64)
 
 
 def _take(rows: torch.Tensor, places: np.ndarray, out: torch.Tensor) -> None:

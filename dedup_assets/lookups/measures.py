@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from dedup_assets.compute.curation import find_keys, nearest_in_cells
 from dedup_assets.compute.decisions import KEPT, UNKNOWN, Walk
-from dedup_assets.compute.dense import walk_dense
+from dedup_assets.compute.dense_guarded import walk_guarded
 from dedup_assets.corpus.guarded_texts import guards_in_force
 from dedup_assets.corpus.live_texts import LiveTexts, reference_texts
 from dedup_assets.storage.cells import ShardCells
@@ -205,7 +205,7 @@ def removals_by_threshold(workspace: Workspace, generation: Generation, steps: i
         leader = settings.keeper_rule == "leader"
         walk = Walk(i, j, similarity, len(order), threshold, decided, keepers_only=leader)
         if cells:
-            walk_dense(walk, cells, lambda some: vectors(keys[some]), decided, covers=covers)
+            walk_guarded(walk, cells, lambda some: vectors(keys[some]), decided, covers)
         kept = walk.advance(walk.n).decisions().kept
         removed.append(identical + int(many[own & ~kept].sum()))  # of a kept text, one record stays
     return Removals(thresholds, np.array(removed), identical, records)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dedup_assets.compute import dense, guards
+from dedup_assets.compute import dense, dense_guarded, guards
 from dedup_assets.compute.guards import Covers, TextList, guard_values, load_function
 from dedup_assets.compute.in_memory import deduplicate_vectors
 from dedup_assets.compute.similarity import canonical_pairs
@@ -71,7 +71,8 @@ def test_decisions_are_those_of_applying_the_guards_to_every_pair(seed, n, rules
             patch.setattr(guards, "BLOCK_PAIRS", 7)
             patch.setattr(guards, "READ_TEXTS", 3)
             patch.setattr(dense, "FIRST_PIECE", 5)
-            patch.setattr(dense, "FIRST_LOOKS", 1)
+            patch.setattr(dense_guarded, "FIRST_LOOKS", 1)
+            patch.setattr(dense_guarded, "BLOCK", (3, 4))
         covers = Covers(parse_guards(rules), TextList(texts))
         found = deduplicate_vectors(vectors, 0.95, rule=rule, dense_limit=dense_limit, covers=covers).decisions
     assert found.keeper.tolist() == walked(vectors, texts, rules, 0.95, rule)
