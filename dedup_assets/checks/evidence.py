@@ -22,6 +22,7 @@ from dedup_assets.guard_rule import guard_words
 from dedup_assets.ingest.record_spec import ingest_spec
 from dedup_assets.ingest.records import read_texts
 from dedup_assets.storage.ledger import REFERENCE
+from dedup_assets.storage.permissions import refuse_unasked_functions
 
 ADVICE = (
     "Decisions, stored vectors and published files contradict each other: something was changed or is damaged. "
@@ -119,6 +120,7 @@ def _guard_problems(
             texts[number] = text
     if not asked:
         return {}
+    refuse_unasked_functions(scope.workspace.root, published.guards)
     keeper, removed = np.arange(len(asked)), np.arange(len(asked)) + len(asked)
     fail = np.flatnonzero(~Covers(published.guards, TextList(texts))(keeper, removed)).tolist()
     return {

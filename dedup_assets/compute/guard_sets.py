@@ -181,7 +181,7 @@ def _numbers(codes: np.ndarray, classes: np.ndarray, offsets: np.ndarray) -> Set
     spans = zip(starts[first].tolist(), ends[first].tolist(), minus[first].tolist(), strict=True)
     known = [_canonical(codes[start:end], negative) for start, end, negative in spans]
     digests = b"".join(hashlib.blake2b(number.encode(), digest_size=8).digest() for number in known)
-    return Sets(*_distinct(np.frombuffer(digests, np.uint64)[back], counts))
+    return Sets(*_distinct(np.maximum(np.frombuffer(digests, np.uint64), 1)[back], counts))
 
 
 def _canonical(codes: np.ndarray, negative: bool) -> str:
@@ -244,7 +244,8 @@ def _mixed(value):
     """The last step of splitmix64: every bit of the hash depends on every bit of the value."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
+    value = value ^ (value >> np.uint64(31))
+    return value if value else np.uint64(1)
 
 
 @njit(cache=True, nogil=True)
@@ -323,20 +324,19 @@ def _runs(values, offsets, length):
 
 
 @njit(cache=True, nogil=True)
-def _room(offsets):
-    """Slots of a table, a power of two, that takes the largest set twice."""
-    size = 16
-    for text in range(offsets.shape[0] - 1):
-        while size < 2 * (offsets[text + 1] - offsets[text]):
-            size *= 2
-    return size
+def _room(size):
+    """Slots of a table, a power of two, that is at most half full with so many values."""
+    room = 16
+    while room < 2 * size:
+        room *= 2
+    return room
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _slot(table, stamps, stamp, mask, value):
-    """Where a value stands in the table, or the free slot where it would."""
+def _slot(table, mask, value):
+    """Where a value stands in the table, or the free slot where it would. 0 is a free slot: it is no hash."""
     at = np.int64(value & np.uint64(mask))
-    while stamps[at] == stamp and table[at] != value:
+    while table[at] != 0 and table[at] != value:
         at = (at + 1) & mask
     return at
 
@@ -344,17 +344,14 @@ def _slot(table, stamps, stamp, mask, value):
 @njit(cache=True, nogil=True)
 def _numbered(values):
     """Where each distinct value appears first, and for each value which of these it is."""
-    mask = 16
-    while mask < 2 * values.shape[0]:
-        mask *= 2
-    mask -= 1
-    table, stamps, number = np.empty(mask + 1, np.uint64), np.zeros(mask + 1, np.int64), np.empty(mask + 1, np.int64)
+    room = _room(values.shape[0])
+    table, number = np.zeros(room, np.uint64), np.empty(room, np.int64)
     first, back = np.empty(values.shape[0], np.int64), np.empty(values.shape[0], np.int64)
     found = 0
     for at in range(values.shape[0]):
-        slot = _slot(table, stamps, 1, mask, values[at])
-        if stamps[slot] == 0:
-            stamps[slot], table[slot], number[slot] = 1, values[at], found
+        slot = _slot(table, room - 1, values[at])
+        if table[slot] == 0:
+            table[slot], number[slot] = values[at], found
             first[found] = at
             found += 1
         back[at] = number[slot]
@@ -366,18 +363,15 @@ def _distinct(values, offsets):
     """Offsets and values, each value of a text once, where it appears first."""
     out = np.empty(values.shape[0], np.uint64)
     ends = np.zeros(offsets.shape[0], np.int64)
-    room = _room(offsets)
-    table, stamps = np.empty(room, np.uint64), np.zeros(room, np.int64)
+    table = np.empty(_room(_largest(offsets)), np.uint64)
     found = 0
     for text in range(offsets.shape[0] - 1):
-        mask = 16
-        while mask < 2 * (offsets[text + 1] - offsets[text]):
-            mask *= 2
-        mask -= 1
+        room = _room(offsets[text + 1] - offsets[text])
+        table[:room] = 0
         for at in range(offsets[text], offsets[text + 1]):
-            slot = _slot(table, stamps, text + 1, mask, values[at])
-            if stamps[slot] != text + 1:
-                stamps[slot], table[slot] = text + 1, values[at]
+            slot = _slot(table, room - 1, values[at])
+            if table[slot] == 0:
+                table[slot] = values[at]
                 out[found] = values[at]
                 found += 1
         ends[text + 1] = found
@@ -387,23 +381,26 @@ def _distinct(values, offsets):
 @njit(cache=True, nogil=True)
 def _overlap(offsets, values, one, other):
     shared = np.zeros(one.shape[0], np.int64)
-    room = _room(offsets)
-    table, stamps = np.empty(room, np.uint64), np.zeros(room, np.int64)
-    mask, stamp = 0, 0
+    table = np.empty(_room(_largest(offsets)), np.uint64)
+    room = 0
     for pair in range(one.shape[0]):
         text = one[pair]
         if pair == 0 or one[pair - 1] != text:
-            stamp += 1
-            mask = 16
-            while mask < 2 * (offsets[text + 1] - offsets[text]):
-                mask *= 2
-            mask -= 1
+            room = _room(offsets[text + 1] - offsets[text])
+            table[:room] = 0
             for at in range(offsets[text], offsets[text + 1]):
-                slot = _slot(table, stamps, stamp, mask, values[at])
-                stamps[slot], table[slot] = stamp, values[at]
+                table[_slot(table, room - 1, values[at])] = values[at]
         count = 0
         for at in range(offsets[other[pair]], offsets[other[pair] + 1]):
-            if stamps[_slot(table, stamps, stamp, mask, values[at])] == stamp:
-                count += 1
+            count += table[_slot(table, room - 1, values[at])] != 0
         shared[pair] = count
     return shared
+
+
+@njit(cache=True, nogil=True)
+def _largest(offsets):
+    """How many values the largest set has."""
+    size = 0
+    for text in range(offsets.shape[0] - 1):
+        size = max(size, offsets[text + 1] - offsets[text])
+    return size

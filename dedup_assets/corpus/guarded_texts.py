@@ -14,6 +14,7 @@ from dedup_assets.errors import SettingsError
 from dedup_assets.guard_rule import Guard
 from dedup_assets.ingest.record_spec import IngestSpec, ingest_spec
 from dedup_assets.ingest.records import read_texts
+from dedup_assets.storage.permissions import refuse_unasked_functions
 from dedup_assets.storage.raw_table import RawShard
 from dedup_assets.storage.shards import Records, read_records
 from dedup_assets.storage.workspace import Workspace
@@ -26,9 +27,10 @@ def guards_in_force(workspace: Workspace, living: LiveTexts, guards: Sequence[Gu
     """What decides, beside the similarity, whether a text covers another, by their keys; None without guards.
 
     `guards` are those of the workspace's settings, if not given. Raises SettingsError for a function that cannot be
-    had.
+    had, or that nobody asked for on this machine.
     """
     guards = workspace.settings.guard_rules() if guards is None else guards
+    refuse_unasked_functions(workspace.root, guards)
     return Covers(guards, StoredTexts(workspace, living)) if guards else None
 
 

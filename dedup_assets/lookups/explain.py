@@ -72,7 +72,7 @@ def explain(workspace: Workspace, record_id: str) -> Explanation:
             "keeper_text": corpus.text(keeper_shard, keeper_row),
             "group_id": decision["group_id"],
         }
-        if guards := guards_of_removal(answer, in_force):
+        if guards := guards_of_removal(corpus, answer, in_force):
             answer["guards"] = guards
     elif spared := spared_by_guards(corpus, answer, in_force):
         answer["spared_by_guards"] = spared

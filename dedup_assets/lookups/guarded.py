@@ -13,9 +13,10 @@ from dedup_assets.compute.audit import Probes
 from dedup_assets.compute.guards import guard_values
 from dedup_assets.corpus.live_texts import reference_texts
 from dedup_assets.encoder.settled import open_table
-from dedup_assets.guard_rule import guard_words, parse_guards
+from dedup_assets.guard_rule import Guard, guard_words, parse_guards
 from dedup_assets.lookups.corpus import Corpus, Place
 from dedup_assets.storage.ledger import REFERENCE
+from dedup_assets.storage.permissions import refuse_unasked_functions
 from dedup_assets.storage.shards import AdmittedShard, admission_of
 from dedup_assets.storage.workspace import admission_name
 
@@ -44,9 +45,9 @@ def nearest_texts(corpus: Corpus, shard: str, row: int, floor: float, count: int
     return found
 
 
-def guards_of_removal(answer: Mapping[str, Any], in_force: Mapping[str, Any]) -> list[dict[str, Any]]:
+def guards_of_removal(corpus: Corpus, answer: Mapping[str, Any], in_force: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Each guard of a record that was removed for a similar one: `guard`, `value`, `holds`; of copies none is asked."""
-    guards = parse_guards(in_force.get("guards", ()))
+    guards = _asked_for(corpus, in_force.get("guards", ()))
     return [] if answer["kind"] == "exact" else guard_values(guards, answer["keeper_text"], answer["text"])
 
 
@@ -55,7 +56,7 @@ def spared_by_guards(corpus: Corpus, answer: Mapping[str, Any], in_force: Mappin
 
     The most alike first, `SPARED` at most, among the `LOOKED_AT` texts most like it.
     """
-    guards, settings = parse_guards(in_force.get("guards", ())), corpus.workspace.settings
+    guards, settings = _asked_for(corpus, in_force.get("guards", ())), corpus.workspace.settings
     shard, row = answer["shard"], answer["row"]
     if not guards or settings.exact_only or corpus.admissions[shard].role == REFERENCE:
         return []
@@ -79,7 +80,7 @@ def spared_by_guards(corpus: Corpus, answer: Mapping[str, Any], in_force: Mappin
 
 def with_guards(corpus: Corpus, pairs: Sequence[tuple[float, Place, Place]]) -> list[dict[str, Any]]:
     """`Corpus.side_by_side`, with what the guards say of each pair, the earlier record as the keeper."""
-    rows, guards = corpus.side_by_side(pairs), corpus.workspace.settings.guard_rules()
+    rows, guards = corpus.side_by_side(pairs), _asked_for(corpus, corpus.workspace.settings.guards)
     for row, (_, one, other) in zip(rows, pairs, strict=True) if guards else ():
         places = [_decided(corpus, _key(corpus, shard, at)) for shard, at, _ in (one, other)]
         first, second = (place["place"] if place else np.inf for place in places)
@@ -87,6 +88,13 @@ def with_guards(corpus: Corpus, pairs: Sequence[tuple[float, Place, Place]]) -> 
         values = guard_values(guards, *texts)
         row |= {"guards": guard_words(values), "guards_hold": all(value["holds"] for value in values)}
     return rows
+
+
+def _asked_for(corpus: Corpus, guards: Sequence[str]) -> tuple[Guard, ...]:
+    """The guards. Raises SettingsError for a function that nobody asked for on this machine."""
+    parsed = parse_guards(guards)
+    refuse_unasked_functions(corpus.workspace.root, parsed)
+    return parsed
 
 
 def _key(corpus: Corpus, shard: str, row: int) -> int:

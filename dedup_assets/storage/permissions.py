@@ -1,9 +1,10 @@
-"""Whom a workspace may connect to and where it may write: what somebody asked for on this machine, and not what a
-copied file says.
+"""Whom a workspace may connect to, where it may write and what it may run: what somebody asked for on this machine, and
+not what a copied file says.
 
-A Dask scheduler sends code that is run here, a watched URL is fetched, an output elsewhere is written to.
-`curation.toml` keeps what was asked for, but a workspace can come from anywhere. So what a caller asks for is sealed
-with what only this machine knows and with the folder: a copy, or a file written by hand, has no such seal.
+A Dask scheduler sends code that is run here, a watched URL is fetched, an output elsewhere is written to, a guard may
+be a function that is run. `curation.toml` keeps what was asked for, but a workspace can come from anywhere. So what a
+caller asks for is sealed with what only this machine knows and with the folder: a copy, or a file written by hand, has
+no such seal.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dedup_assets.credentials import is_url
 from dedup_assets.errors import SettingsError
+from dedup_assets.guard_rule import Guard
 from dedup_assets.settings import Settings
 from dedup_assets.storage.publish import publish_text
 
@@ -34,12 +36,31 @@ def remember_asked(root: Path, settings: Settings) -> None:
 
 
 def refuse_unasked(root: Path, settings: Settings) -> None:
-    """Raise SettingsError for a scheduler, a watched URL or an output elsewhere that nobody on this machine asked this
-    workspace to use."""
+    """Raise SettingsError for a scheduler, a watched URL, a function or an output elsewhere that nobody on this machine
+    asked this workspace to use."""
     seals = _seals(root)
     for name, problem in _reaching_out(root, settings):
         if _seal(root, name) not in seals:
             raise SettingsError(f"{root} {problem}")
+
+
+def refuse_unasked_functions(root: Path, guards: Sequence[Guard]) -> None:
+    """Raise SettingsError for a guard that is a function, and that nobody on this machine asked this workspace to run."""
+    seals = _seals(root)
+    for name, problem in _functions(guards):
+        if _seal(root, name) not in seals:
+            raise SettingsError(f"{root} {problem}")
+
+
+def _functions(guards: Sequence[Guard]) -> Iterator[tuple[str, str]]:
+    for guard in guards:
+        if guard.is_function:
+            yield (
+                f"guard {guard}",
+                f"decides by the function {str(guard)!r}, which nobody asked for on this machine, and whose code would run "
+                f"here. If it is meant, ask for it once by `dedup-assets threshold --guard {guard}`, beside the other "
+                "guards; else take it out of curation.toml.",
+            )
 
 
 def _reaching_out(root: Path, settings: Settings) -> Iterator[tuple[str, str]]:
@@ -59,6 +80,7 @@ def _reaching_out(root: Path, settings: Settings) -> Iterator[tuple[str, str]]:
             f"publishes to {output}, which nobody asked for on this machine. If that is meant, ask for it once by "
             f"--output {output}; else change it in curation.toml.",
         )
+    yield from _functions(settings.guard_rules())
     for source in (*settings.sources, *settings.reference_sources):
         if is_url(source):
             yield (

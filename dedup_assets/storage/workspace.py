@@ -144,6 +144,8 @@ class Workspace:
             lasting["output"] = wanted.output
         if lasting:
             self._keep(lambda _: lasting)
+        if wanted.guards and "guards" in options:
+            remember_asked(self.root, Settings().changed({"guards": wanted.guards}))
         return replace(self, settings=wanted)
 
     def with_sources(self, setting: str, sources: Sequence[str]) -> Workspace:

@@ -212,6 +212,26 @@ def test_what_has_no_text_or_is_no_function_is_refused_before_anything_is_done(t
         da.rethreshold(workspace=tmp_path / "ws")
 
 
+def test_a_function_in_a_copied_workspace_is_not_run_before_somebody_asks_for_it(tmp_path: Path) -> None:
+    (table,) = guarded_corpus("boilerplate", (30,), 2)
+    found = curate(write_shards(tmp_path / "in", [table]), tmp_path / "ws", threshold=0.9, guards=[OWN])
+    gone = next(row["id"] for row in found.removed if row["kind"] == "semantic")
+    assert found.explain(gone)["guards"] == [{"guard": OWN, "value": 1.0, "holds": True}]
+    shutil.copytree(tmp_path / "ws", tmp_path / "copy", symlinks=True)
+    copy = da.open_curation(tmp_path / "copy")
+    for look in (
+        lambda: copy.explain(gone),
+        lambda: copy.pairs_around(0.9, 2),
+        lambda: copy.report(tmp_path / "r.html"),
+    ):
+        with pytest.raises(SettingsError, match="which nobody asked for on this machine"):
+            look()
+    with pytest.raises(SettingsError, match="which nobody asked for on this machine"):
+        da.rethreshold(0.95, workspace=tmp_path / "copy")
+    da.rethreshold(0.9, guards=OWN, workspace=tmp_path / "copy")
+    assert copy.explain(gone)["guards"][0]["holds"]
+
+
 def test_in_memory_the_same_is_decided_as_in_a_workspace(tmp_path: Path) -> None:
     (table,) = guarded_corpus("boilerplate", (90,), 4)
     found = curate(write_shards(tmp_path / "in", [table]), tmp_path / "ws", threshold=0.9, guards=BOTH)

@@ -55,12 +55,11 @@ def in_a_dense_cell(rows: int, dimension: int) -> None:
     vectors = (centre + 0.15 * rng.normal(size=(rows, dimension))).astype(np.float32)
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
     template = "the library of the package for the architecture number {} with the headers, in its version of today:"
-        "the library of the package for the architecture number {} with the headers, in its version of today: part"
-    )
     own = rng.permutation(rows) < rows // 2
     kinds = {"a number each": "7", "no number": "none"}
     for name, of_others in kinds.items():
-        texts = [template.format(1_000 + at if own[at] else of_others) + f" part {'abcdefgh'[at % 8]}" for at in range(rows)]
+        numbers = [str(1_000 + at) if own[at] else of_others for at in range(rows)]
+        texts = [f"{template.format(number)} part {'abcdefgh'[at % 8]}" for at, number in enumerate(numbers)]
         for guards in ((), ("numbers",), ("numbers", "contains>=0.8")):
             covers = Covers(parse_guards(guards), TextList(texts)) if guards else None
             stats: Stats = {}
