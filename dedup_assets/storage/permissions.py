@@ -45,7 +45,7 @@ def refuse_unasked(root: Path, settings: Settings) -> None:
 
 
 def refuse_unasked_functions(root: Path, guards: Sequence[Guard]) -> None:
-    """Raise SettingsError for a guard that is a function, and that nobody on this machine asked this workspace to run."""
+    """Raise SettingsError for a guard that is a function which nobody on this machine asked this workspace to run."""
     seals = _seals(root)
     for name, problem in _functions(guards):
         if _seal(root, name) not in seals:
@@ -57,9 +57,9 @@ def _functions(guards: Sequence[Guard]) -> Iterator[tuple[str, str]]:
         if guard.is_function:
             yield (
                 f"guard {guard}",
-                f"decides by the function {str(guard)!r}, which nobody asked for on this machine, and whose code would run "
-                f"here. If it is meant, ask for it once by `dedup-assets threshold --guard {guard}`, beside the other "
-                "guards; else take it out of curation.toml.",
+                f"decides by the function {str(guard)!r}, which nobody asked for on this machine, and whose code would "
+                f"run here. If it is meant, ask for it once by `dedup-assets threshold --guard {guard}`, beside the "
+                "other guards; else take it out of curation.toml.",
             )
 
 
