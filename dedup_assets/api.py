@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -263,14 +263,21 @@ def retract(
 
 @letting_go
 def rethreshold(
-    threshold: float, *, workspace: str | Path, listener: Listener | None = None, progress: bool = True
+    threshold: float | None = None,
+    *,
+    guards: str | Sequence[str] | None = None,
+    workspace: str | Path,
+    listener: Listener | None = None,
+    progress: bool = True,
 ) -> Curation:
-    """New decisions under another threshold, from stored matches: no model, no join.
+    """New decisions under another threshold or other guards, from stored matches: no model, no join.
 
     Parameters
     ----------
     threshold
-        Cosine from which two records match.
+        Cosine from which two records match; as it is, if not given.
+    guards
+        What must hold besides, see `Settings`, in place of what is there; () for nothing. As they are, if not given.
     workspace
         Folder of the workspace.
     listener
@@ -286,15 +293,19 @@ def rethreshold(
     Raises
     ------
     SettingsError
-        The threshold lies below the floor of the stored matches.
+        The threshold lies below the floor of the stored matches, or a guard is unknown.
 
     Examples
     --------
     >>> import dedup_assets as da
     >>> da.rethreshold(0.92, workspace="ws").duplicate_ratio
+    >>> da.rethreshold(guards=["numbers", "contains>=0.8"], workspace="ws").duplicate_ratio
     """
     started = time.perf_counter()
-    space = Workspace.open(workspace_path(workspace)).with_options(resolve_options({"threshold": threshold}))
+    options = resolve_options({"threshold": threshold, "guards": guards})
+    if not options:
+        raise SettingsError("neither threshold nor guards was given: expected what to decide by.")
+    space = Workspace.open(workspace_path(workspace)).with_options(options)
     space.sweep()
     return _run_and_report(space, lambda dagster: dagster.curate([]), _shown(listener, progress), started, check=True)
 

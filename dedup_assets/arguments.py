@@ -19,6 +19,8 @@ from dedup_assets.credentials import is_url
 from dedup_assets.display_text import COLLECTIONS, kind_of, short
 from dedup_assets.encoder.text_encoder import AnyEncoder
 from dedup_assets.errors import SettingsError, SourceError
+from dedup_assets.guard_rule import load_function, parse_guards
+from dedup_assets.settings import checked
 
 
 class Options(TypedDict, total=False):
@@ -48,6 +50,7 @@ class Options(TypedDict, total=False):
     seed: int
     mode: settings.Mode
     keeper_rule: settings.KeeperRule
+    guards: str | Sequence[str]
     against: settings.Against
     watch_seconds: int
     shards_per_run: int
@@ -136,9 +139,19 @@ def resolve_options(options: Mapping[str, Any]) -> dict[str, Any]:
         from dedup_assets.encoder.foreign import name_of
 
         given["model"] = name_of(given["model"])
-    if isinstance(given.get("text_columns"), str):
-        given["text_columns"] = (given["text_columns"],)
+    for name in ("text_columns", "guards"):
+        if isinstance(given.get(name), str):
+            given[name] = (given[name],)
+    _refuse_missing_functions(given.get("guards", ()))
     return given
+
+
+def _refuse_missing_functions(guards: Any) -> None:
+    """Raise SettingsError for a guard that is a function of the caller's own and cannot be had: before anything is
+    done, not when it is asked."""
+    for guard in parse_guards(checked({"guards": guards})["guards"]):
+        if guard.is_function:
+            load_function(guard)
 
 
 def _not_a_source(value: Any) -> str:

@@ -175,7 +175,10 @@ class Curation(ResultLookups):
         return facts_as_html(self._title(), self._facts())
 
     def _title(self) -> str:
-        return f"Curation of {counted(self.summary['shards'], 'shard')} at threshold {self.summary['threshold']:g}"
+        guards = "".join(f", {guard}" for guard in self.summary.get("guards", ()))
+        return (
+            f"Curation of {counted(self.summary['shards'], 'shard')} at threshold {self.summary['threshold']:g}{guards}"
+        )
 
     def _facts(self) -> list[tuple[str, str, str]]:
         """Name, value and remark of each line of the summary, at most nine."""

@@ -21,11 +21,12 @@ from pydantic.dataclasses import dataclass as declared
 
 from dedup_assets.credentials import holds_credentials
 from dedup_assets.errors import SettingsError
+from dedup_assets.guard_rule import Guard, parse_guards
 from dedup_assets.keep_rule import KeepRule
 from dedup_assets.other_names import meant_by
 
 NO_MODEL = "none"
-CAME_LATER = {"against", "revision", "prompt", "truncate_dim"}
+CAME_LATER = {"against", "guards", "revision", "prompt", "truncate_dim"}
 """Settings that earlier workspaces do not have: with their defaults they change no fingerprint."""
 
 
@@ -70,6 +71,11 @@ def _keep(rule: str) -> str:
     return rule
 
 
+def _guards(names: tuple[str, ...]) -> tuple[str, ...]:
+    # In one order and one spelling: what differs in these alone decides alike.
+    return tuple(sorted(map(str, parse_guards(names))))
+
+
 def _cron(text: str) -> str:
     if text:  # Dagster takes seconds to import
         from dagster._utils.schedules import is_valid_cron_string  # what the schedule itself is checked by
@@ -98,6 +104,7 @@ Texts = Annotated[tuple[Text, ...], BeforeValidator(lambda value: tuple(value) i
 Columns = Annotated[Texts, AfterValidator(_columns), BeforeValidator(_unweighted)]
 Sources = Annotated[Texts, AfterValidator(_sources)]
 Keep = Annotated[Text, AfterValidator(_keep)]
+Guards = Annotated[Texts, AfterValidator(_guards)]
 Cron = Annotated[Text, AfterValidator(_cron)]
 Size = Annotated[Text, AfterValidator(_size)]
 Similarity = Annotated[float, Field(gt=0, le=1), "a cosine similarity above 0 and at most 1, such as 0.95"]
@@ -197,6 +204,11 @@ class _Decisions:
     keeper_rule: KeeperRule = "leader"
     """leader: removed only for a record that is itself kept; semdedup: removed when close to any earlier record, even
     a removed one. The latter is for comparison with SemDeDup and NeMo Curator."""
+    guards: Guards = ()
+    """What must hold besides the similarity before a record goes: numbers, contains>=X, words>=X, shingles>=X or
+    package.module:function; empty: nothing. numbers: each number of its text is in the keeper's. contains>=X: so large
+    a share of its runs of three words is. words>=X, shingles>=X: the two texts share so much of all their words, or of
+    their runs of five characters. A function of yours gets the keeper's and the record's text; its code is run."""
     against: Against = "everything"
     """everything: records go for earlier records and for references; references: for references alone. Then the corpus
     keeps its own duplicates, exact copies too."""
@@ -307,6 +319,10 @@ class Settings(_Cost, _Arrival, _Decisions, _Matches, _Vectors):
     def keep_rule(self) -> KeepRule:
         """The order in which the records of a shard are judged."""
         return KeepRule.parse(self.keep)
+
+    def guard_rules(self) -> tuple[Guard, ...]:
+        """What must hold of two texts, besides their similarity."""
+        return parse_guards(self.guards)
 
     def fingerprint(self, *layers: str) -> str:
         """32 hex digits naming the settings of the given layers (default: all that shape a result)."""

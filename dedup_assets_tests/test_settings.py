@@ -27,6 +27,10 @@ keeps = st.one_of(
     st.sampled_from(ORDERS),
     st.tuples(odd_name, st.sampled_from(["", ":asc", ":desc"])).map(lambda parts: f"column:{parts[0]}{parts[1]}"),
 )
+guard_lists = st.one_of(
+    st.just([]),
+    st.floats(1e-9, 1.0).map(lambda bound: ["numbers", "package.module:function", f"contains>={bound!r}"]),
+)
 FREE_TEXT = ("id_column", "embedding_column", "model", "revision", "prompt", "scheduler", "output")
 
 
@@ -50,6 +54,7 @@ def setting_values(draw: st.DrawFn) -> dict[str, Any]:
         "floor": floor,
         "threshold": threshold,
         "keep": draw(keeps),
+        "guards": tuple(sorted(draw(guard_lists))),
         "memory_limit": draw(st.sampled_from(["", "2GB", "1.5 GiB", "200mb", "4096"])),
         "seed": draw(st.integers(0, 2**32 - 1)),
         "sources": tuple(draw(st.lists(odd_text, max_size=2))),
@@ -65,6 +70,36 @@ def test_every_setting_has_a_layer_a_comment_and_a_generated_value() -> None:
     for item in DECLARED.values():
         assert item.layer in LAYERS
         assert item.comment.endswith(".")
+
+
+def test_guards_name_a_fingerprint_of_their_own_and_their_order_and_spelling_do_not() -> None:
+    bare = Settings().fingerprint("decisions")
+    assert (
+        Settings(guards=()).fingerprint("decisions") == bare == "df0cafd137ac5da8c73375eb392c4c67"
+    )  # of workspaces before there were guards
+    one = Settings(guards=("contains >= .80", "numbers"))
+    assert one.guards == ("contains>=0.8", "numbers")
+    assert (
+        one.fingerprint("decisions") == Settings(guards=("numbers", "contains>=0.8")).fingerprint("decisions") != bare
+    )
+    assert one.fingerprint("vectors", "matches") == Settings().fingerprint("vectors", "matches")
+
+
+@pytest.mark.parametrize(
+    "guard",
+    [
+        *("same:column", "differs:column", "within:year:1", "fitted", "cross-encoder:model>=0.5", "", "numbers>=0.5"),
+        *("contains", "contains>=0", "contains>=1.1", "contains>=nan", "contains>=x", "words<=0.5", "1module:function"),
+    ],
+)
+def test_what_is_no_guard_is_refused_with_what_is(guard: str) -> None:
+    with pytest.raises(SettingsError, match=r"expected numbers, contains>=X|no share above 0"):
+        Settings(guards=(guard,))
+
+
+def test_a_guard_is_given_once() -> None:
+    with pytest.raises(SettingsError, match="'contains' is given twice"):
+        Settings(guards=("contains>=0.8", "contains>=0.9"))
 
 
 @settings(deadline=None)  # the first cron imports Dagster
@@ -153,12 +188,11 @@ def test_a_set_gives_no_order_and_is_refused() -> None:
 def test_callers_from_python_see_every_setting_with_its_type() -> None:
     typed, declared = get_type_hints(Options), get_type_hints(Settings)
     assert {name: typed.pop(name) for name in ("eps", "exact_only")} == {"eps": float, "exact_only": bool}
-    assert typed.pop("text_columns") == str | Sequence[str]  # one column may stand for itself
+    several = ("text_columns", "guards")
+    assert all(typed.pop(name) == str | Sequence[str] for name in several)  # one may stand for itself
     assert typed.pop("model") == str | AnyEncoder | Callable[[], AnyEncoder]
-    named_by_watch = {"sources", "reference_sources"}
-    assert typed == {
-        name: declared[name] for name in DECLARED if name not in {"text_columns", "model", *named_by_watch}
-    }
+    elsewhere = {*several, "model", "sources", "reference_sources"}  # the last two are named by `watch`
+    assert typed == {name: declared[name] for name in DECLARED if name not in elsewhere}
     for function in (da.curate, da.register, da.watch):
         assert inspect.signature(function).parameters["options"].annotation == "Unpack[Options]"
 

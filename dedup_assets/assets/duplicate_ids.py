@@ -20,8 +20,10 @@ from dedup_assets.assets.stage import StageRun, shard_asset, stage_run
 from dedup_assets.compute.curation import BatchDecisions, TextDecisions, decide_batch
 from dedup_assets.corpus.curation_order import LoadedShard, curation_order, load_shard
 from dedup_assets.corpus.generations import Plan, decision_version, plan_decisions
+from dedup_assets.corpus.guarded_texts import guards_in_force, require_texts
 from dedup_assets.corpus.live_texts import LiveTexts, reference_texts
 from dedup_assets.corpus.retraction import forget_dead_pairs
+from dedup_assets.ingest.record_spec import ingest_spec
 from dedup_assets.resources.dask_cluster import DaskCluster
 from dedup_assets.resources.workspace import WorkspaceResource
 from dedup_assets.storage.decisions import DecidedShard, DecisionStore, Representatives
@@ -117,6 +119,7 @@ class _Decider:
         self.vectors = TextVectors(run.workspace)
         self.decided = plan.decided
         self.gone = _gone_owners(plan, living)
+        self.covers = guards_in_force(run.workspace, living)
 
     @cached_property
     def references(self) -> np.ndarray:
@@ -129,6 +132,8 @@ class _Decider:
         shards = []
         for a in batch:
             with self.run.attributing_to(a.shard):
+                if self.covers:
+                    require_texts(self.workspace.raw(a.shard, a.fingerprint), a.shard, ingest_spec(settings))
                 shards.append(load_shard(self.workspace, a, self.living))
         record_texts = np.concatenate([s.texts for s in shards])
         # Matches of retracted admissions are among texts that this generation decides with its first batch.
@@ -155,6 +160,7 @@ class _Decider:
             self.vectors,
             reference=np.concatenate([np.full(len(s), s.is_reference) for s in shards]),
             only=self.references if settings.against == "references" else None,
+            covers=self.covers,
             first_place=self.decided << ROW_BITS,
         )
         self.decided += len(batch)
@@ -190,6 +196,7 @@ class _Decider:
         return stats
 
     def _stats(self, shard: LoadedShard, removed: np.ndarray, exact: np.ndarray, elsewhere: int) -> dict[str, Any]:
+        guards = self.workspace.settings.guards
         reference = len(shard) if shard.admission.role == REFERENCE else 0
         return {
             "rows": len(shard),
@@ -201,5 +208,6 @@ class _Decider:
             "removed_for_other_shards": elsewhere,
             "duplicate_ratio": round(float(removed.mean()), 4) if len(shard) else 0.0,
             "threshold": self.workspace.settings.threshold,
+            **({"guards": ", ".join(guards)} if guards else {}),
             "generation": self.plan.generation.number,
         }

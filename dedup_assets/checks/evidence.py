@@ -1,4 +1,5 @@
-"""Direct evidence: every removed record names a kept one that it matches, recomputed from the stored vectors."""
+"""Direct evidence: every removed record names a kept one that it matches, recomputed from the stored vectors, and that
+fulfils the guards, recomputed from the texts that were read."""
 
 from __future__ import annotations
 
@@ -14,9 +15,14 @@ from dedup_assets.checks.finding import Finding, judged
 from dedup_assets.checks.published import Published
 from dedup_assets.checks.rows import NOTHING
 from dedup_assets.checks.scope import Scope
+from dedup_assets.compute.guards import Covers, TextList, guard_values
 from dedup_assets.compute.similarity import canonical_similarity
 from dedup_assets.encoder.settled import open_table
+from dedup_assets.guard_rule import guard_words
+from dedup_assets.ingest.record_spec import ingest_spec
+from dedup_assets.ingest.records import read_texts
 from dedup_assets.storage.ledger import REFERENCE
+from dedup_assets.storage.permissions import refuse_unasked_functions
 
 ADVICE = (
     "Decisions, stored vectors and published files contradict each other: something was changed or is damaged. "
@@ -26,7 +32,7 @@ ADVICE = (
 
 
 def removed_have_keepers(scope: Scope) -> Finding:
-    """Removed records, all or a sample: the keeper exists, is kept, and has the published similarity."""
+    """Removed records, all or a sample: the keeper exists, is kept, has the published similarity, and guards hold."""
     published = scope.published
     if published is None:
         return NOTHING
@@ -71,6 +77,7 @@ def _contradictions(scope: Scope, published: Published, removals: Sequence[Mappi
         there = found[one] & found[other]
         similarity[known[there]] = canonical_similarity(vectors[one[there]], vectors[other[there]])
     wrong = []
+    unguarded = _guard_problems(scope, published, removals, known)
     for at, row in enumerate(removals):
         problem = problems[at]
         if not problem and not is_record[at]:
@@ -80,6 +87,7 @@ def _contradictions(scope: Scope, published: Published, removals: Sequence[Mappi
         if not problem:
             same_text = bool((own[at] == keepers[at]).all())
             problem = _similarity_problem(row, float(similarity[at]), same_text, published.threshold)
+            problem = problem or unguarded.get(at, "")
         if problem:
             wrong.append(f"{row['id']} ({row['shard']}) {problem}")
     return wrong
@@ -94,6 +102,32 @@ def _similarity_problem(row: Mapping[str, Any], similarity: float, same_text: bo
     if similarity != row["similarity"]:
         return f"has similarity {similarity:.6f} to its keeper {keeper}, {row['similarity']:.6f} was published"
     return ""
+
+
+def _guard_problems(
+    scope: Scope, published: Published, removals: Sequence[Mapping[str, Any]], known: np.ndarray
+) -> dict[int, str]:
+    """By number, those of some removals for a similar record of which a guard does not hold, in words."""
+    asked = [at for at in known.tolist() if removals[at]["kind"] != "exact"] if published.guards else []
+    places = [(removals[at]["keeper_shard"], removals[at]["keeper_id"]) for at in asked]
+    places += [(removals[at]["shard"], removals[at]["id"]) for at in asked]
+    texts = [""] * len(places)
+    for shard in dict.fromkeys(shard for shard, _ in places):
+        mine = [number for number, place in enumerate(places) if place[0] == shard]
+        positions = published.records(shard).positions[_places(published, shard, [places[n][1] for n in mine])]
+        found = read_texts(published.raw(shard), ingest_spec(scope.workspace.settings), positions)
+        for number, text in zip(mine, found, strict=True):
+            texts[number] = text
+    if not asked:
+        return {}
+    refuse_unasked_functions(scope.workspace.root, published.guards)
+    keeper, removed = np.arange(len(asked)), np.arange(len(asked)) + len(asked)
+    fail = np.flatnonzero(~Covers(published.guards, TextList(texts))(keeper, removed)).tolist()
+    return {
+        asked[n]: f"may not go for its keeper {places[n][1]} ({places[n][0]}): "
+        + guard_words(guard_values(published.guards, texts[n], texts[n + len(asked)]))
+        for n in fail
+    }
 
 
 def _keeper_problems(published: Published, removals: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from dedup_assets.corpus.output import MANIFEST, published_generation
 from dedup_assets.errors import WorkspaceError
+from dedup_assets.guard_rule import Guard, parse_guards
 from dedup_assets.ingest.columns import id_strings
 from dedup_assets.storage.decisions import read_record_decisions
 from dedup_assets.storage.ledger import REFERENCE, Admission
@@ -108,3 +109,8 @@ class Published:
     def threshold(self) -> float:
         """The threshold of the decisions."""
         return float(self.manifest["threshold"])
+
+    @cached_property
+    def guards(self) -> tuple[Guard, ...]:
+        """The guards that were decided by."""
+        return parse_guards(self.manifest.get("guards", ()))  # they came later than the first manifests

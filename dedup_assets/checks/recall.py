@@ -20,6 +20,7 @@ from dedup_assets.checks.rows import NOTHING
 from dedup_assets.checks.scope import RUN_SHARDS, RUN_TEXTS, Scope
 from dedup_assets.compute.audit import Probes
 from dedup_assets.compute.hashes import HashIndex, empty_hashes
+from dedup_assets.corpus.guarded_texts import guards_in_force
 from dedup_assets.corpus.live_texts import LiveTexts, reference_texts
 from dedup_assets.encoder.settled import open_table, settled_dimension
 from dedup_assets.storage.decisions import DecisionStore
@@ -109,7 +110,7 @@ def recall(scope: Scope, brute_force: BruteForce) -> Finding:
 
 
 def kept_do_not_match(scope: Scope, brute_force: BruteForce) -> Finding:
-    """No kept record matches another kept record."""
+    """No kept record matches another kept record that covers it: where they are as similar, a guard does not hold."""
     published = scope.published
     if published is None:
         return NOTHING
@@ -119,6 +120,8 @@ def kept_do_not_match(scope: Scope, brute_force: BruteForce) -> Finding:
         # The corpus keeps its own duplicates: only matches with a reference must be removed.
         matches &= np.isin(found.other, reference_texts(scope.workspace, LiveTexts(scope.workspace)))
     both = np.flatnonzero(matches)
+    if published.guards:
+        both = both[_covered(scope, published, found.sampled[both], found.other[both])]
     return judged(
         f"{len(both)} matches between two kept records; {found.records} records against {found.compared} texts.",
         {**found.numbers, "matches_between_kept": len(both), "threshold": published.threshold},
@@ -126,6 +129,21 @@ def kept_do_not_match(scope: Scope, brute_force: BruteForce) -> Finding:
         "Two records that match were both kept: `dedup-assets explain ID` shows both. See the check of recall; "
         "`dedup-assets recurate` decides everything again.",
     )
+
+
+def _covered(scope: Scope, published: Published, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Of some pairs of kept texts, by keys, those of which every guard holds, the earlier one as the keeper.
+
+    Indexes (m,). A text that died since is in none: there is nothing to read of it any more.
+    """
+    living = LiveTexts(scope.workspace)
+    at = np.flatnonzero(living.texts(one) & living.texts(other))
+    one, other = one[at], other[at]
+    known = DecisionStore(scope.workspace, published.number).texts(np.unique(np.concatenate([one, other])))
+    first = known.place[known.find(one)] < known.place[known.find(other)]
+    covers = guards_in_force(scope.workspace, living, published.guards)
+    assert covers is not None
+    return at[covers(np.where(first, one, other), np.where(first, other, one))]
 
 
 def _pairs(scope: Scope, found: Found, at: np.ndarray) -> list[str]:

@@ -14,6 +14,7 @@ from dedup_assets.cli.options import (
     json_option,
     print_json,
     reference_option,
+    setting_option,
     settings_options,
     workspace_option,
 )
@@ -121,27 +122,38 @@ def register(sources: tuple[str, ...], workspace: str, reference: bool, as_json:
         click.echo("\n".join([*new, f"{len(new)} new {'shard' if len(new) == 1 else 'shards'} registered."]))
 
 
-@click.command(short_help="Decide again under another threshold, in seconds.")
-@click.argument("similarity", metavar="T", type=float)
+@click.command(short_help="Decide again under another threshold or guards.")
+@click.argument("similarity", metavar="[T]", type=float, required=False)
+@setting_option("guards")
+@click.option("--no-guards", is_flag=True, help="Decide by the similarity alone.")
 @workspace_option
 @json_option
-def threshold(similarity: float, workspace: str, as_json: bool) -> None:
-    """Decide again under threshold T, from stored matches: no model, no join.
+def threshold(
+    similarity: float | None, guards: tuple[str, ...], no_guards: bool, workspace: str, as_json: bool
+) -> None:
+    """Decide again under threshold T or other guards, from stored matches: no model, no join.
 
-    T must not lie below the floor of the stored matches. What changes is listed in OUTPUT/changes. Shards
-    that are registered and unfinished are finished on the way.
+    T must not lie below the floor of the stored matches. Guards that are given take the place of those that
+    are there; without T or without guards, these stay as they are. What changes is listed in OUTPUT/changes.
+    Shards that are registered and unfinished are finished on the way.
 
     \b
     Examples:
       dedup-assets threshold 0.92 --workspace ws
+      dedup-assets threshold --guard numbers --guard 'contains>=0.8' --workspace ws
       dedup-assets threshold 0.92 --workspace ws --json | jq .kept
     """
     from dedup_assets import api
     from dedup_assets.terminal import console as report
     from dedup_assets.terminal.live import live_progress
 
+    if guards and no_guards:
+        raise click.UsageError("--guard and --no-guards contradict each other: give one of them.")
+    if similarity is None and not guards and not no_guards:
+        raise click.UsageError("give T, --guard or --no-guards: what to decide by.")
+    asked = guards or (() if no_guards else None)
     with live_progress() as bars:
-        curation = api.rethreshold(similarity, workspace=workspace, listener=bars)
+        curation = api.rethreshold(similarity, guards=asked, workspace=workspace, listener=bars)
     if as_json:
         print_json(dict(curation.summary))
     else:

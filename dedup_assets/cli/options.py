@@ -43,6 +43,7 @@ _AFTER: dict[str, tuple[Decorator, ...]] = {
 """Options that are other words for a setting, shown after it."""
 
 _METAVARS = {
+    "guards": "GUARD",
     "keep": "RULE",
     "max_quarantined": "SHARE",
     "max_unknown": "SHARE",
@@ -70,7 +71,8 @@ def setting_option(name: str, option: str = "", metavar: str | None = None) -> D
         if setting.layer in ("decisions", "arrival"):  # kept for later calls, and may change
             option += f"/--no-{option.removeprefix('--')}"
     elif kind is tuple:
-        option, more, default = option.removesuffix("s"), {"multiple": True}, ", ".join(setting.default)
+        option, default = option.removesuffix("s"), default or ", ".join(setting.default)
+        more = {"multiple": True, "metavar": more["metavar"]}
         words += " (repeat the option)"
     elif setting.choices:
         more["type"] = click.Choice(setting.choices)

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from dedup_assets.compute.audit import Probes
-from dedup_assets.compute.decisions import KEPT, UNKNOWN, Walk
-from dedup_assets.compute.dense import DenseCell, Vectors, walk_dense
+from dedup_assets.compute.decisions import KEPT, REMOVED, UNKNOWN, Walk
+from dedup_assets.compute.dense import DenseCell, Vectors
+from dedup_assets.compute.dense_guarded import walk_guarded
+from dedup_assets.compute.guards import Covers, NamedCovers
 
 NONE = -1
 
@@ -121,6 +123,7 @@ def decide_batch(
     *,
     reference: np.ndarray | None = None,
     only: np.ndarray | None = None,
+    covers: Covers | None = None,
     first_place: int = 0,
     stats: dict[str, float] | None = None,
 ) -> BatchDecisions:
@@ -148,6 +151,8 @@ def decide_batch(
         decided before them.
     only : (r,) int64, optional
         Texts of references. If given, only these remove records; other records with the same text all stay.
+    covers : Covers, optional
+        The guards. A match counts only if all hold for the earlier text as keeper and the later one as removed.
     first_place : int
         Position of the batch's first record in the whole curation order; above the positions of all earlier records.
     stats : dict, optional
@@ -194,16 +199,21 @@ def decide_batch(
     decided[:nodes_before] = earlier.kept[earlier_order]
     decided[nodes_before:][standing[representative[by_rank]]] = KEPT
     keepers_only = {"leader": True, "semdedup": False}[rule]
+    named = covers.of(key_of_node) if covers else None
+    if named:
+        useful &= (pairs[2] >= threshold) & ~(keepers_only & (decided[np.maximum(low, 0)] == REMOVED))
+        at = np.flatnonzero(useful)
+        useful[at] = named(low[at], high[at])
     matches = low[useful], high[useful], pairs[2][useful]
     if only is not None and dense and vectors is not None:
-        found = nearest_in_cells(dense, only, vectors, threshold, node_of)
+        found = nearest_in_cells(dense, only, vectors, threshold, node_of, named)
         matches = tuple(np.concatenate(parts) for parts in zip(matches, found, strict=True))  # type: ignore[assignment]
         dense = ()
     walk = Walk(*matches, len(decided), threshold, decided, keepers_only=keepers_only)
     if dense and vectors is not None:
         fetch = vectors
         cells = [cell.renamed(node_of(cell.members)) for cell in dense]
-        products = walk_dense(walk, cells, lambda some: fetch(key_of_node[some]), decided)
+        products = walk_guarded(walk, cells, lambda some: fetch(key_of_node[some]), decided, named)
         if stats is not None:
             stats["dense_products"] = products
     nodes = walk.advance(walk.n).decisions()
@@ -243,9 +253,10 @@ def nearest_in_cells(
     vectors: Vectors,
     threshold: float,
     node_of: Callable[[np.ndarray], np.ndarray],
+    covers: NamedCovers | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each text of dense cells, the most similar reference in them, the first in order among equals: nodes (m,),
-    (m,) and similarities (m,) of the matches."""
+    (m,) and similarities (m,) of the matches for which the guards, asked by nodes, hold."""
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = [_NOTHING]
     for cell in cells:
         is_reference = np.isin(cell.members, references)
@@ -260,8 +271,13 @@ def nearest_in_cells(
             rows = vectors(part)
             i, j = probes.near(rows)
             similarity = probes.similarity(rows, i, j)
+            good = similarity >= threshold
+            if covers is not None:
+                one, other = node_of(theirs[i]), node_of(part[j])
+                good &= (one >= 0) & (other >= 0)  # what is left out below has no text to ask for
+                good[good] = covers(one[good], other[good])
             best = np.lexsort((i, -similarity, j))
-            best = best[similarity[best] >= threshold]
+            best = best[good[best]]
             _, first = np.unique(j[best], return_index=True)
             best = best[first]
             parts.append((node_of(theirs[i[best]]), node_of(part[j[best]]), similarity[best]))

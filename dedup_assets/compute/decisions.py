@@ -88,6 +88,13 @@ class Walk:
         """Which of some nodes not walked yet have a match: these are removed unless already decided."""
         return self._keeper[nodes] >= 0
 
+    def bounds(self, nodes: np.ndarray) -> np.ndarray:
+        """Of some nodes not walked yet, the similarity from which a match counts: float64 (m,).
+
+        That of what they were told, where they were: a match that is less alike is not going to be named.
+        """
+        return np.where(self._keeper[nodes] >= 0, self._similarity[nodes], self.threshold)
+
     def advance(self, stop: int, matches: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None) -> Walk:
         """Walk up to node ``stop`` (exclusive), with further matches (i, j, similarity) among the nodes walked."""
         i, j, similarity = matches or (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))

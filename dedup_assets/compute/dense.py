@@ -114,6 +114,7 @@ def walk_dense(
     *,
     piece: int = PIECE,
     sketch: int | None = None,
+    make: Callable[..., DenseWork] | None = None,
 ) -> int:
     """Finish a walk with all matches between a home record and another record of each dense cell.
 
@@ -131,6 +132,8 @@ def walk_dense(
         Members in a piece of the walk at most.
     sketch : int, optional
         Columns of the sketch, see `sketch.low_rows`.
+    make : callable, optional
+        Makes another kind of `DenseWork`.
 
     Returns
     -------
@@ -145,7 +148,7 @@ def walk_dense(
         return 0
     # Each product takes about a millisecond. On all threads each would end in a barrier that waits for a busy core.
     with one_thread_each(2):
-        work = _DenseWork(walk, cells, everyone, vectors, decided, sketch)
+        work = (make or DenseWork)(walk, cells, everyone, vectors, decided, sketch)
         start, size = 0, min(piece, FIRST_PIECE)
         while start < len(members):
             stop = min(start + size, len(members))
@@ -154,7 +157,7 @@ def walk_dense(
     return work.products
 
 
-class _DenseWork:
+class DenseWork:
     """State between two pieces: the records of each cell that count so far, and their rows to multiply."""
 
     def __init__(

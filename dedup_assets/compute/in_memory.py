@@ -19,6 +19,7 @@ from dedup_assets.compute.dense import DenseCell, merge_cells
 from dedup_assets.compute.device.memory import is_out_of_memory, release
 from dedup_assets.compute.device.rows import DeviceRows
 from dedup_assets.compute.distances import forget_distances
+from dedup_assets.compute.guards import Covers
 from dedup_assets.compute.join import DENSE_LIMIT, CellBlock, DenseCells, match_cells
 from dedup_assets.compute.kmeans import choose_cells, fit_rows
 from dedup_assets.compute.matches import Matches, unique_matches
@@ -59,6 +60,7 @@ def deduplicate_vectors(
     order: np.ndarray | None = None,
     reference: np.ndarray | None = None,
     rule: str = "leader",
+    covers: Covers | None = None,
     dense_limit: int = DENSE_LIMIT,
     clusters: int | None = None,
     seed: int = 0,
@@ -84,6 +86,8 @@ def deduplicate_vectors(
         Records that always stay; they come first in the order. If given, only these remove other records.
     rule : {"leader", "semdedup"}
         See `decisions`.
+    covers : Covers, optional
+        The guards, asked about rows; see `decide_batch`.
     dense_limit : int
         Matches per row from which the pairs of a cell are not listed; 0 lists all.
     clusters, seed, centroids, device, threads, done
@@ -116,7 +120,15 @@ def deduplicate_vectors(
         stats=noted,
     )
     decisions = decide_rows(
-        vectors, matches, threshold, texts=texts, order=order, reference=reference, rule=rule, stats=noted
+        vectors,
+        matches,
+        threshold,
+        texts=texts,
+        order=order,
+        reference=reference,
+        rule=rule,
+        covers=covers,
+        stats=noted,
     )
     return Decided(matches, decisions)
 
@@ -130,6 +142,7 @@ def decide_rows(
     order: np.ndarray | None = None,
     reference: np.ndarray | None = None,
     rule: str = "leader",
+    covers: Covers | None = None,
     stats: Stats | None = None,
 ) -> BatchDecisions:
     """The last step of `deduplicate_vectors` alone, at any threshold not below that of the matches."""
@@ -147,6 +160,7 @@ def decide_rows(
             lambda rows: vectors[rows],
             reference=reference,
             only=None if reference is None else np.unique(record_texts[reference]),
+            covers=covers,
             stats=noted,
         )
 

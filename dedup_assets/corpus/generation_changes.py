@@ -175,9 +175,12 @@ def _reasons(
         return found.to_numpy()
 
     changed_settings = ", ".join(
-        f"{name} {manifest[name]} -> {getattr(settings, name)}"
-        for name in ("threshold", "keep", "keeper_rule", "mode")
-        if manifest[name] != getattr(settings, name)
+        f"{name} {before} -> {after}"
+        for name, before, after in (
+            *((name, manifest[name], getattr(settings, name)) for name in ("threshold", "keep", "keeper_rule", "mode")),
+            ("guards", *(" and ".join(guards) or "none" for guards in (manifest.get("guards", ()), settings.guards))),
+        )
+        if before != after
     )
     nobody = np.zeros(n, bool)
     everybody = np.ones(n, bool)

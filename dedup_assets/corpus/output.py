@@ -372,6 +372,7 @@ def publish_manifest(
         "floor": settings.floor,
         "keep": settings.keep,
         "keeper_rule": settings.keeper_rule,
+        "guards": list(settings.guards),
         "against": settings.against,
         "settings_fingerprint": settings.fingerprint(),
         "model": "given with the data" if settings.embedding_column else settings.model,

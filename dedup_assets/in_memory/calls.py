@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, Unpack
 
 import numpy as np
@@ -17,7 +17,14 @@ from dedup_assets.in_memory.compared import (
     compare_with_workspace,
     judged_order,
 )
-from dedup_assets.in_memory.matching import checked_keep, checked_threshold, decided, is_number, matches_in
+from dedup_assets.in_memory.matching import (
+    checked_guards,
+    checked_keep,
+    checked_threshold,
+    decided,
+    is_number,
+    matches_in,
+)
 from dedup_assets.in_memory.progress import Stages, shown_stages
 from dedup_assets.in_memory.records import Columns, Records, read_records
 from dedup_assets.in_memory.references import CuratedTexts, curated_texts
@@ -44,6 +51,7 @@ def deduplicate(
     against: Any = None,
     model: Model | None = None,
     threshold: float = 0.95,
+    guards: str | Sequence[str] = (),
     keep: str = "first",
     seed: int = 0,
     progress: bool = True,
@@ -78,6 +86,9 @@ def deduplicate(
         texts at a time and no blank one. The vector of a text must not depend on the other texts.
     threshold
         Cosine from which two records match, above 0 and at most 1.
+    guards
+        What must hold besides before a record goes, such as ``["numbers", "contains>=0.8"]``; see `Settings`. Of
+        columns with weights the texts are compared together, joined by one empty line.
     keep
         Which record of several stays: "first", "longest", "hard" (least like the mean vector), "easy" (most like it),
         "random", or "column:NAME[:asc|desc]".
@@ -98,7 +109,8 @@ def deduplicate(
     ------
     DedupError
         With what was found, what was expected, and what to do: no records, a record without a text, an unknown column,
-        vectors that do not fit, a threshold out of range, a model that cannot be had.
+        vectors that do not fit, a threshold out of range, a guard that is unknown or has no texts to compare, a model
+        that cannot be had.
 
     Examples
     --------
@@ -107,14 +119,14 @@ def deduplicate(
     >>> da.deduplicate(texts, threshold=0.8).selected
     ["It's dangerous to go alone!", "It's a secret to everybody."]
     """
-    threshold = checked_threshold(threshold)
+    threshold, rules = checked_threshold(threshold), checked_guards(guards)
     settings = Settings(threshold=threshold, floor=threshold, keep=checked_keep(keep), seed=seed)
     own = read_records(records)
     with shown_stages(progress) as stages:
         others, compared = compare(own, columns, vectors, against, model, model_options, stages)
         order = judged_order(own, compared, settings)
-        found = decided(compared, order, threshold, stages)
-    return DeduplicationResult(own, others, compared, order, found, threshold, threshold)
+        found = decided(compared, order, threshold, rules, stages)
+    return DeduplicationResult(own, others, compared, order, found, threshold, threshold, rules)
 
 
 def find_matches(vectors: Any, others: Any = None, *, threshold: float, progress: bool = True) -> pa.Table:

@@ -13,11 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dedup_assets.compute.guards import Covers, TextList
 from dedup_assets.compute.hashes import HashIndex, first_occurrences
 from dedup_assets.compute.order import order_by_value, prototype_cosine, random_keys
 from dedup_assets.compute.similarity import unit_rows
-from dedup_assets.compute.text import hash_texts, normalise_text
+from dedup_assets.compute.text import COLUMN_SEPARATOR, hash_texts, normalise_text
 from dedup_assets.errors import SettingsError, SourceError
+from dedup_assets.guard_rule import Guard
 from dedup_assets.in_memory.records import Columns, Records, TextPart, column_values, text_parts
 from dedup_assets.in_memory.references import CuratedTexts
 from dedup_assets.in_memory.vectors import alike, given_vectors
@@ -44,17 +46,31 @@ class Compared:
         How many of them are references: r.
     characters : int64 (n,), optional
         Lengths of the records' texts; None where they have none.
+    row_texts : callable, optional
+        Reads the text (m,) of each row, for the guards; None where there are rows without.
     """
 
     vectors: np.ndarray
     texts: np.ndarray
     references: int
     characters: np.ndarray | None = None
+    row_texts: Callable[[], list[str]] | None = None
 
     @property
     def own_texts(self) -> np.ndarray:
         """The rows of the records alone."""
         return self.texts[self.references :]
+
+    def covers(self, guards: Sequence[Guard]) -> Covers | None:
+        """What decides, beside the similarity, by rows; None without guards. Raises SettingsError without texts."""
+        if not guards:
+            return None
+        if self.row_texts is None:
+            raise SettingsError(
+                f"guards = {', '.join(map(str, guards))}: guards compare texts, and vectors were given without. Name "
+                "the columns of the texts, give records for against, or leave the guards out."
+            )
+        return Covers(guards, TextList(self.row_texts()))
 
     @property
     def reference(self) -> np.ndarray | None:
@@ -80,10 +96,12 @@ def compare_texts(records: Records, columns: Columns | None, against: Records | 
     if len(parts) == 1:
         codes, distinct, _ = parts[0]
         vectors = embed(distinct)
+        texts = distinct
     else:
         codes, firsts = _numbered(np.column_stack([codes for codes, _, _ in parts]))
         vectors = _together([(embed(distinct), codes[firsts], weight) for codes, distinct, weight in parts])
-    return Compared(vectors, codes, against.count if against else 0, _characters(own))
+        texts = _joined([(codes[firsts], distinct) for codes, distinct, _ in parts])
+    return Compared(vectors, codes, against.count if against else 0, _characters(own), lambda: texts)
 
 
 def compare_vectors(
@@ -105,14 +123,21 @@ def compare_vectors(
         texts, firsts = _same_rows(every)
         return Compared(_taken(every, firsts), texts, 0 if theirs is None else len(theirs))
     parts = text_parts(records, columns)
-    codes, firsts = _numbered(np.column_stack([_encoded(part.texts)[0] for part in parts]))
+    encoded = [_encoded(part.texts) for part in parts]
+    codes, firsts = _numbered(np.column_stack([numbers for numbers, _ in encoded]))
     characters = _characters(parts)
     rows = _taken(rows, firsts)
+    own_texts = _joined([(numbers[firsts], distinct) for numbers, distinct in encoded])
     if theirs is None:
-        return Compared(rows, codes, 0, characters)
+        return Compared(rows, codes, 0, characters, lambda: own_texts)
     count = len(theirs)
+    row_texts = (lambda: against.texts() + own_texts) if isinstance(against, CuratedTexts) else None
     return Compared(
-        np.concatenate([theirs, rows]), np.concatenate([np.arange(count), codes + count]), count, characters
+        np.concatenate([theirs, rows]),
+        np.concatenate([np.arange(count), codes + count]),
+        count,
+        characters,
+        row_texts,
     )
 
 
@@ -131,7 +156,13 @@ def compare_with_workspace(records: Records, columns: Columns | None, against: C
     rows[new] = count + np.arange(len(new))
     fresh = embed([distinct[at] for at in new]) if len(new) else against.vectors[:0]
     vectors = np.concatenate([against.vectors, fresh.astype(against.vectors.dtype)])
-    return Compared(vectors, np.concatenate([np.arange(count), rows[codes]]), count, _characters(parts))
+    return Compared(
+        vectors,
+        np.concatenate([np.arange(count), rows[codes]]),
+        count,
+        _characters(parts),
+        lambda: against.texts() + [distinct[at] for at in new],
+    )
 
 
 def judged_order(records: Records, compared: Compared, settings: Settings) -> np.ndarray:
@@ -175,6 +206,12 @@ def _encoded(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
     encoded = array.dictionary_encode()
     codes = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
     return codes, encoded.dictionary.to_pylist()
+
+
+def _joined(parts: Sequence[tuple[np.ndarray, list[str]]]) -> list[str]:
+    """Texts (n,) of several parts, each as the number of its text or -1, joined as those of columns are."""
+    columns = [[texts[at] if at >= 0 else None for at in codes.tolist()] for codes, texts in parts]
+    return [COLUMN_SEPARATOR.join(text for text in row if text is not None) for row in zip(*columns, strict=True)]
 
 
 def _numbered(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,13 +11,16 @@ import numpy as np
 from dedup_assets.compute.in_memory import Decided, RowMatches, Stats, deduplicate_vectors, exact_matches
 from dedup_assets.errors import SettingsError
 from dedup_assets.forks import require_own_threads
+from dedup_assets.guard_rule import Guard, load_function
 from dedup_assets.in_memory.compared import Compared
 from dedup_assets.in_memory.progress import Stages
 from dedup_assets.later import torch
 from dedup_assets.settings import Settings
 
 
-def decided(compared: Compared, order: np.ndarray, threshold: float, stages: Stages | None = None) -> Decided:
+def decided(
+    compared: Compared, order: np.ndarray, threshold: float, guards: Sequence[Guard] = (), stages: Stages | None = None
+) -> Decided:
     """`deduplicate_vectors` of what is compared, on all cores, with its progress in cells."""
     with _joining(stages or Stages(None)) as options:
         return deduplicate_vectors(
@@ -26,6 +29,7 @@ def decided(compared: Compared, order: np.ndarray, threshold: float, stages: Sta
             texts=compared.texts,
             order=order,
             reference=compared.reference,
+            covers=compared.covers(guards),
             **options,
         )
 
@@ -66,6 +70,16 @@ def checked_threshold(threshold: float) -> float:
     if not is_number(threshold):
         raise SettingsError(f"threshold = {threshold!r}: expected a cosine above 0 and at most 1, such as 0.95.")
     return Settings(threshold=float(threshold), floor=float(threshold)).threshold
+
+
+def checked_guards(guards: str | Sequence[str]) -> tuple[Guard, ...]:
+    """Guards as a workspace takes them; each function of the caller's is there. Raises SettingsError."""
+    given = (guards,) if isinstance(guards, str) else guards
+    parsed = Settings(guards=tuple(given) if isinstance(given, Sequence) else given).guard_rules()
+    for guard in parsed:
+        if guard.is_function:
+            load_function(guard)
+    return parsed
 
 
 def checked_keep(keep: str) -> str:

@@ -27,6 +27,8 @@ class CuratedTexts:
         In which texts are compared.
     encode : callable, optional
         Stored vectors of texts, from the workspace's model; None where its vectors came with the data.
+    texts : callable
+        Reads the texts (m,). Raises SettingsError where the workspace has none.
     """
 
     vectors: np.ndarray
@@ -35,6 +37,7 @@ class CuratedTexts:
     shards: list[str]
     unicode_form: str
     encode: Callable[[list[str]], np.ndarray] | None
+    texts: Callable[[], list[str]]
 
     def one(self, at: int) -> dict[str, Any]:
         """A record: its id and shard."""
@@ -44,8 +47,10 @@ class CuratedTexts:
 def curated_texts(folder: str | Path) -> CuratedTexts:
     """The kept records of a workspace. Raises WorkspaceError where nothing is decided yet."""
     from dedup_assets.compute.hashes import first_occurrences
+    from dedup_assets.corpus.guarded_texts import require_texts
     from dedup_assets.encoder.settled import open_table, settle_encoder, settled_probe
     from dedup_assets.errors import WorkspaceError
+    from dedup_assets.ingest.record_spec import ingest_spec
     from dedup_assets.lookups.corpus import Corpus
     from dedup_assets.resources.worker_tasks import encode_texts
     from dedup_assets.storage.workspace import Workspace
@@ -58,6 +63,7 @@ def curated_texts(folder: str | Path) -> CuratedTexts:
     hashes = [np.empty((0, 2), np.uint64)]
     ids: list[str] = []
     shards: list[str] = []
+    rows: list[int] = []
     for shard in corpus.decided:
         path = workspace.decisions(corpus.generation.number, "records", shard)
         kept = pq.read_table(path, columns=["row", "kept"]).filter(pa.compute.field("kept"))
@@ -66,6 +72,7 @@ def curated_texts(folder: str | Path) -> CuratedTexts:
         hashes.append(records.hashes[at])
         ids += records.ids.take(pa.array(at)).to_pylist()
         shards += [shard] * len(at)
+        rows += records.rows[at].tolist()
         vectors.append(
             np.zeros((len(at), 1), settings.vector_dtype) if table is None else table.vectors(shard, hashes[-1])
         )
@@ -86,6 +93,13 @@ def curated_texts(folder: str | Path) -> CuratedTexts:
     every = np.concatenate(hashes)
     # Of records with one text, which references may be, one is enough.
     first = np.unique(first_occurrences(every))
+
+    def texts() -> list[str]:
+        for shard in corpus.decided:
+            raw = workspace.raw(shard, corpus.admissions[shard].fingerprint)
+            require_texts(raw, shard, ingest_spec(settings))
+        return corpus.texts([(shards[at], rows[at]) for at in first])
+
     return CuratedTexts(
         np.concatenate(vectors)[first],
         every[first],
@@ -93,4 +107,5 @@ def curated_texts(folder: str | Path) -> CuratedTexts:
         [shards[at] for at in first],
         settings.unicode_form,
         encode,
+        texts,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, Literal, TypeVar, overload
 
@@ -12,11 +12,13 @@ import pyarrow as pa
 
 from dedup_assets.compute.audit import Probes
 from dedup_assets.compute.curation import NONE
+from dedup_assets.compute.guards import guard_values
 from dedup_assets.compute.in_memory import Decided, decide_rows
 from dedup_assets.display_text import counted, visible
 from dedup_assets.errors import SettingsError
+from dedup_assets.guard_rule import Guard, guard_words, parse_guards
 from dedup_assets.in_memory.compared import Compared
-from dedup_assets.in_memory.matching import checked_threshold, decided
+from dedup_assets.in_memory.matching import checked_guards, checked_threshold, decided
 from dedup_assets.in_memory.records import Records
 from dedup_assets.in_memory.references import CuratedTexts
 from dedup_assets.lookups.reprs import as_html, as_text, facts_as_html
@@ -78,6 +80,10 @@ class Explanation:
     matches : list of (int, float)
         Records, or those of `against`, that match its text, and how similar each is: the most similar first, one for
         each text.
+    guards : list of dict
+        Of a record that went for a similar one: each `guard`, its `value`, and whether it `holds`.
+    spared_by_guards : list of (int, list of dict)
+        The keepers among the matches for which a kept record did not go, and the guards.
     """
 
     index: int
@@ -85,6 +91,8 @@ class Explanation:
     removed: Removed | None
     stands_for: list[int]
     matches: list[tuple[int, float]]
+    guards: list[dict[str, Any]] = field(default_factory=list)
+    spared_by_guards: list[tuple[int, list[dict[str, Any]]]] = field(default_factory=list)
 
     def __repr__(self) -> str:
         lines = [f"record {self.index}: {'kept' if self.removed is None else 'removed'}", f"  {_line(self.record)}"]
@@ -96,6 +104,9 @@ class Explanation:
         if self.stands_for:
             more = ", …" if len(self.stands_for) > SHOWN else ""
             lines.append(f"stands for {', '.join(map(str, self.stands_for[:SHOWN]))}{more}")
+        if self.guards:
+            lines.append(guard_words(self.guards))
+        lines += [f"spared from {other}: {guard_words(values)}" for other, values in self.spared_by_guards[:SHOWN]]
         lines += [f"matches {other} at {similarity:.4f}" for other, similarity in self.matches[:SHOWN]]
         return "\n".join(lines)
 
@@ -161,11 +172,14 @@ class DeduplicationResult(Generic[T]):
         found: Decided,
         floor: float,
         threshold: float,
+        guards: Sequence[Guard] = (),
     ) -> None:
         self._records, self._against, self._compared, self._order = records, against, compared, order
         self._matches, self._decisions, self._floor = found.matches, found.decisions, floor
         self.threshold = threshold
         """Lowest similarity at which a record goes."""
+        self.guards = tuple(map(str, guards))
+        """What must hold besides."""
 
     # -------------------------------------------------------------------------------------- answers
 
@@ -227,7 +241,8 @@ class DeduplicationResult(Generic[T]):
 
     @property
     def pairs(self) -> pa.Table:
-        """All matches of distinct texts from the threshold on: `a, b, similarity`, by record numbers, a before b.
+        """All matches of distinct texts from the threshold on: `a, b, similarity`, by record numbers, a before b,
+        whatever the guards say of them.
 
         A text that several records have is named by the one that stands for it. With `against`, `b` is a number there.
         Matches inside dense cells, where near-copies come by the thousand, take part in every decision and are not
@@ -254,8 +269,10 @@ class DeduplicationResult(Generic[T]):
         order = np.argsort(similarity, kind="stable")[: max(0, count)]
         return [self._removed(int(index)) for index in self.filtered_indices[order]]
 
-    def rethreshold(self, threshold: float) -> DeduplicationResult[T]:
-        """The result under another threshold; this one stays as it is.
+    def rethreshold(
+        self, threshold: float | None = None, *, guards: str | Sequence[str] | None = None
+    ) -> DeduplicationResult[T]:
+        """The result under another threshold or other guards; this one stays as it is. What is not given stays too.
 
         Upwards, matches that were found are decided again; downwards they are looked for again. Nothing is embedded.
 
@@ -265,17 +282,24 @@ class DeduplicationResult(Generic[T]):
         >>> da.deduplicate(["a b c", "x y", "a b c"]).rethreshold(0.99).duplicate_ratio
         0.3333333333333333
         """
-        threshold = checked_threshold(threshold)
+        threshold = self.threshold if threshold is None else checked_threshold(threshold)
+        rules = checked_guards(self.guards if guards is None else guards)
         compared, order = self._compared, self._order
         if threshold < self._floor:
-            floor, found = threshold, decided(compared, order, threshold)
+            floor, found = threshold, decided(compared, order, threshold, rules)
         else:
             floor, matches = self._floor, self._matches
             decisions = decide_rows(
-                compared.vectors, matches, threshold, texts=compared.texts, order=order, reference=compared.reference
+                compared.vectors,
+                matches,
+                threshold,
+                texts=compared.texts,
+                order=order,
+                reference=compared.reference,
+                covers=compared.covers(rules),
             )
             found = Decided(matches, decisions)
-        return DeduplicationResult(self._records, self._against, compared, order, found, floor, threshold)
+        return DeduplicationResult(self._records, self._against, compared, order, found, floor, threshold, rules)
 
     def explain(self, index: int) -> Explanation:
         """What became of a record: its keeper or those that it stands for, and all that matches it.
@@ -291,7 +315,11 @@ class DeduplicationResult(Generic[T]):
         index = int(index)
         removed = None if self._kept[index] else self._removed(index)
         stands_for = [] if self._compared.references else np.flatnonzero(self._keeper == index).tolist()
-        return Explanation(index, self._records.one(index), removed, stands_for, self._matching(index))
+        near = self._matching(index)
+        matches = [(number, similarity) for number, _, similarity in near]
+        return Explanation(
+            index, self._records.one(index), removed, stands_for, matches, *self._guarded(index, removed, near)
+        )
 
     def to_arrow(self) -> pa.Table:
         """One row for each record: `index, kept, keeper, similarity, kind`; null where it stays.
@@ -323,7 +351,8 @@ class DeduplicationResult(Generic[T]):
         return facts_as_html(self._title(), self._facts())
 
     def _title(self) -> str:
-        return f"Deduplication of {counted(len(self), 'record')} at threshold {self.threshold:g}"
+        guards = "".join(f", {guard}" for guard in self.guards)
+        return f"Deduplication of {counted(len(self), 'record')} at threshold {self.threshold:g}{guards}"
 
     def _facts(self) -> list[tuple[str, str, str]]:
         exact = int(self._exact.sum())
@@ -382,8 +411,28 @@ class DeduplicationResult(Generic[T]):
             "exact" if self._exact[index] else "semantic",
         )
 
-    def _matching(self, index: int) -> list[tuple[int, float]]:
-        """What matches a record's text, compared with every text: those in dense cells are there too."""
+    def _guarded(
+        self, index: int, removed: Removed | None, near: list[tuple[int, int, float]]
+    ) -> tuple[list[dict[str, Any]], list[tuple[int, list[dict[str, Any]]]]]:
+        """What the guards say of a removal, and of the keepers that a kept record is like."""
+        rules, compared, texts = parse_guards(self.guards), self._compared, self._decisions.texts
+        if not rules or compared.row_texts is None or (removed is not None and removed.kind == "exact"):
+            return [], []
+        read, row = compared.row_texts(), int(compared.own_texts[index])
+        if removed is not None:
+            keeper = int(self._decided(self._decisions.keeper)[index])
+            return guard_values(rules, read[keeper], read[row]), []
+        spared = []
+        for number, other, _ in near:
+            first, mine = texts.find(np.array([other, row]))
+            if texts.kept[first] and texts.place[first] < texts.place[mine]:
+                values = guard_values(rules, read[other], read[row])
+                if not all(value["holds"] for value in values):
+                    spared.append((number, values))
+        return [], spared
+
+    def _matching(self, index: int) -> list[tuple[int, int, float]]:
+        """What matches a record's text, by number and row, compared with every text: those in dense cells too."""
         compared, row = self._compared, int(self._compared.own_texts[index])
         probes = Probes(compared.vectors[row : row + 1], self.threshold)
         one, other = probes.near(compared.vectors)
@@ -391,9 +440,9 @@ class DeduplicationResult(Generic[T]):
         good = (similarity >= self.threshold) & (other != row)
         if compared.references:
             good = (similarity >= self.threshold) & (self._stand_in[other] < compared.references)
-        other, similarity = self._stand_in[other[good]], similarity[good]
+        rows, other, similarity = other[good], self._stand_in[other[good]], similarity[good]
         order = np.lexsort((other, -similarity))
-        return list(zip(other[order].tolist(), similarity[order].tolist(), strict=True))
+        return list(zip(other[order].tolist(), rows[order].tolist(), similarity[order].tolist(), strict=True))
 
 
 def _line(value: Any) -> str:

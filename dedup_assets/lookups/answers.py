@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dedup_assets.display_text import counted, shorten, visible
+from dedup_assets.guard_rule import guard_words
 from dedup_assets.lookups.tables import Head
 
 WRAPPED_TEXT = 20_000
@@ -31,6 +32,7 @@ _TEXT, _NUMBER, _WHOLE = pa.string(), pa.float64(), pa.int64()
 MATCHES = pa.schema(
     {"similarity": _NUMBER, **{f"{name}_{side}": _TEXT for side in "ab" for name in ("id", "shard", "text")}}
 )
+GUARDED = pa.schema([*MATCHES, ("guards", _TEXT), ("guards_hold", pa.bool_())])
 HITS = pa.schema({"id": _TEXT, "shard": _TEXT, "similarity": _NUMBER, "decision": _TEXT, "text": _TEXT})
 MEMBER = pa.struct(
     {"id": _TEXT, "shard": _TEXT, "row": _WHOLE, "kind": _TEXT, "similarity": _NUMBER, "text": _TEXT},
@@ -72,16 +74,22 @@ class Explanation(Answer, dict[str, Any]):
     record has `admission`, `source`, `text`, `settings`, `generation`, `run_id`, `decided` (when) and `lineage`; a
     removed one `kind`, `similarity`, `similarity_recomputed`, `keeper_id`, `keeper_shard`, `keeper_row`,
     `keeper_source`, `keeper_text` and `group_id`; a quarantined one `reason`, `record` and `source`; a retracted one
-    `reason` and `admission`. `also_quarantined` lists other rows with the id.
+    `reason` and `admission`. `also_quarantined` lists other rows with the id. Where there are guards, a record removed
+    for a similar one has `guards`, a list of `guard`, `value` and whether it `holds`; a kept one `spared_by_guards`
+    where it is like a keeper that does not cover it: a list of `id, shard, similarity, guards`.
     """
 
     def show(self, console: Console, full: bool = False) -> None:
         """The record's fate, its texts, and the settings and run that decided."""
         apart = (
             "text", "keeper_text", "record", "settings", "generation", "run_id", "decided", "lineage",
-            "also_quarantined",
+            "also_quarantined", "guards", "spared_by_guards",
         )  # fmt: skip
-        console.print(_facts({name: value for name, value in self.items() if name not in apart}))
+        facts = {name: value for name, value in self.items() if name not in apart}
+        console.print(_facts({**facts, "guards": guard_words(self["guards"])} if "guards" in self else facts))
+        for other in self.get("spared_by_guards", ()):
+            near = f"{other['id']} ({other['shard']}), similarity {other['similarity']:.4f}"
+            console.print(Text(visible(f"spared by a guard from {near}: {guard_words(other['guards'])}")))
         console.print()
         if "record" in self:
             console.print(Text(shorten(self["record"] or "", full)))
@@ -135,11 +143,13 @@ class History(Answer, dict[str, Any]):
 class Pairs(Answer, Head):
     """Matches, the most alike first, as a table of `similarity`, and `id, shard, text` of both (`id_a`, `id_b`, ...).
 
-    `remarks` says what is not among them.
+    Where there are guards, `guards` says in words what each comes to, and `guards_hold` whether all hold, with the
+    earlier record as the keeper. `remarks` says what is not among the matches.
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]], threshold: float, remarks: Iterable[str]) -> None:
-        super().__init__(pa.Table.from_pylist([*rows], schema=MATCHES))
+        schema = GUARDED if any("guards" in row for row in rows) else MATCHES
+        super().__init__(pa.Table.from_pylist([*rows], schema=schema))
         self.threshold, self.remarks = threshold, list(remarks)
 
     def show(self, console: Console, full: bool = False) -> None:
@@ -152,7 +162,8 @@ class Pairs(Answer, Head):
                 if table.rows:
                     table.add_row(Text(f"{self.threshold:g}", style="bold"), Text("▲ match"), Text("▼ no match"))
             sides = (_record(pair[f"id_{side}"], pair[f"text_{side}"], full) for side in "ab")
-            table.add_row(f"{pair['similarity']:.4f}", *sides)
+            guards = pair.get("guards", "").replace(", ", "\n")
+            table.add_row(f"{pair['similarity']:.4f}\n{guards}".rstrip(), *sides)
         if table.rows:
             console.print(table)
         for remark in self.remarks:

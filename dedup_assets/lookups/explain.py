@@ -20,6 +20,7 @@ from dedup_assets.errors import SettingsError, WorkspaceError
 from dedup_assets.ingest.formats.batches import rendered_value
 from dedup_assets.lookups.answers import Explanation
 from dedup_assets.lookups.corpus import Corpus
+from dedup_assets.lookups.guarded import guards_of_removal, spared_by_guards
 from dedup_assets.lookups.steady import steady
 from dedup_assets.storage.cells import ShardCells, read_centroids
 from dedup_assets.storage.ledger import STAGES, TAKEDOWN, Admission
@@ -37,14 +38,14 @@ def explain(workspace: Workspace, record_id: str) -> Explanation:
     read = workspace.ledger.completions("raw_shards")
     if decision is None and quarantined:
         source = read[quarantined[0]["shard"]].stats["source_file"]
-        answer = {"id": record_id, "decision": "quarantined", **quarantined[0], "source": source}
+        answer: dict[str, Any] = {"id": record_id, "decision": "quarantined", **quarantined[0], "source": source}
         return Explanation(answer | _also(quarantined[1:]))
     if decision is None:
         retracted = _retracted(corpus, record_id)
         if retracted is None:
             raise _unknown(corpus, record_id)
         return Explanation(retracted)
-    shard, row = decision["shard"], decision["row"]
+    shard, row, in_force = decision["shard"], decision["row"], settings_in_force(corpus)
     answer = {
         "id": decision["id"],
         "decision": "kept" if decision["kept"] else "removed",
@@ -71,9 +72,13 @@ def explain(workspace: Workspace, record_id: str) -> Explanation:
             "keeper_text": corpus.text(keeper_shard, keeper_row),
             "group_id": decision["group_id"],
         }
+        if guards := guards_of_removal(corpus, answer, in_force):
+            answer["guards"] = guards
+    elif spared := spared_by_guards(corpus, answer, in_force):
+        answer["spared_by_guards"] = spared
     return Explanation(
         **answer,
-        settings=settings_in_force(corpus),
+        settings=in_force,
         generation=corpus.generation.number,
         run_id=corpus.decided[shard].run_id,
         decided=corpus.decided[shard].finished,
@@ -162,6 +167,7 @@ def settings_in_force(corpus: Corpus) -> dict[str, Any]:
         deciding = manifest if manifest["generation"] == corpus.generation.number else {}
     in_force = {
         **{name: deciding.get(name, "unknown") for name in ("threshold", "keep", "mode", "keeper_rule")},
+        **({"guards": list(guards)} if (guards := deciding.get("guards", ())) else {}),
         "floor": settings.floor,
         "model": settings.model if not settings.embedding_column else "given with the data",
         "fingerprint": deciding.get("settings_fingerprint", "unknown"),

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from dedup_assets.compute.curation import find_keys, nearest_in_cells
 from dedup_assets.compute.decisions import KEPT, UNKNOWN, Walk
-from dedup_assets.compute.dense import walk_dense
+from dedup_assets.compute.dense_guarded import walk_guarded
+from dedup_assets.corpus.guarded_texts import guards_in_force
 from dedup_assets.corpus.live_texts import LiveTexts, reference_texts
 from dedup_assets.storage.cells import ShardCells
 from dedup_assets.storage.dense_texts import dense_cells
@@ -180,6 +181,8 @@ def removals_by_threshold(workspace: Workspace, generation: Generation, steps: i
     dense = dense_cells(workspace, named, visible)
     cells = [cell.renamed(node[texts.find(cell.members)]) for cell in dense]
     vectors = TextVectors(workspace)
+    guards = guards_in_force(workspace, living)
+    covers = guards.of(keys) if guards else None
     many = np.ones(len(order), np.int64)  # records that go with a text, beside the copies that go at any threshold
     identical = records - int(np.count_nonzero(own))
     if settings.against == "references":
@@ -187,9 +190,13 @@ def removals_by_threshold(workspace: Workspace, generation: Generation, steps: i
         many, identical = _records_of(workspace, living, keys, only)
         at = np.isin(keys[np.minimum(i, j)], only)
         listed = i[at], j[at], similarity[at]
-        nearest = nearest_in_cells(dense, only, vectors, settings.floor, lambda found: node[texts.find(found)])
+        nearest = nearest_in_cells(dense, only, vectors, settings.floor, lambda found: node[texts.find(found)], covers)
         i, j, similarity = (np.concatenate(part) for part in zip(listed, nearest, strict=True))
         i, j, cells = np.minimum(i, j), np.maximum(i, j), []
+    if covers:
+        i, j = np.minimum(i, j), np.maximum(i, j)
+        holds = covers(i, j)
+        i, j, similarity = i[holds], j[holds], similarity[holds]
     if steps is None:
         steps = STEPS if sum(len(cell.members) for cell in cells) <= MANY_DENSE else FEW_STEPS
     thresholds = np.unique(np.append(np.linspace(settings.floor, 1.0, steps + 1).round(6), settings.threshold))
@@ -198,7 +205,7 @@ def removals_by_threshold(workspace: Workspace, generation: Generation, steps: i
         leader = settings.keeper_rule == "leader"
         walk = Walk(i, j, similarity, len(order), threshold, decided, keepers_only=leader)
         if cells:
-            walk_dense(walk, cells, lambda some: vectors(keys[some]), decided)
+            walk_guarded(walk, cells, lambda some: vectors(keys[some]), decided, covers)
         kept = walk.advance(walk.n).decisions().kept
         removed.append(identical + int(many[own & ~kept].sum()))  # of a kept text, one record stays
     return Removals(thresholds, np.array(removed), identical, records)

@@ -16,6 +16,7 @@ from dedup_assets.errors import SettingsError
 from dedup_assets.lookups.answers import Hits, Pairs
 from dedup_assets.lookups.corpus import Corpus
 from dedup_assets.lookups.explain import require_unicode
+from dedup_assets.lookups.guarded import with_guards
 from dedup_assets.lookups.steady import steady
 from dedup_assets.lookups.unlisted import not_listed_words
 from dedup_assets.resources.worker_tasks import encode_texts
@@ -43,8 +44,9 @@ def pairs_around(workspace: Workspace, similarity: float | None, count: int) -> 
         distance = pc.abs(pc.subtract(table["similarity"], similarity))
         nearest = _nearest(pa.concat_tables([nearest, table.append_column("distance", distance)]), count)
     pairs = sorted(nearest.to_pylist(), key=lambda pair: (-pair["similarity"], pair["key_a"], pair["key_b"]))
-    rows = corpus.side_by_side(
-        [(pair["similarity"], corpus.stand_in(pair["key_a"]), corpus.stand_in(pair["key_b"])) for pair in pairs]
+    rows = with_guards(
+        corpus,
+        [(pair["similarity"], corpus.stand_in(pair["key_a"]), corpus.stand_in(pair["key_b"])) for pair in pairs],
     )
     unlisted = not_listed_words(workspace)
     none = "" if rows or unlisted else f"No two distinct texts are as similar as the floor of {settings.floor}."

@@ -52,6 +52,7 @@ def totals_of(space: Workspace) -> dict[str, Any]:
             for name in ("texts_over_window", "texts_not_understood")
         },
         "threshold": space.settings.threshold,
+        **({"guards": list(space.settings.guards)} if space.settings.guards else {}),
         "output": str(space.output),
         "workspace": str(space.root),
     }

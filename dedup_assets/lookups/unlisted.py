@@ -15,9 +15,9 @@ from dedup_assets.encoder.settled import open_table
 from dedup_assets.errors import SettingsError, WorkspaceError
 from dedup_assets.lookups.answers import Pairs
 from dedup_assets.lookups.corpus import Corpus, Place
+from dedup_assets.lookups.guarded import nearest_texts, with_guards
 from dedup_assets.lookups.steady import steady
 from dedup_assets.storage.decisions import read_record_decisions
-from dedup_assets.storage.shards import AdmittedShard
 from dedup_assets.storage.workspace import Workspace
 
 LARGEST_GROUP = 5_000
@@ -55,22 +55,7 @@ def matches_of_record(workspace: Workspace, record_id: str, count: int) -> Pairs
         raise WorkspaceError(f"{record_id}: no such record in {workspace.root}. Name an id, or SHARD:ROW.")
     shard, row = decision["shard"], decision["row"]
     records = corpus.records(shard)
-    own = records.hashes[int(np.searchsorted(records.rows, row))]
-    floor = workspace.settings.floor
-    probes = Probes(corpus.vector(shard, row), floor)
-    table = open_table(workspace)
-    found: list[tuple[float, int]] = []
-    for a in corpus.living.visible:
-        admitted = AdmittedShard.read(workspace.admitted(a))
-        wanted = corpus.living.texts(admitted.new_keys) & (admitted.new_hashes != own).any(axis=1)
-        keys, hashes = admitted.new_keys[wanted], admitted.new_hashes[wanted]
-        vectors, there = table.find_vectors(hashes)
-        keys, vectors = keys[there], vectors[there]
-        one, other = probes.near(vectors)
-        similarity = probes.similarity(vectors, one, other)
-        match = similarity >= floor
-        found += zip(similarity[match].tolist(), keys[other[match]].tolist(), strict=True)
-        found = sorted(found, key=lambda pair: (-pair[0], pair[1]))[:count]
+    found = nearest_texts(corpus, shard, row, workspace.settings.floor, count)
     others = [corpus.stand_in(key) for _, key in found]
     me = (shard, row, records.ids[int(np.searchsorted(records.rows, row))].as_py())
     return _pairs(corpus, [(s, me, other) for (s, _), other in zip(found, others, strict=True)])
@@ -118,4 +103,4 @@ def matches_of_group(workspace: Workspace, group_id: str, count: int) -> Pairs:
 def _pairs(corpus: Corpus, pairs: Sequence[tuple[float, Place, Place]]) -> Pairs:
     settings = corpus.workspace.settings
     none = [] if pairs else [f"No other text is as similar to it as the floor of {settings.floor}."]
-    return Pairs(corpus.side_by_side(pairs), settings.threshold, none)
+    return Pairs(with_guards(corpus, pairs), settings.threshold, none)

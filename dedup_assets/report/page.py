@@ -70,6 +70,7 @@ def _curation(workspace: Workspace, manifest: Mapping[str, Any], checks: Sequenc
     if corpus.generation.number == manifest["generation"] and "outdated" in in_force:
         # The settings of the decisions, which may differ from curation.toml.
         deciding = {name: manifest[name] for name in ("threshold", "keep", "keeper_rule", "mode")}
+        deciding["guards"] = manifest.get("guards", [])
         workspace = replace(workspace, settings=workspace.settings.changed(deciding))
         corpus = Corpus(workspace)
     settings, generation = workspace.settings, corpus.generation
@@ -108,11 +109,11 @@ def _curation(workspace: Workspace, manifest: Mapping[str, Any], checks: Sequenc
 
 def _totals(manifest: Mapping[str, Any]) -> list[tuple[str, str, int]]:
     """Name, CSS class and count of each outcome of the rows."""
-    totals = manifest["totals"]
+    totals, guards = manifest["totals"], "".join(f", {guard}" for guard in manifest.get("guards", ()))
     counts = [
         ("kept", "kept", totals["kept"]),
         ("removed, the same text", "exact", totals["removed_exact"]),
-        (f"removed, similarity ≥ {manifest['threshold']:g}", "removed", totals["removed_semantic"]),
+        (f"removed, similarity ≥ {manifest['threshold']:g}{guards}", "removed", totals["removed_semantic"]),
         ("quarantined", "faint", totals["quarantined"]),
     ]
     references = totals.get("reference")

@@ -1,8 +1,8 @@
-"""Where a workspace may connect to and write to: only where a user asked for it on this machine, not where a copied
-file says.
+"""Where a workspace may connect to and write to, and the code it may run: only where a user asked for it on this
+machine, not where a copied file says.
 
-A Dask scheduler sends code that is run here, a watched URL is fetched, an output elsewhere is written to, an encoder
-named by `module:factory` is imported, and the code of a model is run.
+A Dask scheduler sends code that is run here, a watched URL is fetched, an output elsewhere is written to, an encoder or
+a guard named by `module:function` is imported, and the code of a model is run.
 `curation.toml` stores these requests, but a workspace can come from anywhere. So a request is sealed with a secret of
 this machine and with the folder: a copy, or a file written by hand, has no such seal.
 """
@@ -13,11 +13,12 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dedup_assets.credentials import is_url
 from dedup_assets.errors import SettingsError
+from dedup_assets.guard_rule import Guard
 from dedup_assets.named_code import folder, home_of, module_and_factory
 from dedup_assets.settings import Settings
 from dedup_assets.storage.publish import publish_text
@@ -36,7 +37,7 @@ def seal_requests(root: Path, settings: Settings) -> None:
 
 
 def refuse_unsealed(root: Path, settings: Settings) -> None:
-    """Raise SettingsError for a scheduler, a watched URL or an output elsewhere that nobody on this machine asked this
+    """Raise SettingsError for a scheduler, a watched URL, a function or an output elsewhere that nobody on this machine asked this
     workspace to use."""
     _require_seals(root, _external_settings(root, settings))
 
@@ -51,6 +52,22 @@ def _require_seals(root: Path, wanted: Iterator[tuple[str, str]]) -> None:
     for name, problem in wanted:
         if _seal(root, name) not in seals:
             raise SettingsError(f"{root} {problem}")
+
+
+def refuse_unasked_functions(root: Path, guards: Sequence[Guard]) -> None:
+    """Raise SettingsError for a guard that is a function which nobody on this machine asked this workspace to run."""
+    _require_seals(root, _functions(guards))
+
+
+def _functions(guards: Sequence[Guard]) -> Iterator[tuple[str, str]]:
+    for name in (str(guard) for guard in guards if guard.is_function):
+        home = home_of(name.partition(":")[0])  # with the file, as for encoders
+        yield (
+            f"guard {name} {home}",
+            f"decides by the function {name!r} (its module is {home}), which nobody asked for on this machine, and "
+            f"whose code would run here. If it is yours, ask for it once by `dedup-assets threshold --guard {name}`, "
+            "beside the other guards; else take it out of curation.toml.",
+        )
 
 
 def _code(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -94,6 +111,7 @@ def _external_settings(root: Path, settings: Settings) -> Iterator[tuple[str, st
             f"publishes to {output}, which nobody asked for on this machine. If that is meant, ask for it once by "
             f"--output {output}; else change it in curation.toml.",
         )
+    yield from _functions(settings.guard_rules())
     for source in (*settings.sources, *settings.reference_sources):
         if is_url(source):
             yield (

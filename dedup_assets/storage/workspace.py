@@ -147,6 +147,8 @@ class Workspace:
                 lasting[name] = getattr(wanted, name)
         if lasting:
             self._keep(lambda _: lasting)
+        if wanted.guards and "guards" in options:
+            seal_requests(self.root, Settings().changed({"guards": wanted.guards}))
         return replace(self, settings=wanted)
 
     def with_sources(self, setting: str, sources: Sequence[str]) -> Workspace:

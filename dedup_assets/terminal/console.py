@@ -14,7 +14,7 @@ from dedup_assets.display_text import counted, visible
 
 def print_summary(console: Console, summary: Mapping[str, Any], failed: int = 0) -> None:
     """The short table after a curation; `failed` shards are mentioned."""
-    rows = summary["rows_in"]
+    rows, guards = summary["rows_in"], "".join(f", {guard}" for guard in summary.get("guards", ()))
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
@@ -23,7 +23,7 @@ def print_summary(console: Console, summary: Mapping[str, Any], failed: int = 0)
         ("rows_in", "rows in"),
         ("kept", "kept"),
         ("removed_exact", "removed, exact copies"),
-        ("removed_semantic", f"removed, similarity ≥ {summary['threshold']:g}"),
+        ("removed_semantic", f"removed, similarity ≥ {summary['threshold']:g}{guards}"),
         ("reference", "reference"),
         ("quarantined", "quarantined"),
     ):

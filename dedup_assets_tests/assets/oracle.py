@@ -141,12 +141,18 @@ def by_hash_of_id(seed: int) -> Order:
 
 
 def sequential(
-    corpus: Corpus, threshold: float, *, order: Order = first, keepers_only: bool = True, rebuild: bool = False
+    corpus: Corpus,
+    threshold: float,
+    *,
+    order: Order = first,
+    keepers_only: bool = True,
+    rebuild: bool = False,
+    covers: Callable[[str, str], bool] = lambda keeper, removed: True,
 ) -> dict[str, Decision]:
     """Walk the records one by one; returns the decision on each, by id.
 
     A record is removed if an earlier keeper matches it (with `keepers_only` unset: any earlier record), and names the
-    most similar one; among equals, the first.
+    most similar one; among equals, the first. A match counts if `covers(keeper, record)` holds for the texts.
     """
     if rebuild:
         everything = [record for shard in corpus.shards for record in shard]
@@ -168,6 +174,7 @@ def sequential(
                 continue
             candidates = np.array(earlier + own, dtype=int)
             matching = candidates[corpus.cosines[text, candidates] >= threshold] if len(candidates) else candidates
+            matching = np.array([k for k in matching if covers(corpus.texts[k], corpus.texts[text])], dtype=int)
             fate = Decision()
             if len(matching):
                 best = int(matching[np.argmax(corpus.cosines[text, matching])])

@@ -10,7 +10,7 @@ import pytest
 import dedup_assets as da
 from dedup_assets.compute.in_memory import deduplicate_vectors
 from dedup_assets.in_memory import matching
-from dedup_assets_tests.benchmarks import corpus, in_memory, join, neighbours, ours, peers
+from dedup_assets_tests.benchmarks import corpus, guards, in_memory, join, neighbours, ours, peers
 from dedup_assets_tests.benchmarks.fit import traits
 from dedup_assets_tests.benchmarks.generator import generate
 from dedup_assets_tests.benchmarks.measure import exponent, extrapolated, truth
@@ -118,3 +118,11 @@ def test_a_time_is_extrapolated_only_from_a_measured_exponent():
     assert exponent([10, 100], [1.0, 100.0]) == pytest.approx(2.0)
     assert extrapolated([10], [1.0], 100) is None
     assert extrapolated([10, 100], [1.0, 100.0], 1000) == pytest.approx((10_000.0, 2.0))
+
+
+def test_the_cost_of_guards_is_told_beside_what_they_decide(capsys: pytest.CaptureFixture[str]) -> None:
+    guards.on_matches(60, 80)
+    guards.in_a_dense_cell(200, 8)
+    told = capsys.readouterr().out
+    assert "60 matches of 80 characters" in told and "200 near-copies, no number, numbers" in told
+    assert "100 stay" in told or "101 stay" in told
