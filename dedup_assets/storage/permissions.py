@@ -37,8 +37,8 @@ def seal_requests(root: Path, settings: Settings) -> None:
 
 
 def refuse_unsealed(root: Path, settings: Settings) -> None:
-    """Raise SettingsError for a scheduler, a watched URL, a function or an output elsewhere that nobody on this machine asked this
-    workspace to use."""
+    """Raise SettingsError for a scheduler, a watched URL, a function or an output elsewhere that nobody on this machine
+    asked this workspace to use."""
     _require_seals(root, _external_settings(root, settings))
 
 
