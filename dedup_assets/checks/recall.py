@@ -122,8 +122,10 @@ def kept_do_not_match(scope: Scope, brute_force: BruteForce) -> Finding:
     both = np.flatnonzero(matches)
     if published.guards:
         both = both[_covered(scope, published, found.sampled[both], found.other[both])]
+    of_these = " of which every guard holds" if published.guards else ""
     return judged(
-        f"{len(both)} matches between two kept records; {found.records} records against {found.compared} texts.",
+        f"{len(both)} matches between two kept records{of_these}; {found.records} records against {found.compared} "
+        "texts.",
         {**found.numbers, "matches_between_kept": len(both), "threshold": published.threshold},
         _pairs(scope, found, both),
         "Two records that match were both kept: `dedup-assets explain ID` shows both. See the check of recall; "

@@ -35,8 +35,11 @@ KINDS = {"numbers": NUMBERS, "contains": WORD_RUNS, "words": WORDS, "shingles": 
 DIRECTED = ("numbers", "contains")
 """Those whose value is a share of what the removed text has; the others are a share of both."""
 
-READ_TEXTS = 4_096
-"""Texts that are read and taken apart at once."""
+READ_CHARACTERS = 1 << 24
+"""Characters of the texts that are read at once: some 50 MB, and few visits to each file."""
+
+APART_TEXTS = 4_096
+"""Texts that are taken apart at once: what is made on the way then stays in the cache, or near it."""
 
 HELD_BYTES = 256 << 20
 """What the sets of the texts that are held take at most; of longer texts fewer are held."""
@@ -110,12 +113,14 @@ class _Features:
     def extend(self, keys: np.ndarray, texts: Texts) -> _Features:
         """Take in texts that are missing."""
         parts = {kind: [sets] for kind, sets in self.sets.items()}
-        for start in range(0, len(keys), READ_TEXTS):
-            some = texts(keys[start : start + READ_TEXTS])
+        block = np.cumsum(texts.characters(keys)) // READ_CHARACTERS
+        for together in np.split(keys, np.flatnonzero(np.diff(block)) + 1) if len(keys) else ():
+            some = texts(together)
             if self._with_texts:
                 self.texts += some
-            for kind, sets in sets_of(some, list(parts)).items():
-                parts[kind].append(sets)
+            for start in range(0, len(some), APART_TEXTS):
+                for kind, sets in sets_of(some[start : start + APART_TEXTS], list(parts)).items():
+                    parts[kind].append(sets)
         self.sets = {kind: Sets.joined(sets) for kind, sets in parts.items()}
         every = np.concatenate([self._keys[np.argsort(self._order)], keys])
         self._order = np.argsort(every, kind="stable")

@@ -69,7 +69,8 @@ def test_decisions_are_those_of_applying_the_guards_to_every_pair(seed, n, rules
         if in_pieces:
             patch.setattr(guards, "HELD_BYTES", 60)
             patch.setattr(guards, "BLOCK_PAIRS", 7)
-            patch.setattr(guards, "READ_TEXTS", 3)
+            patch.setattr(guards, "READ_CHARACTERS", 20)
+            patch.setattr(guards, "APART_TEXTS", 2)
             patch.setattr(dense, "FIRST_PIECE", 5)
             patch.setattr(dense_guarded, "FIRST_LOOKS", 1)
             patch.setattr(dense_guarded, "BLOCK", (3, 4))
