@@ -267,6 +267,12 @@ def test_in_memory_the_same_is_decided_as_in_a_workspace(tmp_path: Path) -> None
         progress=False,
     )
     assert against.selected == ["13 apples here"]
+    given = {"columns": "text", "vectors": vectors, "against": tmp_path / "ws", "threshold": 0.9, "progress": False}
+    covered = da.deduplicate(table, guards=BOTH, **given)  # each has its keeper there, and the guards hold of a copy
+    assert covered.selected.num_rows == 0
+    texts_of = {row["id"]: row["text"] for row in found.kept}
+    other = da.deduplicate(pa.table({"text": ["99", "one 99"]}), guards="numbers", **{**given, "vectors": vectors[:2]})
+    assert other.selected.num_rows == 2 and not any("99" in text for text in texts_of.values())
     with pytest.raises(SettingsError, match="guards compare texts"):
         da.deduplicate([1, 2], vectors=np.eye(2), guards="numbers")
 
