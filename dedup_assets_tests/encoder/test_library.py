@@ -194,7 +194,6 @@ def clip(folder: Path) -> Path:
 
 @pytest.mark.parametrize("kind", ["CLIPModel", "Transformer"])
 def test_the_text_side_of_clip_gives_the_vectors_of_the_library(kind: str, tmp_path: Path) -> None:
-    pytest.importorskip("PIL")  # its processor of images wants it
     first = getattr(modules, kind)(str(clip(tmp_path / "source")))
     folder = tmp_path / "model"
     library.SentenceTransformer(modules=[first], device="cpu").save(str(folder), create_model_card=False)
