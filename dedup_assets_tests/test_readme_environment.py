@@ -80,7 +80,12 @@ def steps() -> list[list[Any]]:
         if language == "python":
             found.append(["python", code])
         else:
-            found += [["bash", arguments] for arguments in commands(code) if arguments[0] != "ui"]
+            # The UI and the endpoint take a server: tests of their own run both.
+            found += [
+                ["bash", arguments]
+                for arguments in commands(code)
+                if arguments[0] != "ui" and "endpoint:Endpoint" not in arguments
+            ]
     documented = [
         *(member for name, member in inspect.getmembers(Curation) if not name.startswith("_")),
         LazyTable,
