@@ -19,13 +19,13 @@ MAGIC_BYTES = 18
 """Bytes of a file from which its compression, and the window of zstd, are known."""
 
 _LARGEST_ARROW_WINDOW = 2**27
-"""What the zstd library takes without being told of more: 128 MiB, as `zstd --long=27` packs."""
+"""Largest window that the zstd library accepts by default: 128 MiB, as written by `zstd --long=27`."""
 
-_LARGEST_WINDOW = 2**31  # `zstd --long=31`, the longest there is; of xz the largest dictionary is 1.5 GiB
+_LARGEST_WINDOW = 2**31  # `zstd --long=31`, the maximum of zstd; the largest dictionary of xz is 1.5 GiB
 
 MOST_EXPANSION, LEAST_SWOLLEN = 250, 2**28
-"""What a file holds is refused once it is both so many times the size of the file, and so many bytes: text shrinks to a
-tenth, and a file that grows a thousandfold is made to fill a memory or a day."""
+"""A file is refused if its content exceeds both this multiple of the file's size and this number of bytes.
+Text compresses to a tenth; a file that expands a thousandfold was made to exhaust memory or time."""
 
 _XZ = b"\xfd7zXZ\x00"
 _MAGIC: tuple[tuple[bytes, str], ...] = (
@@ -59,10 +59,10 @@ def decompressed(raw: pa.NativeFile, named: str | None) -> pa.NativeFile:
         The compression that the file's name speaks of. It counts where the content is of no known one: reading
         then fails with what the decoder says.
 
-    Raises `Swollen` while it is read, where it grows beyond all measure.
+    Raises `Swollen` during reading if the content exceeds the limits above.
 
-    Concatenated members are one stream, and zeros that pad a file of gzip, bz2 or xz are no part of it. A truncated or
-    corrupt file, and one with anything else behind its end, raises OSError or EOFError while it is read.
+    Concatenated members are one stream, and zero padding of gzip, bz2 and xz files is skipped. A truncated or corrupt
+    file, or one with other data behind its end, raises OSError or EOFError during reading.
     """
     head = raw.read(MAGIC_BYTES)
     raw.seek(0)
@@ -89,8 +89,8 @@ def _decoder(raw: pa.NativeFile, kind: str, head: bytes) -> Any:
 
 
 class _Members(io.RawIOBase):
-    """Members of bz2 or xz one after another. Python's own readers pass over what follows one and is none: behind the
-    padding of xz that may be the rest of the data."""
+    """Reads the concatenated members of a bz2 or xz file. Python's own readers ignore data behind a member that does
+    not start another one; behind xz padding that may be the rest of the file."""
 
     def __init__(self, raw: pa.NativeFile, make: Callable[[], Any], magic: bytes) -> None:
         self._raw, self._make, self._magic = raw, make, magic
@@ -113,7 +113,7 @@ class _Members(io.RawIOBase):
         return 0
 
     def _next(self) -> bool:
-        """Begin the next member; whether there is one."""
+        """Start the next member; returns whether there is one."""
         rest = self._member.unused_data.lstrip(b"\0")
         while len(rest) < len(self._magic) and (more := self._raw.read(_STORED_BYTES)):
             rest = (rest + more).lstrip(b"\0")
@@ -131,7 +131,7 @@ class _Members(io.RawIOBase):
 
 
 class Swollen(OSError):
-    """A compressed file grows beyond all measure."""
+    """The content of a compressed file exceeds the limits (`MOST_EXPANSION`, `LEAST_SWOLLEN`)."""
 
 
 def refuse_swollen(given: int, stored: int) -> None:

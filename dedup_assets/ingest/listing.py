@@ -70,7 +70,8 @@ class Unread:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source holds at one moment: `files` in natural order of their names, those of a saved dataset in its own.
+    """The content of a source at one moment. `files` are in natural order of their names, those of a saved dataset in
+    its own order.
 
     `root` is the folder below which the source looks, empty where one file was named itself. `unread` are the files
     and links that are no shards; hidden ones and the notes of other programs are not among them.
@@ -93,9 +94,9 @@ def unread_in_words(unread: Sequence[Unread]) -> str:
 def list_source(source: str, follow_links: str = "inside") -> Listing:
     """List one source. An empty folder is an answer; SourceError where the source cannot be listed.
 
-    A file named itself has to have a known ending. Files of plain text are read where they are named, or where nothing
-    else is there: beside shards of other formats they are more often notes on these. `follow_links` is the setting of
-    that name; what is named itself may be a link.
+    A source that is a single file must have a known ending. Plain text files are read if the source names them or if
+    there are no files of other formats; beside other formats they are usually notes. `follow_links` is the setting of
+    that name; the source itself may be a link.
     """
     anywhere = follow_links == "anywhere"
     if not source.strip():
@@ -260,7 +261,7 @@ def _list_remote(source: str, anywhere: bool) -> Listing:
         return _list_local(path, anywhere)
     if _lies_in_own(source, filesystem, path):
         raise SourceError(f"{source!r} lies {OWN}, whose files are never a source. {_COPY}")
-    filesystem.invalidate_cache()  # what a watching process listed an hour ago
+    filesystem.invalidate_cache()  # a watching process may have listed it an hour ago
     if filesystem.isfile(path):
         uri = without_credentials(source if "::" in source else filesystem.unstrip_protocol(path))
         is_web = not {"http", "https"}.isdisjoint(_protocols(filesystem))
@@ -372,7 +373,7 @@ def _without_own(found: Listing) -> Listing:
 
 
 def _order_saved(files: list[Listed], orders: list[list[str]]) -> None:
-    """Bring the files of each saved dataset into its own order, at the places that they have together."""
+    """Put the files of each saved dataset into its order, within the positions that they occupy together."""
     for names in orders:
         rank = {name: number for number, name in enumerate(names)}
         places = [place for place, file in enumerate(files) if file.name.replace(os.sep, "/") in rank]
@@ -382,7 +383,8 @@ def _order_saved(files: list[Listed], orders: list[list[str]]) -> None:
 
 
 def _without_tables(source: str, found: Listing) -> tuple[Listing, Folders]:
-    """Without tables that only their own library can read, and the metadata of saved datasets; and what they say."""
+    """The listing without tables that only their own library can read and without the metadata of saved datasets, and
+    the `Folders` found."""
     uris = {file.name.replace(os.sep, "/"): file.uri for file in found.files}
 
     def read(name: str) -> bytes:

@@ -66,7 +66,7 @@ def ingest_shard(
         An existing, empty folder. The caller publishes it.
     spec : IngestSpec
     look : callable
-        Called before each batch; what it raises ends the reading.
+        Called before each batch; an exception that it raises stops the reading.
 
     Returns
     -------

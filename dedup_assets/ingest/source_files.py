@@ -73,7 +73,7 @@ def file_state(uri: str, info: Mapping[str, Any] | None = None) -> FileState:
     if info is None:
         filesystem, path = _opened(uri)
         info = filesystem.info(path)
-    names = ("size", "mtime", "LastModified", "updated", "created", "ETag", "etag", "blob_id")  # the last: of the hub
+    names = ("size", "mtime", "LastModified", "updated", "created", "ETag", "etag", "blob_id")  # blob_id: on the Hub
     marks = [info.get(name) for name in names]
     size, modified = info.get("size"), info.get("mtime")
     return FileState(

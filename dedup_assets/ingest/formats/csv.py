@@ -1,5 +1,6 @@
-"""CSV with a header row, and TSV: the same with tabs in place of commas, quoting and all. Row number =
-number of the record from 0; header and blank lines are no records.
+"""CSV with a header row, and TSV, which is the same with tabs instead of commas, including quoting.
+
+Row number = number of the record from 0; the header and blank lines are not records.
 
 Cells are strings. A column becomes one of integers, numbers or booleans (empty cells null) where writing every
 value out again gives the cell's own text: integers in decimal digits, numbers in the fewest digits that are read as
@@ -65,7 +66,7 @@ _CONVERSIONS: tuple[tuple[pa.DataType, str], ...] = (
 def read(
     source: SourceFile, text_columns: Sequence[str], id_column: str, order_column: str | None, inferred: bool
 ) -> ShardContent:
-    """Open a CSV or TSV file; see the module text. Raises `ShardError`."""
+    """Open a CSV or TSV file; see the module docstring. Raises `ShardError`."""
     with reading(source):
         header = _header(source)
         if header is None:
@@ -159,7 +160,7 @@ def _reader(source: SourceFile, lines: Iterator[str]) -> Iterator[list[str]]:
 
 
 def _refuse_other_delimiter(source: SourceFile, header: list[str], asked: set[str]) -> None:
-    """Raise `ShardError` where the one column that there seems to be is a header written with another delimiter."""
+    """Raise `ShardError` if the header seems to have a single column because it uses another delimiter."""
     found = next((mark for mark in _WORDS if len(header) == 1 and mark in header[0]), None)
     if found is None or header[0] in asked:
         return
@@ -167,8 +168,8 @@ def _refuse_other_delimiter(source: SourceFile, header: list[str], asked: set[st
     remedy = f"Rename it to {ending}" if ending else "Write it with commas"
     raise ShardError(
         f"{source.uri!r} (shard {source.key}): the header row {header[0][:200]!r} holds {_WORDS[found]} and no "
-        f"{_WORDS[_DELIMITERS[source.format]]}, which part the columns of a {source.format.upper()} file. {remedy}, "
-        "and run again."
+        f"{_WORDS[_DELIMITERS[source.format]]}, which separate the columns of a {source.format.upper()} file. "
+        f"{remedy}, and run again."
     )
 
 

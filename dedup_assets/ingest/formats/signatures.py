@@ -72,7 +72,7 @@ def foreign(head: bytes) -> str | None:
             return f"looks like {what}. {remedy}"
     if head[257:262] == b"ustar":
         return "looks like a tar archive. Unpack it, or name what is inside as tar://NAME::ARCHIVE"
-    if head.startswith(b"ORC") and _NOT_TEXT.search(head):  # text may begin so
+    if head.startswith(b"ORC") and _NOT_TEXT.search(head):  # text may start with these letters too
         return f"looks like an ORC file. {_EXPORT}"
     if _PICKLE.match(head):
         return f"looks like a pickle of Python, which is never loaded. {_EXPORT}"
