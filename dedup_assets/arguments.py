@@ -147,8 +147,7 @@ def resolve_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_missing_functions(guards: Any) -> None:
-    """Raise SettingsError for a guard that is a function of the caller's own and cannot be had: before anything is
-    done, not when it is asked."""
+    """Raise SettingsError for a guard function that cannot be imported, before any work starts."""
     for guard in parse_guards(checked({"guards": guards})["guards"]):
         if guard.is_function:
             load_function(guard)

@@ -27,7 +27,7 @@ from dedup_assets.other_names import meant_by
 
 NO_MODEL = "none"
 CAME_LATER = {"against", "guards", "revision", "prompt", "truncate_dim"}
-"""Settings that earlier workspaces do not have: with their defaults they change no fingerprint."""
+"""Settings that older workspaces do not have: with their defaults they do not change fingerprints."""
 
 
 # -- kinds of values: a type, what holds of it, and, as text, what an error says was expected ---------------
@@ -72,7 +72,7 @@ def _keep(rule: str) -> str:
 
 
 def _guards(names: tuple[str, ...]) -> tuple[str, ...]:
-    # In one order and one spelling: what differs in these alone decides alike.
+    # Sorted and in one spelling: order and spelling do not change decisions.
     return tuple(sorted(map(str, parse_guards(names))))
 
 
@@ -141,23 +141,23 @@ class _Vectors:
     """what a record is and how its vector is made; fixed for the life of a workspace"""
 
     text_columns: Columns = ("text",)
-    """Columns that make the text; several are joined by one empty line. doc.text is the field text of a column doc of
-    structs. A column of conversations, lists of messages with role and content, is text too."""
+    """Columns that make the text; several are joined by one empty line. doc.text is the field text of a struct column
+    doc. A column may also hold conversations: lists of messages with role and content."""
     id_column: Text = "id"
     """Column of the record id; if it is the default and absent, ids are SHARD:ROW."""
     embedding_column: Text = ""
     """Column with ready vectors; empty: the model makes them."""
     model: Text = "sentence-transformers/all-MiniLM-L6-v2"
-    """Folder or hub id of the encoder, static:MODEL or module:factory. none: no model at all, and only exact copies go.
-    A folder or hub id may be that of a static model, a table of token vectors: in seconds instead of minutes, for
-    records and near-copies, not for paraphrases. static:MODEL makes one of a transformer, once. module:factory imports
-    a function of yours that gives an object with encode(list of texts)."""
+    """Folder or hub id of the encoder, static:MODEL or module:factory. none: no model, and only exact copies are
+    removed. A folder or hub id may name a static model, which is a table of token vectors: it takes seconds instead of
+    minutes and suits records and near-copies, not paraphrases. static:MODEL makes one from a transformer, once.
+    module:factory imports your function, which returns an object with encode(list of texts)."""
     revision: Text = ""
     """Commit, tag or branch of a hub model; empty: its main branch."""
     prompt: Text = "auto"
-    """Name of a prompt of the model, or a text put before each; auto: its own. Empty: none."""
+    """Name of a prompt of the model, or a prefix for every text; auto: the model's own prompt. Empty: none."""
     truncate_dim: Automatic = 0
-    """Numbers kept of each vector, for Matryoshka models; 0: all."""
+    """Number of dimensions kept of each vector, for Matryoshka models; 0: all."""
     pooling: Pooling = "auto"
     """How a text's tokens make its vector; auto: as the model's own files say."""
     max_length: Automatic = 0
@@ -205,10 +205,11 @@ class _Decisions:
     """leader: removed only for a record that is itself kept; semdedup: removed when close to any earlier record, even
     a removed one. The latter is for comparison with SemDeDup and NeMo Curator."""
     guards: Guards = ()
-    """What must hold besides the similarity before a record goes: numbers, contains>=X, words>=X, shingles>=X or
-    package.module:function; empty: nothing. numbers: each number of its text is in the keeper's. contains>=X: so large
-    a share of its runs of three words is. words>=X, shingles>=X: the two texts share so much of all their words, or of
-    their runs of five characters. A function of yours gets the keeper's and the record's text; its code is run."""
+    """Further conditions for removing a record: numbers, contains>=X, words>=X, shingles>=X or
+    package.module:function; empty: none. numbers: every number in its text is in the keeper's text. contains>=X: at
+    least the share X of its runs of three words is in the keeper's text. words>=X, shingles>=X: the two texts have at
+    least the share X of all their words, or of all their runs of five characters, in common. Your function gets the
+    texts of the keeper and of the record; its code is run."""
     against: Against = "everything"
     """everything: records go for earlier records and for references; references: for references alone. Then the corpus
     keeps its own duplicates, exact copies too."""
@@ -259,8 +260,8 @@ class _Cost:
     batch_size: Automatic = 0
     """Texts per batch of the encoder at most; 0: by token count."""
     trust_remote_code: bool = False
-    """Run the Python code that comes with a model; false: refuse it. Only for code that you have read: it does what any
-    program of yours may do. The files with the code belong to the model's fingerprint, so this changes no result."""
+    """Run the Python code that comes with a model; false: refuse it. Use it only for code that you have read: the code
+    has all your permissions. The model's fingerprint covers the files with the code, so this changes no result."""
     dense_limit: Automatic = 256
     """Matches per text from which a cell of near-copies is not listed pair by pair in pairs/; 0: every match is
     listed. The texts of such a cell are decided against their keepers all the same."""
@@ -321,7 +322,7 @@ class Settings(_Cost, _Arrival, _Decisions, _Matches, _Vectors):
         return KeepRule.parse(self.keep)
 
     def guard_rules(self) -> tuple[Guard, ...]:
-        """What must hold of two texts, besides their similarity."""
+        """The guards: further conditions for removing a record."""
         return parse_guards(self.guards)
 
     def fingerprint(self, *layers: str) -> str:
@@ -330,7 +331,7 @@ class Settings(_Cost, _Arrival, _Decisions, _Matches, _Vectors):
         shaping = {name: value for layer in wanted for name, value in self.layer(layer).items()}
         for name in CAME_LATER & shaping.keys():
             if shaping[name] == DECLARED[name].default:
-                del shaping[name]  # what was made without it stands
+                del shaping[name]  # so results made without it stay valid
         text = json.dumps(shaping, sort_keys=True, ensure_ascii=True)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

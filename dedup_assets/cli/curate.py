@@ -34,8 +34,8 @@ def curate(
 ) -> None:
     """Deduplicate shard files against each other and all that was curated before.
 
-    SOURCE is a file, a folder, a glob or an fsspec URL of Parquet, Arrow, JSON lines (.jsonl, .json), CSV, TSV
-    or plain text, compressed or not; one file is one shard. Without SOURCE, what is registered and unfinished is
+    SOURCE is a file, a folder, a glob or an fsspec URL of Parquet, Arrow, JSON (.jsonl, .json), CSV, TSV or plain
+    text, compressed or not; each file is a shard. Without SOURCE, registered shards that are unfinished are
     finished.
 
     The first call writes the options to WORKSPACE/curation.toml, later calls read them. Shards that are
@@ -122,20 +122,20 @@ def register(sources: tuple[str, ...], workspace: str, reference: bool, as_json:
         click.echo("\n".join([*new, f"{len(new)} new {'shard' if len(new) == 1 else 'shards'} registered."]))
 
 
-@click.command(short_help="Decide again under another threshold or guards.")
+@click.command(short_help="Decide again with another threshold or guards.")
 @click.argument("similarity", metavar="[T]", type=float, required=False)
 @setting_option("guards")
-@click.option("--no-guards", is_flag=True, help="Decide by the similarity alone.")
+@click.option("--no-guards", is_flag=True, help="Use no guards: only the similarity decides.")
 @workspace_option
 @json_option
 def threshold(
     similarity: float | None, guards: tuple[str, ...], no_guards: bool, workspace: str, as_json: bool
 ) -> None:
-    """Decide again under threshold T or other guards, from stored matches: no model, no join.
+    """Decide again with threshold T or other guards, from stored matches, without model and join.
 
-    T must not lie below the floor of the stored matches. Guards that are given take the place of those that
-    are there; without T or without guards, these stay as they are. What changes is listed in OUTPUT/changes.
-    Shards that are registered and unfinished are finished on the way.
+    T must not be below the floor of the stored matches. The given guards replace the current ones; if T or
+    the guards are omitted, they stay the same. All changes are listed in OUTPUT/changes. Registered shards that
+    are unfinished are finished too.
 
     \b
     Examples:
@@ -150,7 +150,7 @@ def threshold(
     if guards and no_guards:
         raise click.UsageError("--guard and --no-guards contradict each other: give one of them.")
     if similarity is None and not guards and not no_guards:
-        raise click.UsageError("give T, --guard or --no-guards: what to decide by.")
+        raise click.UsageError("Nothing to change: give T, --guard or --no-guards.")
     asked = guards or (() if no_guards else None)
     with live_progress() as bars:
         curation = api.rethreshold(similarity, guards=asked, workspace=workspace, listener=bars)
