@@ -67,7 +67,7 @@ def publish_decided(run: StageRun, dask: DaskCluster) -> None:
             return  # every shard of this run was retracted before anything was decided
         decided = run.ledger.completions(DECIDING)
         published = run.ledger.completions(STAGE)
-        # Read last: it contains every decided shard that was not retracted since. A retracted shard may hold keepers, so
+        # Read last: it contains every decided shard that was not retracted since. A retracted shard may hold keepers:
         # all is decided again before anything is published without it. Later retractions are for the next decision.
         living = LiveTexts(workspace)
         if living.retractions == generation.retractions:

@@ -115,7 +115,7 @@ def run() -> None:
         click.echo(f"Error: {problem}", err=True)
         sys.exit(1)
     except BrokenPipeError:
-        # Whoever read the output has seen enough (`| head`). What is still buffered has nowhere to go.
+        # The reader of the output has closed it (`| head`). Discard the buffered rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as problem:

@@ -161,7 +161,7 @@ def threshold(
 
 
 def _choose_for_demo(options: dict[str, Any]) -> None:
-    """Fill in, where nothing is asked for, the model that shows most in a minute, and say how to get the other."""
+    """If no model was chosen, choose the one that shows most in a minute, and say how to get the other."""
     from dedup_assets.compute.precision import native_bfloat16
     from dedup_assets.encoder.distilled import can_distill
     from dedup_assets.encoder.models import locate_model

@@ -30,7 +30,7 @@ Columns = str | Sequence[str] | Mapping[str, float]
 
 @dataclass(frozen=True)
 class Records(Generic[T]):
-    """Records as they came in, and how to read them.
+    """The records of the input, and how to read them.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What came out of a deduplication in memory. Everything is read from a few arrays when it is asked for."""
+"""The result of a deduplication in memory. Everything is computed from a few arrays on access."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dedup_assets.lookups.reprs import as_html, as_text, facts_as_html
 T = TypeVar("T")
 
 SHOWN = 5
-"""Removed records, and members of a group, that a prompt shows."""
+"""Maximum removed records, and members of a group, that a `repr` shows."""
 
 
 @dataclass(frozen=True)
@@ -189,22 +189,22 @@ class DeduplicationResult(Generic[T]):
 
     @property
     def selected(self) -> T:
-        """The records that stay, in their order, in the type that came in."""
+        """The kept records, in their order, in the type of the input."""
         return self._records.take(self.selected_indices)
 
     @cached_property
     def selected_indices(self) -> np.ndarray:
-        """Numbers of the records that stay: int64, ascending."""
+        """Numbers of the kept records: int64, ascending."""
         return np.flatnonzero(self._kept)
 
     @property
     def filtered(self) -> Filtered:
-        """The records that go, each with its keeper, their similarity and the kind."""
+        """The removed records, each with its keeper, their similarity and the kind."""
         return Filtered(self)
 
     @cached_property
     def filtered_indices(self) -> np.ndarray:
-        """Numbers of the records that go: int64, ascending."""
+        """Numbers of the removed records: int64, ascending."""
         return np.flatnonzero(~self._kept)
 
     @property
@@ -218,7 +218,7 @@ class DeduplicationResult(Generic[T]):
         return int(self._exact.sum()) / len(self)
 
     def groups(self) -> list[Group]:
-        """The keepers for which records went, those of most first.
+        """The keepers for which records were removed, those with the most removed records first.
 
         Examples
         --------

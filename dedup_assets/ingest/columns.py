@@ -1,6 +1,6 @@
-"""From the columns of an input table to what a record is made of: text, id, vector. Arrays in, arrays out.
+"""Makes texts, ids and vectors of records from the columns of an input table. Arrays in, arrays out.
 
-Each function gives values and, where rows can fail, one reason per row ("" where nothing is wrong).
+Each function returns values and, if rows can fail, one reason per row ("" for valid rows).
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def _id_of(value: bytes | None) -> str | None:
 
 
 def id_reasons(ids: pa.ChunkedArray) -> np.ndarray:
-    """Why a row has no id; object array of shape (rows,), "" where it has one. Two rows without are not alike."""
+    """Why a row has no id; object array of shape (rows,), "" if it has one. Rows without an id are not duplicates of each other."""
     reasons = no_reasons(len(ids))
     reasons[_mask(pc.is_in(ids, pa.array(_NOT_A_NUMBER)))] = "id is not a number (NaN)"
     reasons[_mask(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(ids)), 0))] = "id is empty"

@@ -1,6 +1,6 @@
-"""Compressed files: known by their first bytes, read as one stream of what they hold.
+"""Recognises compressed files by their first bytes, and reads them as one decompressed stream.
 
-Knows bytes and no paths. What a file's name says of its compression counts only where its content says nothing.
+Works on bytes, not on paths. The compression in a file's name is used only if the content shows none.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, cast
 import pyarrow as pa
 
 MAGIC_BYTES = 18
-"""Bytes of a file from which its compression, and the window of zstd, are known."""
+"""Number of first bytes that determine the compression and the window of zstd."""
 
 _LARGEST_ARROW_WINDOW = 2**27
 """Largest window that the zstd library accepts by default: 128 MiB, as written by `zstd --long=27`."""
@@ -44,20 +44,20 @@ def compression_of(head: bytes) -> str | None:
             return name
     if head[:3] == b"BZh" and head[4:10] in _BZ2_BLOCKS:
         return "bz2"
-    # Skippable frames come first in what parallel packers of zstd write.
+    # Parallel compressors of zstd write skippable frames first.
     return "zstd" if head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F else None
 
 
 def decompressed(raw: pa.NativeFile, named: str | None) -> pa.NativeFile:
-    """What a file holds, as a stream to be closed by the caller.
+    """The decompressed content of a file, as a stream that the caller closes.
 
     Parameters
     ----------
     raw : pyarrow.NativeFile
         The file, at its beginning; seekable.
     named : str or None
-        The compression that the file's name speaks of. It counts where the content is of no known one: reading
-        then fails with what the decoder says.
+        The compression in the file's name. It is used if the content shows no known one: then reading fails with the
+        decoder's error.
 
     Raises `Swollen` during reading if the content exceeds the limits above.
 

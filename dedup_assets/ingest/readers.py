@@ -25,7 +25,7 @@ def read_shard(
 ) -> ShardContent:
     """Open a shard: its schema, and its rows in batches of some 16 MiB.
 
-    What a file is follows from its content where that is told by its first bytes, and else from its name.
+    The format follows from the first bytes of the file if they identify it, otherwise from the name.
 
     Parameters
     ----------

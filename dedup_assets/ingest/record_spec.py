@@ -1,4 +1,4 @@
-"""What a record is, and whether a shard's columns can give it."""
+"""The definition of a record, and the check whether a shard's columns fit it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dedup_assets.storage.struct_columns import AmbiguousColumn, column_field
 
 @dataclass(frozen=True)
 class IngestSpec:
-    """What a record is.
+    """The definition of a record.
 
     Attributes
     ----------
@@ -60,11 +60,11 @@ class IngestSpec:
 
 
 def ingest_spec(settings: Settings) -> IngestSpec:
-    """What the settings mean for reading a shard."""
+    """The definition of a record according to the settings."""
     return IngestSpec(
         text_columns=settings.text_columns,
         id_column=settings.id_column,
-        # Only the default name may be absent: whoever named a column wants it to be there.
+        # Only the default column may be missing: a column that a user named must exist.
         id_column_required=settings.id_column != Settings.id_column,
         embedding_column=settings.embedding_column or None,
         embedding_dtype=settings.vector_dtype,

@@ -1,6 +1,6 @@
 """Folders in which not every file is data: tables with a log (Delta, Iceberg, Hudi), and datasets saved by `datasets`.
 
-Knows names only; the caller gives the function that reads a file.
+Works on names only; the caller passes the function that reads a file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every format reader gives: batches of parsed rows, and the rows that could not be parsed."""
+"""The result of every format reader: batches of parsed rows, and the rows that could not be parsed."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class ShardContent:
 
 
 def empty_content() -> ShardContent:
-    """The content of a file without a byte."""
+    """The content of an empty file."""
     return ShardContent(pa.schema([]), frozenset(), False, iter(()))
 
 
@@ -105,7 +105,7 @@ def render_row(table: pa.Table, index: int) -> str:
     """Row `index` of a table by `render_record`, also where a value has no Python equivalent."""
     record: dict[str, Any] = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
-        cell = column.take([index])  # a copy: of a nested slice Arrow would look at the neighbours too
+        cell = column.take([index])  # a copy: for a nested slice Arrow would check the neighbours too
         try:
             record[name] = cell.to_pylist()[0]
         except UnicodeDecodeError:

@@ -2,19 +2,19 @@
 
 Row number = number of the record from 0; the header and blank lines are not records.
 
-Cells are strings. A column becomes one of integers, numbers or booleans (empty cells null) where writing every
-value out again gives the cell's own text: integers in decimal digits, numbers in the fewest digits that are read as
-the same, with a decimal point, booleans as true and false. Otherwise, as for 1.10, 007, -0, 1e5 or TRUE, it stays
-what it was. The column that orders keepers was asked to be a number: it becomes one wherever it can be read so. The
-text and id columns are never converted; dates stay strings; with `inferred` off everything does.
+Cells are strings. A column is converted to integers, numbers or booleans (empty cells to null) if writing every value
+gives the text of its cell again: integers in decimal digits, numbers with a decimal point and the fewest digits that
+are read as the same number, booleans as true and false. Otherwise it stays a column of strings, as for 1.10, 007, -0,
+1e5 or TRUE. The column that orders keepers is converted to numbers whenever its cells can be read as numbers. Text and
+id columns are never converted, and dates stay strings; with `inferred` off, all other columns stay strings too.
 
-Cells beyond the header are passed over where they are empty, as behind a comma at the end of each row.
+Empty cells beyond the columns of the header are ignored, as after a comma at the end of each row.
 
-Quoting is read strictly: a record with misplaced or unclosed quotes is rejected and reading goes on behind
-it, where a lenient parser would quietly shift or swallow what follows.
+Quoting is parsed strictly: a record with misplaced or unclosed quotes is rejected, and reading continues behind it. A
+lenient parser would silently shift or drop the following data.
 
-`pyarrow.csv` takes a sixth of the processor's time (0.08 s in place of 0.46 s for 64 MB in 57,000 records), and is such
-a parser: it reads `"a"b` as `ab`, and all that follows an unclosed quote as one cell, without a word.
+`pyarrow.csv` takes a sixth of the CPU time (0.08 s instead of 0.46 s for 64 MB in 57,000 records), but it is such a
+lenient parser: without an error, it reads `"a"b` as `ab`, and everything behind an unclosed quote as one cell.
 """
 
 from __future__ import annotations

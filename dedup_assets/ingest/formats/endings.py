@@ -1,4 +1,4 @@
-"""What a file is by the ending of its name: its format, and how it is compressed."""
+"""Format and compression of a file according to the ending of its name."""
 
 from __future__ import annotations
 
