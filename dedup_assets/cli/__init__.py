@@ -1,4 +1,4 @@
-"""The command line: a thin face over `dedup_assets.api` and the look-ups, a module for each family of commands."""
+"""The command line: a thin layer over `dedup_assets.api` and the look-ups, with a module for each group of commands."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _QUIET = {
 
 
 class _InOrder(click.Group):
-    """A group that lists its commands in the order in which people meet them."""
+    """A group that lists its commands in the order in which users need them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -78,7 +78,7 @@ for _command in (
 
 
 def _naming_what_is_meant(problem: click.NoSuchOption) -> click.UsageError:
-    """The error of an unknown option, with the one that other tools call so."""
+    """The error of an unknown option, which suggests the option that has this name in other tools."""
     options = {} if problem.ctx is None else {each.name: each.opts[0] for each in problem.ctx.command.params}
     meant = meant_by(problem.option_name, [name for name in options if name])
     if not meant:

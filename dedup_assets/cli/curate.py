@@ -22,7 +22,7 @@ from dedup_assets.storage.ledger_schema import CORPUS, REFERENCE
 from dedup_assets.unseen import visible
 
 
-@click.command(short_help="Deduplicate shard files, or finish what is unfinished.")
+@click.command(short_help="Deduplicate shard files, or finish unfinished ones.")
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...")
 @workspace_option
 @settings_options
@@ -32,16 +32,16 @@ from dedup_assets.unseen import visible
 def curate(
     sources: tuple[str, ...], workspace: str, reference: bool, demo: bool, as_json: bool, **options: Any
 ) -> None:
-    """Deduplicate shard files against each other and all that was curated before.
+    """Deduplicate shard files against each other and against everything curated before.
 
     SOURCE is a file, a folder, a glob or an fsspec URL of Parquet, Arrow, JSON (.jsonl, .json), CSV, TSV or plain
     text, compressed or not; each file is a shard. Without SOURCE, registered shards that are unfinished are
     finished.
 
-    The first call writes the options to WORKSPACE/curation.toml, later calls read them. Shards that are
-    finished are not touched again, unless their file has other content now: that takes the place of the old
-    (--changed-shards). A shard that cannot be read fails alone: the others are finished, the reason goes to
-    standard error and, with --json, under "failures", and the exit status is 1.
+    The first call writes the options to WORKSPACE/curation.toml, later calls read them. Finished shards are not
+    processed again unless the content of their file changed: the new content replaces the old (--changed-shards).
+    If a shard cannot be read, the others are finished; the reason is printed to standard error and, with --json,
+    under "failures", and the exit status is 1.
 
     With --reference, no record of SOURCE is ever written out, and every record of the corpus that matches one
     of them is removed: this keeps a test set out of training data.

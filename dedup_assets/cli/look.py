@@ -83,14 +83,14 @@ def pairs(
     _print(found, as_json, full)
 
 
-@click.command(short_help="The records most like a text.")
+@click.command(short_help="The records most similar to a text.")
 @click.argument("text", metavar="TEXT")
 @click.option("-k", "count", type=click.IntRange(min=1), default=10, show_default=True, help="How many records.")
 @workspace_option
 @full_option
 @json_option
 def search(text: str, count: int, workspace: str, full: bool, as_json: bool) -> None:
-    """The records of the corpus most like TEXT, from the LanceDB table, kept and removed ones alike.
+    """The records of the corpus that are most similar to TEXT, from the LanceDB table, both kept and removed ones.
 
     \b
     Examples:

@@ -190,7 +190,7 @@ def _id_of(value: bytes | None) -> str | None:
 
 
 def id_reasons(ids: pa.ChunkedArray) -> np.ndarray:
-    """Why a row has no id; object array of shape (rows,), "" if it has one. Rows without an id are not duplicates of each other."""
+    """Why a row has no id; object array of shape (rows,), "" if it has one. Rows without ids are never equal."""
     reasons = no_reasons(len(ids))
     reasons[_mask(pc.is_in(ids, pa.array(_NOT_A_NUMBER)))] = "id is not a number (NaN)"
     reasons[_mask(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(ids)), 0))] = "id is empty"
