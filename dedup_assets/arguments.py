@@ -1,7 +1,7 @@
-"""What callers from Python pass as sources, names and workspaces, checked before anything is done with it.
+"""Checks of the sources, names and workspaces that Python callers pass, before any work starts.
 
-Whoever passes records where files are expected is told how to write them to one. This module knows types by what
-they can do, so that neither pandas nor polars has to be installed for it.
+If records are passed where files are expected, the error says how to write them to a file. Types are recognised by
+their methods, so neither pandas nor polars has to be installed.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from dedup_assets.settings import checked
 
 
 class Options(TypedDict, total=False):
-    """What a caller may give by name: the settings (`Settings` describes them), `eps` for 1 - threshold, and
-    `exact_only` for no model. The sources to watch are named as such."""
+    """Options of a Python call: the settings (`Settings` describes them), `eps` for 1 - threshold, and `exact_only` for
+    no model. The sources to watch are passed separately."""
 
     text_columns: str | Sequence[str]
     id_column: str
@@ -101,7 +101,7 @@ def record_names(names: Sequence[Any]) -> list[str]:
 
 
 def workspace_path(workspace: Any) -> Path:
-    """The folder of a workspace. Raises SettingsError for what is no path."""
+    """The folder of a workspace. Raises SettingsError for anything but a path."""
     if isinstance(workspace, str) or (isinstance(workspace, os.PathLike) and isinstance(os.fspath(workspace), str)):
         return Path(workspace)
     raise SettingsError(f"workspace = {short(workspace)}: expected the path of a folder, not {kind_of(workspace)}.")
@@ -122,7 +122,7 @@ def as_text(name: str, value: Any) -> str:
 
 
 def resolve_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings from a caller's options: `eps` becomes a threshold, `exact_only` no model, None means not given."""
+    """Settings from a caller's options: `eps` becomes a threshold, `exact_only` no model; None means not given."""
     given = {name: value for name, value in options.items() if value is not None}
     if "eps" in given:
         if "threshold" in given:
@@ -147,8 +147,7 @@ def resolve_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_missing_functions(guards: Any) -> None:
-    """Raise SettingsError for a guard that is a function of the caller's own and cannot be had: before anything is
-    done, not when it is asked."""
+    """Raise SettingsError for a guard function that cannot be imported, before any work starts."""
     for guard in parse_guards(checked({"guards": guards})["guards"]):
         if guard.is_function:
             load_function(guard)
@@ -159,7 +158,7 @@ def _not_a_source(value: Any) -> str:
 
 
 def _instead(value: Any) -> str:
-    """What to do with what is no source, in a sentence."""
+    """A sentence that says what to do instead of passing this value as a source."""
     write = "Write the records to a file and name that"
     if isinstance(value, bytes):
         return "Name a path as text: os.fsdecode makes it from bytes."

@@ -27,7 +27,7 @@ from dedup_assets.other_names import meant_by
 
 NO_MODEL = "none"
 CAME_LATER = {"against", "guards", "revision", "prompt", "truncate_dim"}
-"""Settings that earlier workspaces do not have: with their defaults they change no fingerprint."""
+"""Settings that older workspaces do not have: with their defaults they do not change fingerprints."""
 
 
 # -- kinds of values: a type, what holds of it, and, as text, what an error says was expected ---------------
@@ -72,7 +72,7 @@ def _keep(rule: str) -> str:
 
 
 def _guards(names: tuple[str, ...]) -> tuple[str, ...]:
-    # In one order and one spelling: what differs in these alone decides alike.
+    # Sorted and in one spelling: order and spelling do not change decisions.
     return tuple(sorted(map(str, parse_guards(names))))
 
 
@@ -128,7 +128,7 @@ CsvTypes = Literal["inferred", "text"]
 VanishedShards = Literal["retract", "keep"]
 Device = Literal["auto", "cpu", "cuda"]
 
-# -- the settings, by what a change of them spoils ----------------------------------------------------------
+# -- the settings, by what must be redone after a change ----------------------------------------------------------
 #
 # The text below a setting is its comment in curation.toml; the first sentence is the help of its option. Where the
 # default is 0, empty or false, that sentence ends with what it means.
@@ -141,25 +141,25 @@ class _Vectors:
     """what a record is and how its vector is made; fixed for the life of a workspace"""
 
     text_columns: Columns = ("text",)
-    """Columns that make the text; several are joined by one empty line. doc.text is the field text of a column doc of
-    structs. A column of conversations, lists of messages with role and content, is text too."""
+    """Columns that make the text; several are joined by one empty line. doc.text is the field text of a struct column
+    doc. A column may also hold conversations: lists of messages with role and content."""
     id_column: Text = "id"
     """Column of the record id; if it is the default and absent, ids are SHARD:ROW."""
     embedding_column: Text = ""
     """Column with ready vectors; empty: the model makes them."""
     model: Text = "sentence-transformers/all-MiniLM-L6-v2"
-    """Folder or hub id of the encoder, static:MODEL or module:factory. none: no model at all, and only exact copies go.
-    A folder or hub id may be that of a static model, a table of token vectors: in seconds instead of minutes, for
-    records and near-copies, not for paraphrases. static:MODEL makes one of a transformer, once. module:factory imports
-    a function of yours that gives an object with encode(list of texts)."""
+    """Folder or hub id of the encoder, static:MODEL or module:factory. none: no model, and only exact copies are
+    removed. A folder or hub id may name a static model, which is a table of token vectors: it takes seconds instead of
+    minutes and suits records and near-copies, not paraphrases. static:MODEL makes one from a transformer, once.
+    module:factory imports your function, which returns an object with encode(list of texts)."""
     revision: Text = ""
     """Commit, tag or branch of a hub model; empty: its main branch."""
     prompt: Text = "auto"
-    """Name of a prompt of the model, or a text put before each; auto: its own. Empty: none."""
+    """Name of a prompt of the model, or a prefix for every text; auto: the model's own prompt. Empty: none."""
     truncate_dim: Automatic = 0
-    """Numbers kept of each vector, for Matryoshka models; 0: all."""
+    """Number of dimensions kept of each vector, for Matryoshka models; 0: all."""
     pooling: Pooling = "auto"
-    """How a text's tokens make its vector; auto: as the model's own files say."""
+    """How a text's vector is made of its tokens; auto: as the model's files say."""
     max_length: Automatic = 0
     """Tokens read of each text; 0: the model's own window. Longer texts are counted."""
     precision: Precision = "float32"
@@ -167,8 +167,8 @@ class _Vectors:
     bfloat16 is up to four times as fast on processors that have it and on GPUs, at cosine 0.9998 to float32; float16,
     for GPUs, at 0.99999: decisions near the threshold then differ."""
     max_unknown: Share = 0.5
-    """Largest share of a text's tokens that the model may not know; a text above it, or without any token, is compared
-    by its own characters only. Then exact copies go, nothing else. 1: texts without a token alone."""
+    """Largest share of unknown tokens in a text; a text above it, or without any token, is compared only by its
+    characters, so only its exact copies are removed. 1: only texts without tokens."""
     vector_dtype: VectorType = "float16"
     """Type of the stored vectors. float16 makes the similarity exact in float64, whatever the order of summation."""
     unicode_form: UnicodeForm = "none"
@@ -205,13 +205,14 @@ class _Decisions:
     """leader: removed only for a record that is itself kept; semdedup: removed when close to any earlier record, even
     a removed one. The latter is for comparison with SemDeDup and NeMo Curator."""
     guards: Guards = ()
-    """What must hold besides the similarity before a record goes: numbers, contains>=X, words>=X, shingles>=X or
-    package.module:function; empty: nothing. numbers: each number of its text is in the keeper's. contains>=X: so large
-    a share of its runs of three words is. words>=X, shingles>=X: the two texts share so much of all their words, or of
-    their runs of five characters. A function of yours gets the keeper's and the record's text; its code is run."""
+    """Further conditions for removing a record: numbers, contains>=X, words>=X, shingles>=X or
+    package.module:function; empty: none. numbers: every number in its text is in the keeper's text. contains>=X: at
+    least the share X of its runs of three words is in the keeper's text. words>=X, shingles>=X: the two texts have at
+    least the share X of all their words, or of all their runs of five characters, in common. Your function gets the
+    texts of the keeper and of the record; its code is run."""
     against: Against = "everything"
-    """everything: records go for earlier records and for references; references: for references alone. Then the corpus
-    keeps its own duplicates, exact copies too."""
+    """everything: records are removed for earlier records and for references; references: for references only. Then the
+    corpus keeps its own duplicates, exact copies too."""
 
 
 @declared(frozen=True, config=_CONFIG)
@@ -221,33 +222,33 @@ class _Arrival:
     sources: Sources = ()
     """Files, folders, globs or URLs that are watched for shards while the Dagster daemon runs."""
     reference_sources: Sources = ()
-    """The same for references: what matches them leaves the corpus, they are never written out."""
+    """The same for references: records that match them leave the corpus; references are never written out."""
     watch_seconds: Count = 30
-    """Seconds between two looks at the sources; read when Dagster loads the definitions."""
+    """Seconds between two checks of the sources; read when Dagster loads the definitions."""
     shards_per_run: Count = 100
-    """Shards that one look brings in at most. What they bring is read and decided together, so more of them cost less
-    each, and fewer are published sooner."""
+    """Maximum number of new shards taken at one check. They are read and decided together: a larger number costs less
+    per shard, a smaller one publishes sooner."""
     changed_shards: ChangedShards = "replace"
-    """A shard whose file has other content now: replace the old content, or refuse the file. Replacing makes a new
+    """A shard whose file has changed: replace the old content, or refuse the file. Replacing makes a new
     generation of decisions."""
     strict: bool = False
     """A file in a source that is not read is an error; false: it is named in the summary."""
     follow_links: FollowLinks = "inside"
-    """inside: a link in a source is followed where it leads to something in the same source; anywhere: all links are
-    followed. Other links are named and not read, since whoever may write into the folder would choose which files of
-    yours are published."""
+    """inside: a link in a source is followed if it leads to something in the same source; anywhere: all links are
+    followed. Other links are reported and not read: otherwise, a user with write access to the folder could choose
+    which of your files are published."""
     max_quarantined: Share = 0.9
-    """Largest share of a shard's rows that may go to quarantine; a shard above it fails. It is more likely another kind
-    of file than a corpus with bad rows, and nothing of it is published. 1: any share."""
+    """Largest share of a shard's rows that may go to quarantine; a shard above it fails. It is more likely a wrong
+    kind of file than a corpus with bad rows, so it is not published. 1: any share."""
     csv_types: CsvTypes = "inferred"
-    """inferred: a column of a CSV file becomes numbers or booleans where writing them out again gives the file's own
-    text; text: every column stays text. A column that orders keepers is read as numbers in both."""
+    """inferred: a column of a CSV file becomes numbers or booleans if writing them gives the text of the file again;
+    text: every column stays text. A column that orders keepers is read as numbers in both cases."""
     vanished_shards: VanishedShards = "retract"
-    """A shard whose file is gone from a watched folder that still holds others: retract it, after which what was
-    removed only because of it comes back, or keep it."""
+    """A shard whose file is gone from a watched folder with other files: retract it, so that records removed only
+    because of it come back, or keep it."""
     recurate_cron: Cron = ""
-    """When all is decided again in one order, such as "0 3 * * 0" for Sundays at three (UTC); empty: never. Read when
-    Dagster loads the definitions."""
+    """When everything is decided again in one order, such as "0 3 * * 0" for Sundays at three (UTC); empty: never. Read
+    when Dagster loads the definitions."""
 
 
 @declared(frozen=True, config=_CONFIG)
@@ -257,17 +258,17 @@ class _Cost:
     clusters: Automatic = 0
     """Number of k-means cells; 0: chosen from the corpus size."""
     batch_size: Automatic = 0
-    """Texts per batch of the encoder at most; 0: by token count."""
+    """Maximum number of texts per batch of the encoder; 0: by token count."""
     trust_remote_code: bool = False
-    """Run the Python code that comes with a model; false: refuse it. Only for code that you have read: it does what any
-    program of yours may do. The files with the code belong to the model's fingerprint, so this changes no result."""
+    """Run the Python code that comes with a model; false: refuse it. Use it only for code that you have read: the code
+    has all your permissions. The model's fingerprint covers the files with the code, so this changes no result."""
     dense_limit: Automatic = 256
     """Matches per text from which a cell of near-copies is not listed pair by pair in pairs/; 0: every match is
-    listed. The texts of such a cell are decided against their keepers all the same."""
+    listed. The texts of such a cell are still compared with their keepers."""
     memory_limit: Size = ""
-    """Memory for data held at once in the join, such as 2GB, not for the whole process; empty: half of what is free.
-    Matches beyond it spill to disk. About 1 GB of libraries, the shards while they are read and the matches while they
-    are decided come on top."""
+    """Memory for data held at once in the join, such as 2GB, not for the whole process; empty: half of the free memory.
+    Matches beyond it spill to disk. Additional memory is needed for libraries (about 1 GB), for shards while they are
+    read, and for matches while they are decided."""
     device: Device = "auto"
     """Where to compute."""
     scheduler: Text = ""
@@ -275,7 +276,8 @@ class _Cost:
     workers: Automatic = 0
     """Workers of the local cluster; 0: one per GPU, or one on the CPU."""
     worker_timeout: Count = 120
-    """Seconds without a sign of life after which a Dask worker counts as lost, and a run ends without any."""
+    """Seconds without a sign of life after which a Dask worker counts as lost. A run without workers ends after this
+    time."""
     output: Text = "output"
     """Where the result is published; not given: WORKSPACE/output. A relative path in this file starts at the
     workspace."""
@@ -283,7 +285,7 @@ class _Cost:
 
 _LAYERS: dict[str, Any] = dict(vectors=_Vectors, matches=_Matches, decisions=_Decisions, arrival=_Arrival, cost=_Cost)
 LAYERS = {name: inspect.getdoc(part) or "" for name, part in _LAYERS.items()}
-"""What a change of a setting spoils, from the most expensive to redo to the cheapest."""
+"""Groups of settings by what must be redone after a change, from the most expensive to the cheapest."""
 
 
 @dataclass(frozen=True)
@@ -321,7 +323,7 @@ class Settings(_Cost, _Arrival, _Decisions, _Matches, _Vectors):
         return KeepRule.parse(self.keep)
 
     def guard_rules(self) -> tuple[Guard, ...]:
-        """What must hold of two texts, besides their similarity."""
+        """The guards: further conditions for removing a record."""
         return parse_guards(self.guards)
 
     def fingerprint(self, *layers: str) -> str:
@@ -330,7 +332,7 @@ class Settings(_Cost, _Arrival, _Decisions, _Matches, _Vectors):
         shaping = {name: value for layer in wanted for name, value in self.layer(layer).items()}
         for name in CAME_LATER & shaping.keys():
             if shaping[name] == DECLARED[name].default:
-                del shaping[name]  # what was made without it stands
+                del shaping[name]  # so results made without it stay valid
         text = json.dumps(shaping, sort_keys=True, ensure_ascii=True)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

@@ -1,7 +1,7 @@
 """The deduplicated dataset: kept records in the input's own schema, duplicates, quarantine, manifest.
 
-What is published of a generation only grows. A new generation is published beside it, and one switch puts it in
-force.
+Files of a generation are added and never removed. A new generation is published beside the current one and then becomes
+current in one step.
 """
 
 import time
@@ -67,13 +67,13 @@ def publish_decided(run: StageRun, dask: DaskCluster) -> None:
             return  # every shard of this run was retracted before anything was decided
         decided = run.ledger.completions(DECIDING)
         published = run.ledger.completions(STAGE)
-        # Read last: whatever was decided is among it, or was retracted since. That may be a keeper, so all is decided
-        # again before anything is published without it. What is retracted from here on is for the next decision.
+        # Read last: it contains every decided shard that was not retracted since. A retracted shard may hold keepers:
+        # all is decided again before anything is published without it. Later retractions are for the next decision.
         living = LiveTexts(workspace)
         if living.retractions == generation.retractions:
             break
     raw = run.ledger.versions("raw_shards")
-    # Not only the shards of this run: whoever is removed names a keeper, in any shard that was decided before, and is
+    # Not only the shards of this run: a removed record names a keeper, which may be in any shard decided before, and is
     # never published without it.
     decisions = {shard: done.input_version for shard, done in decided.items()}
     targets = [a for a in living.live if decisions.get(a.shard) == decision_version(a, generation)]
@@ -83,7 +83,7 @@ def publish_decided(run: StageRun, dask: DaskCluster) -> None:
     ]
     claim_output(workspace)
     before = published_generation(workspace)
-    if len(pending) == len(targets):  # the first time that this generation is published here
+    if len(pending) == len(targets):  # this generation is published here for the first time
         remove_unlisted_files(workspace, generation, [a.shard for a in targets])
     earlier = EarlierOutput(workspace, generation)
     run.progress.total(sum(a.records for a in pending), "records")
@@ -98,7 +98,7 @@ def publish_decided(run: StageRun, dask: DaskCluster) -> None:
             with run.attributing_to(a.shard):
                 result = publish_shard(workspace, a, generation, living, earlier, *counted, kept_file())
             stats[a.shard] = _stats(run, a, generation, result)
-            # Several are written concurrently: each gets the time that it added.
+            # Several are written concurrently: each is charged the time since the previous one finished.
             started, before_it = time.perf_counter(), started
             entries.append((a.shard, input_versions[a.shard], stats[a.shard], started - before_it))
             run.spent.rows += result.rows

@@ -43,7 +43,7 @@ def raw_shards(context: dg.AssetExecutionContext, workspace: WorkspaceResource) 
                 due += [] if shard is None else [shard]
             if not due or due[-1].key != key:
                 run.progress.advance(1)
-        # The first valid vector settles how many numbers all others have: until then one shard after the other.
+        # The first valid vector determines the dimension of all others; until then, shards are read one by one.
         while due and run.workspace.settings.embedding_column and not run.ledger.meta("dimension"):
             _read(run, due[:1], 1)
             del due[0]
@@ -51,7 +51,7 @@ def raw_shards(context: dg.AssetExecutionContext, workspace: WorkspaceResource) 
 
 
 def _due(run: StageRun, key: str, shard: Shard | None, done: Completion | None) -> Shard | None:
-    """The shard if it is to be read; None if it was read before."""
+    """The shard if it must be read; None if it was read before."""
     if shard is None:
         raise ShardError(
             f"Shard {key!r} is a partition but no source is registered for it in {run.workspace.root}: "
@@ -65,7 +65,7 @@ def _due(run: StageRun, key: str, shard: Shard | None, done: Completion | None) 
                 run.ledger.recover(run.stage, [key])
                 return None
         except SourceError:
-            # What was read is on disk: whether a shard whose file is gone should go too is not decided here.
+            # The stored reading stays valid: whether a shard without its file is retracted is not decided here.
             return None
         if run.workspace.settings.changed_shards == "refuse":
             raise changed_content_error(shard)
@@ -75,8 +75,8 @@ def _due(run: StageRun, key: str, shard: Shard | None, done: Completion | None) 
 def _read(run: StageRun, shards: Sequence[Shard], threads: int) -> None:
     """Read shards, several at a time, and record them in their order.
 
-    Other content than was read before is read beside it. It takes the old content's place once it is admitted;
-    until then, and if it cannot be read, the old content is in force.
+    If a shard's file changed, the new content is read in addition to the old. It replaces the old content when it is
+    admitted; until then, and if it cannot be read, the old content stays in force.
     """
     settings = run.workspace.settings
     dimension = run.ledger.meta("dimension") if settings.embedding_column else None

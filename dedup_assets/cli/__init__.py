@@ -1,4 +1,4 @@
-"""The command line: a thin face over `dedup_assets.api` and the look-ups, a module for each family of commands."""
+"""The command line: a thin layer over `dedup_assets.api` and the look-ups, with a module for each group of commands."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _QUIET = {
 
 
 class _InOrder(click.Group):
-    """A group that lists its commands in the order in which people meet them."""
+    """A group that lists its commands in the order in which users need them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -78,7 +78,7 @@ for _command in (
 
 
 def _naming_what_is_meant(problem: click.NoSuchOption) -> click.UsageError:
-    """The error of an unknown option, with the one that other tools call so."""
+    """The error of an unknown option, which suggests the option that has this name in other tools."""
     options = {} if problem.ctx is None else {each.name: each.opts[0] for each in problem.ctx.command.params}
     meant = meant_by(problem.option_name, [name for name in options if name])
     if not meant:
@@ -115,7 +115,7 @@ def run() -> None:
         click.echo(f"Error: {problem}", err=True)
         sys.exit(1)
     except BrokenPipeError:
-        # Whoever read the output has seen enough (`| head`). What is still buffered has nowhere to go.
+        # The reader of the output has closed it (`| head`). Discard the buffered rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as problem:

@@ -22,7 +22,7 @@ from dedup_assets.storage.ledger_schema import CORPUS, REFERENCE
 from dedup_assets.unseen import visible
 
 
-@click.command(short_help="Deduplicate shard files, or finish what is unfinished.")
+@click.command(short_help="Deduplicate shard files, or finish unfinished ones.")
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...")
 @workspace_option
 @settings_options
@@ -32,16 +32,16 @@ from dedup_assets.unseen import visible
 def curate(
     sources: tuple[str, ...], workspace: str, reference: bool, demo: bool, as_json: bool, **options: Any
 ) -> None:
-    """Deduplicate shard files against each other and all that was curated before.
+    """Deduplicate shard files against each other and against everything curated before.
 
-    SOURCE is a file, a folder, a glob or an fsspec URL of Parquet, Arrow, JSON lines (.jsonl, .json), CSV, TSV
-    or plain text, compressed or not; one file is one shard. Without SOURCE, what is registered and unfinished is
+    SOURCE is a file, a folder, a glob or an fsspec URL of Parquet, Arrow, JSON (.jsonl, .json), CSV, TSV or plain
+    text, compressed or not; each file is a shard. Without SOURCE, registered shards that are unfinished are
     finished.
 
-    The first call writes the options to WORKSPACE/curation.toml, later calls read them. Shards that are
-    finished are not touched again, unless their file has other content now: that takes the place of the old
-    (--changed-shards). A shard that cannot be read fails alone: the others are finished, the reason goes to
-    standard error and, with --json, under "failures", and the exit status is 1.
+    The first call writes the options to WORKSPACE/curation.toml, later calls read them. Finished shards are not
+    processed again unless the content of their file changed: the new content replaces the old (--changed-shards).
+    If a shard cannot be read, the others are finished; the reason is printed to standard error and, with --json,
+    under "failures", and the exit status is 1.
 
     With --reference, no record of SOURCE is ever written out, and every record of the corpus that matches one
     of them is removed: this keeps a test set out of training data.
@@ -122,20 +122,20 @@ def register(sources: tuple[str, ...], workspace: str, reference: bool, as_json:
         click.echo("\n".join([*new, f"{len(new)} new {'shard' if len(new) == 1 else 'shards'} registered."]))
 
 
-@click.command(short_help="Decide again under another threshold or guards.")
+@click.command(short_help="Decide again with another threshold or guards.")
 @click.argument("similarity", metavar="[T]", type=float, required=False)
 @setting_option("guards")
-@click.option("--no-guards", is_flag=True, help="Decide by the similarity alone.")
+@click.option("--no-guards", is_flag=True, help="Use no guards: only the similarity decides.")
 @workspace_option
 @json_option
 def threshold(
     similarity: float | None, guards: tuple[str, ...], no_guards: bool, workspace: str, as_json: bool
 ) -> None:
-    """Decide again under threshold T or other guards, from stored matches: no model, no join.
+    """Decide again with threshold T or other guards, from stored matches, without model and join.
 
-    T must not lie below the floor of the stored matches. Guards that are given take the place of those that
-    are there; without T or without guards, these stay as they are. What changes is listed in OUTPUT/changes.
-    Shards that are registered and unfinished are finished on the way.
+    T must not be below the floor of the stored matches. The given guards replace the current ones; if T or
+    the guards are omitted, they stay the same. All changes are listed in OUTPUT/changes. Registered shards that
+    are unfinished are finished too.
 
     \b
     Examples:
@@ -150,7 +150,7 @@ def threshold(
     if guards and no_guards:
         raise click.UsageError("--guard and --no-guards contradict each other: give one of them.")
     if similarity is None and not guards and not no_guards:
-        raise click.UsageError("give T, --guard or --no-guards: what to decide by.")
+        raise click.UsageError("Nothing to change: give T, --guard or --no-guards.")
     asked = guards or (() if no_guards else None)
     with live_progress() as bars:
         curation = api.rethreshold(similarity, guards=asked, workspace=workspace, listener=bars)
@@ -161,7 +161,7 @@ def threshold(
 
 
 def _choose_for_demo(options: dict[str, Any]) -> None:
-    """Fill in, where nothing is asked for, the model that shows most in a minute, and say how to get the other."""
+    """If no model was chosen, choose the one that shows most in a minute, and say how to get the other."""
     from dedup_assets.compute.precision import native_bfloat16
     from dedup_assets.encoder.distilled import can_distill
     from dedup_assets.encoder.models import locate_model

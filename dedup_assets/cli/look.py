@@ -83,14 +83,14 @@ def pairs(
     _print(found, as_json, full)
 
 
-@click.command(short_help="The records most like a text.")
+@click.command(short_help="The records most similar to a text.")
 @click.argument("text", metavar="TEXT")
 @click.option("-k", "count", type=click.IntRange(min=1), default=10, show_default=True, help="How many records.")
 @workspace_option
 @full_option
 @json_option
 def search(text: str, count: int, workspace: str, full: bool, as_json: bool) -> None:
-    """The records of the corpus most like TEXT, from the LanceDB table, kept and removed ones alike.
+    """The records of the corpus that are most similar to TEXT, from the LanceDB table, both kept and removed ones.
 
     \b
     Examples:
@@ -107,12 +107,12 @@ _out_option = click.option(
     "-o",
     type=click.Path(dir_okay=False),
     metavar="FILE",
-    help="Write the records themselves, in their own columns: .parquet, .jsonl or .csv.",
+    help="Write the records with their own columns to a .parquet, .jsonl or .csv file.",
 )
 
 
 def _print_or_save(find: Callable[[], Ranked], out: str | None, as_json: bool, full: bool) -> None:
-    """Show records, or write them to a file and name it. A name that says no format is refused before the work."""
+    """Show records, or write them to a file and print its name. Unknown file endings are refused before the work."""
     if out is None:
         _print(find(), as_json, full)
         return
@@ -131,18 +131,20 @@ def _print_or_save(find: Callable[[], Ranked], out: str | None, as_json: bool, f
         click.echo(remark, err=True)
 
 
-@click.command(short_help="The kept records least like all others.")
+@click.command(short_help="Kept records that are least similar to all others.")
 @click.option("-n", "count", type=click.IntRange(min=1), default=20, show_default=True, help="How many records.")
-@click.option("--fraction", type=click.FloatRange(0, 1), metavar="SHARE", help="In place of -n: a share of them all.")
+@click.option(
+    "--fraction", type=click.FloatRange(0, 1), metavar="SHARE", help="Share of all kept records, instead of -n."
+)
 @_out_option
 @workspace_option
 @full_option
 @json_option
 def outliers(count: int, fraction: float | None, out: str | None, workspace: str, full: bool, as_json: bool) -> None:
-    """The kept records that are least like all others, the strangest first.
+    """The kept records that are least similar to all others, the least similar first.
 
-    The score of a record is the mean similarity of its text to the 100 kept texts nearest to it, over every pair. The
-    time grows with the square of their number: look at the bar.
+    The score of a record is the mean similarity of its text to its 100 nearest kept texts. Every pair of texts is
+    compared, so the time grows with the square of their number.
 
     \b
     Examples:
@@ -152,29 +154,29 @@ def outliers(count: int, fraction: float | None, out: str | None, workspace: str
     from dedup_assets.api import open_curation
 
     if fraction is not None and _is_given("count"):
-        raise click.UsageError("-n and --fraction both say how many: give one of them.")
+        raise click.UsageError("-n and --fraction contradict each other: give one of them.")
     result = open_curation(workspace)
     _print_or_save(lambda: result.outliers(count, fraction=fraction), out, as_json, full)
 
 
-@click.command(short_help="Kept records that stand for the rest.")
+@click.command(short_help="Kept records that represent the others.")
 @click.option("-n", "count", type=click.IntRange(min=1), default=100, show_default=True, help="How many records.")
 @click.option(
     "--diversity",
     type=click.FloatRange(0, 1),
     default=0.5,
     show_default=True,
-    help="From 0, the most typical ones, to 1, those that differ most.",
+    help="From 0 (the most typical records) to 1 (the most different ones).",
 )
 @_out_option
 @workspace_option
 @full_option
 @json_option
 def sample(count: int, diversity: float, out: str | None, workspace: str, full: bool, as_json: bool) -> None:
-    """Kept records that stand for the rest: typical ones that differ from one another, in the order of choice.
+    """Kept records that represent the others: typical records that differ from one another, in the order of choice.
 
-    Of the records with the best scores, as in `dedup-assets outliers`, one after the other is chosen by maximal
-    marginal relevance. The same workspace gives the same sample.
+    They are chosen one after the other by maximal marginal relevance, from the records with the best scores (see
+    `dedup-assets outliers`). The same workspace gives the same sample.
 
     \b
     Examples:

@@ -19,20 +19,20 @@ from dedup_assets.cli.options import (
 from dedup_assets.unseen import visible
 
 
-@click.command(short_help="Take shards or records back, and decide again what is left.")
+@click.command(short_help="Remove shards or records, and decide the others again.")
 @click.argument("names", nargs=-1, required=True, metavar="SHARD|ID...")
 @click.option("--vanished", is_flag=True, help="The files are gone and may return; without it nothing returns.")
 @workspace_option
 @json_option
 def retract(names: tuple[str, ...], vanished: bool, workspace: str, as_json: bool) -> None:
-    """Take shards, or single records, out of the corpus, and decide again what is left.
+    """Take shards, or single records, out of the corpus, and decide the others again.
 
-    Names are shards, record ids or SHARD:ROW; write shard:NAME or id:NAME where one could be both. What is left
-    is decided as if it had been curated alone: records that had gone for a retracted one come back. Everything
-    that changes is listed in OUTPUT/changes, and a new generation takes the place of the published one.
+    Names are shards, record ids or SHARD:ROW; write shard:NAME or id:NAME if a name could be both. The others are
+    decided as if they had been curated alone: records that were removed for a retracted one come back. All changes
+    are listed in OUTPUT/changes, and a new generation replaces the published one.
 
-    What is taken down never returns: neither the shard, nor its records' ids in whatever file they come. With
-    --vanished only the shards go, and may return.
+    Retracted shards and the ids of retracted records never return, in any file. With --vanished, only the shards
+    are removed, and they may return.
 
     \b
     Examples:
@@ -60,11 +60,11 @@ def retract(names: tuple[str, ...], vanished: bool, workspace: str, as_json: boo
 @workspace_option
 @json_option
 def recurate(workspace: str, as_json: bool) -> None:
-    """Decide everything again: new centroids, and one order over all records, however they came.
+    """Decide everything again: new centroids, and one order over all records, independent of their arrival.
 
-    Appending never changes what was decided; this does, and lists it in OUTPUT/changes. The result is a new
-    generation, which takes the place of the published one in one step. Nothing is embedded again. To have it
-    done on a schedule, set recurate_cron (see `dedup-assets watch --recurate`).
+    Appending never changes earlier decisions; this command may, and lists the changes in OUTPUT/changes. The result
+    is a new generation, which replaces the published one in one step. Nothing is embedded again. To run this on a
+    schedule, set recurate_cron (see `dedup-assets watch --recurate`).
 
     \b
     Example:
@@ -82,7 +82,7 @@ def recurate(workspace: str, as_json: bool) -> None:
         report.print_summary(Console(), curation.summary)
 
 
-@click.command(short_help="Watch sources: curate what arrives while the UI runs.")
+@click.command(short_help="Watch sources: curate new files while the UI runs.")
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...")
 @workspace_option
 @reference_option
@@ -91,12 +91,12 @@ def recurate(workspace: str, as_json: bool) -> None:
 @settings_options
 @json_option
 def watch(sources: tuple[str, ...], workspace: str, reference: bool, as_json: bool, **options: Any) -> None:
-    """Name sources whose shards are curated by themselves, as long as `dedup-assets ui` runs.
+    """Set sources whose shards are curated automatically while `dedup-assets ui` runs.
 
-    SOURCE is a folder (it may be empty), a glob, a file or an fsspec URL. Files that are new, changed or back are
-    curated; a file that is still being written waits; one that has gone from a folder that holds others is
-    retracted. Sources are kept in WORKSPACE/curation.toml, where they can also be taken out; without SOURCE, those
-    watched are listed. Options are those of `dedup-assets curate`.
+    SOURCE is a folder (it may be empty), a glob, a file or an fsspec URL. New, changed and returned files are
+    curated; a file that is still being written waits; a file that disappears from a folder with other files is
+    retracted. Sources are stored in WORKSPACE/curation.toml, where they can also be removed. Without SOURCE, the
+    watched sources are listed. The options are those of `dedup-assets curate`.
 
     \b
     Examples:
@@ -110,7 +110,7 @@ def watch(sources: tuple[str, ...], workspace: str, reference: bool, as_json: bo
     from dedup_assets.storage.workspace import Workspace
 
     if not sources:
-        Workspace.open(workspace)  # to look at what is watched is no reason to make one
+        Workspace.open(workspace)  # listing the watched sources must not create a workspace
     role = REFERENCE if reference else CORPUS
     watched = api.watch(*sources, workspace=workspace, role=role, **given_settings(options))
     if as_json:
@@ -129,8 +129,8 @@ def watch(sources: tuple[str, ...], workspace: str, reference: bool, as_json: bo
 def ui(sources: tuple[str, ...], workspace: str, host: str, port: int) -> None:
     """The Dagster webserver and daemon on this workspace, until Ctrl-C.
 
-    Shows the seven assets, their partitions, lineage and runs; those of `dedup-assets curate` too. Assets can
-    be materialised from there. While it runs, what arrives in watched sources is curated.
+    Shows the seven assets, their partitions, lineage and runs, including those of `dedup-assets curate`. Assets
+    can be materialised in the UI. While it runs, new files in watched sources are curated.
 
     \b
     Examples:

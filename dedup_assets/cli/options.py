@@ -1,4 +1,4 @@
-"""Options that several commands share, and the one form of a JSON answer."""
+"""Options shared by several commands, and the output of JSON answers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _AFTER: dict[str, tuple[Decorator, ...]] = {
     "threshold": (click.option("--eps", type=float, help="The same as 1 - threshold; give one of the two."),),
     "model": (click.option("--exact-only", is_flag=True, default=None, help="No model: only exact copies go."),),
 }
-"""Options that are other words for a setting, shown after it."""
+"""Options that are other ways to give a setting, shown after it."""
 
 _METAVARS = {
     "guards": "GUARD",
@@ -58,7 +58,7 @@ _NO_OPTION = {
 
 
 def setting_option(name: str, option: str = "", metavar: str | None = None) -> Decorator:
-    """The option of a setting, made from its declaration; its value is None where it is not given."""
+    """The option of a setting, made from its declaration; its value is None if it is not given."""
     setting = DECLARED[name]
     kind = type(setting.default)
     sentence = setting.comment.partition(". ")[0].removesuffix(".")
@@ -106,5 +106,5 @@ def given_settings(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def print_json(value: Any) -> None:
-    """The one line of JSON on standard output; ASCII, so that no locale can spoil it."""
+    """Print one line of JSON on standard output; it is ASCII, so it does not depend on the locale."""
     click.echo(json.dumps(value))

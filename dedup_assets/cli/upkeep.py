@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dedup_assets.corpus.maintenance import Freed
 
 
-@click.command(short_help="Measure on what is published what the contract promises.")
+@click.command(short_help="Check the guarantees on the published files.")
 @click.option(
     "--sample",
     type=click.IntRange(min=1),
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 @workspace_option
 @json_option
 def audit(sample: int | None, workspace: str, as_json: bool) -> None:
-    """Measure what is promised on what is published, and change nothing.
+    """Check the guarantees on the published files, and change nothing.
 
     Recounts rows from the published files. Compares N records with the whole corpus by brute force: every match
-    found must be on record, and none may be between two kept records. Computes the similarity of N removed records
-    to their keepers again. Warns where a refit would save time or shards wait. The checks are those that the UI
-    shows after each run; here they look at everything, and the result is in the UI too.
+    found must be stored, and none may be between two kept records. Computes the similarity of N removed records
+    to their keepers again. Warns if new centroids would save time or shards are waiting. The UI shows the same
+    checks after each run; here they cover everything, and the result appears in the UI too.
 
-    Exit status 1 if a check fails; warnings are none.
+    The exit status is 1 if a check fails; warnings are not failures.
 
     \b
     Examples:
@@ -52,21 +52,21 @@ def audit(sample: int | None, workspace: str, as_json: bool) -> None:
         sys.exit(1)
 
 
-@click.command(short_help="Delete what nothing current needs.")
-@click.option("--purge", is_flag=True, help="Take the content of what was taken down out of every file.")
+@click.command(short_help="Delete data that is no longer needed.")
+@click.option("--purge", is_flag=True, help="Delete the content of taken-down shards and records from every file.")
 @workspace_option
 @json_option
 def maintain(purge: bool, workspace: str, as_json: bool) -> None:
-    """Remove what nothing current refers to any more, and compact the table of embeddings. No result changes.
+    """Delete data that is no longer needed, and compact the table of embeddings. No result changes.
 
-    What goes: superseded versions of the table (after an hour), vectors of texts that no record has, cells of
-    retired centroids, readings and matches of retracted content, leftovers of killed runs. Waits for stages that are
-    under way. The job maintain_store in the UI does the same.
+    Deletes superseded versions of the table (after an hour), vectors of texts without records, cells of retired
+    centroids, readings and matches of retracted content, and leftovers of killed runs. Waits for running stages.
+    The job maintain_store in the UI does the same.
 
-    With --purge, texts and vectors of what was taken down leave the workspace for good: rows that were read keep
-    their id alone, the table of embeddings is written again, all generations of the past go, and so do report.html
-    and the tables of texts in Dagster's history. Ids stay, since they must never return. Centroids stay too: means
-    of many vectors, and of a cell with one text its vector.
+    With --purge, texts and vectors of taken-down shards and records are deleted from the workspace for good: only
+    the ids of their rows are kept, the table of embeddings is rewritten, and all past generations, report.html and
+    the tables of texts in Dagster's history are deleted. Ids are kept because they must never return. Centroids
+    are kept too: a centroid is the mean of many vectors, or the vector itself for a cell with one text.
 
     \b
     Examples:
@@ -84,10 +84,10 @@ def maintain(purge: bool, workspace: str, as_json: bool) -> None:
 @workspace_option
 @json_option
 def sync(workspace: str, as_json: bool) -> None:
-    """Add the partitions and report the materialisations that Dagster lacks, after assets were wiped or partitions
-    deleted in the UI, or in another instance (DAGSTER_HOME). Every `curate` does so too. Looks at the files of all
-    shards besides: in the UI, what a `curate` of them would do shows as stale. Names the partitions that are no shards
-    of this workspace.
+    """Add missing partitions to Dagster and report missing materialisations, after assets were wiped or partitions
+    deleted in the UI, or for another instance (DAGSTER_HOME). Every `curate` does this too. Also checks the files of
+    all shards: the UI then shows as stale what a `curate` would process. Lists the partitions that are not shards of
+    this workspace.
 
     \b
     Example:
@@ -128,16 +128,16 @@ def sync(workspace: str, as_json: bool) -> None:
         )
 
 
-@click.command(short_help="Remove published generations of the past.")
+@click.command(short_help="Delete past published generations.")
 @click.option(
     "--keep", type=click.IntRange(min=0), default=0, show_default=True, help="Past generations to keep, the latest."
 )
 @workspace_option
 @json_option
 def prune(keep: int, workspace: str, as_json: bool) -> None:
-    """Remove the published files and decisions of generations before the current one.
+    """Delete the published files and decisions of generations before the current one.
 
-    The lists of changes in OUTPUT/changes stay. Whoever still reads an old generation loses it.
+    The lists of changes in OUTPUT/changes are kept. Programs that still read an old generation lose it.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""The guards in force, and the texts that they compare, read from the shards when asked for."""
+"""The guards of a workspace, and the texts that they compare, read from the shards on demand."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from dedup_assets.storage.shards import Records, read_records
 from dedup_assets.storage.workspace import Workspace
 
 HELD_SHARDS = 256
-"""Shards of which the records, without their texts, are held: 40 bytes a record."""
+"""Maximum number of shards whose records, without texts, are cached: 40 bytes per record."""
 
 
 def guards_in_force(workspace: Workspace, living: LiveTexts, guards: Sequence[Guard] | None = None) -> Covers | None:
-    """What decides, beside the similarity, whether a text covers another, by their keys; None without guards.
+    """The guards on pairs of text keys; None without guards.
 
-    `guards` are those of the workspace's settings, if not given. Raises SettingsError for a function that cannot be
-    had, or that nobody asked for on this machine.
+    `guards` default to those of the workspace's settings. Raises SettingsError for a function that cannot be imported,
+    or that no user asked for on this machine.
     """
     guards = workspace.settings.guard_rules() if guards is None else guards
     refuse_unasked_functions(workspace.root, guards)
@@ -35,7 +35,7 @@ def guards_in_force(workspace: Workspace, living: LiveTexts, guards: Sequence[Gu
 
 
 class StoredTexts:
-    """Living texts by their keys, as they are joined and normalised; "" for one that lives no more."""
+    """Joined and normalised texts of live records by their keys; "" for a text without a live record."""
 
     def __init__(self, workspace: Workspace, living: LiveTexts) -> None:
         self._workspace, self._living = workspace, living
@@ -44,7 +44,7 @@ class StoredTexts:
         self._records = lru_cache(maxsize=HELD_SHARDS)(self._read_records)
 
     def __call__(self, keys: np.ndarray) -> list[str]:
-        """The texts (m,), each shard read once. Raises SettingsError for a shard without texts."""
+        """The texts of m keys; each shard is read once. Raises SettingsError for a shard without texts."""
         found = np.full(len(keys), "", object)
         for number, at, places in self._places(keys):
             _, raw = self._records(number)
@@ -52,14 +52,14 @@ class StoredTexts:
         return found.tolist()
 
     def characters(self, keys: np.ndarray) -> np.ndarray:
-        """How long each is: int64 (m,)."""
+        """Length of each text in characters: int64 (m,)."""
         found = np.zeros(len(keys), np.int64)
         for number, at, places in self._places(keys):
             found[at] = self._records(number)[0].characters[places]
         return found
 
     def _places(self, keys: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray]]:
-        """Of each admission which of the keys it has, and where among its records."""
+        """(admission number, indexes of its keys, positions of these among its records) for each admission."""
         lives = np.flatnonzero(self._living.texts(keys))
         numbers, rows = self._living.places(keys[lives])
         places = []
@@ -76,7 +76,7 @@ class StoredTexts:
 
 
 def require_texts(raw: RawShard, shard: str, spec: IngestSpec) -> None:
-    """Raise SettingsError for a shard that brought vectors without texts: guards would say nothing of them."""
+    """Raise SettingsError for a shard with vectors but without texts, which guards cannot compare."""
     if not set(spec.text_columns) <= set(pq.read_schema(raw.table).names):
         raise SettingsError(
             f"guards compare texts, and shard {shard} has none: no column {', '.join(spec.text_columns)}. Leave the "

@@ -57,60 +57,60 @@ def deduplicate(
     progress: bool = True,
     **model_options: Unpack[ModelOptions],
 ) -> DeduplicationResult[T]:
-    """Deduplicate records in memory: exact, with a keeper for each removed record, the same on every call.
+    """Deduplicate records in memory: exact and reproducible, with a keeper for each removed record.
 
-    Exact copies go first, by their text. Then a record goes if one that is kept before it is at least as similar as the
-    threshold. The function needs no workspace, writes no file and starts no process.
+    First, exact copies of a text are removed. Then a record is removed if its similarity to an earlier kept record is
+    at least the threshold. The function needs no workspace, writes no files and starts no processes.
 
     Parameters
     ----------
     records
         A list or array of texts or dicts; a table or column of pandas, polars or Arrow; a Dataset of Hugging Face. With
-        `vectors` a sequence of anything, such as images.
+        `vectors`, a sequence of anything, such as images.
     columns
-        Name of the column of the text, "text" by default. Several names: their texts are joined by one empty line.
-        Names with weights, as in ``{"title": 2, "body": 1}``: a vector each, and the similarity is the mean of theirs
-        by weight, over the columns that a record has. ``doc.text`` is the field ``text`` of a column ``doc`` of
-        structs. Lists of messages, with ``role`` and ``content`` or with ``from`` and ``value``, are texts too.
+        Name of the text column, "text" by default. Several names: their texts are joined by one empty line. Names with
+        weights, as in ``{"title": 2, "body": 1}``: each column has its own vector, and the similarity is the weighted
+        mean over the columns that a record has. ``doc.text`` is the field ``text`` of a struct column ``doc``. Lists of
+        messages, with ``role`` and ``content`` or with ``from`` and ``value``, are texts too.
     vectors : array (n, d), optional
-        Finite numbers, one row for each record, of any length; float16 and float32 are compared as they are, others as
-        float32. Then no model is asked. Records are copies of one another by their texts where they are texts or
-        columns are named, else by their vectors.
+        Finite numbers, one row for each record, of any length; float16 and float32 are compared unchanged, other types
+        as float32. Then no model is used. Records are exact copies if their texts are equal; without texts (the records
+        are not texts, and no columns are named), if their vectors are equal.
     against
-        Records of any of these kinds, read by the same columns: then nothing but these removes anything, and duplicates
-        among the records stay. With `vectors`, an array (m, d). The path of a workspace: what it keeps, with its own
+        Records of any of these types, with the same columns: then only these remove records, and duplicates among
+        `records` stay. With `vectors`, an array (m, d). Or the path of a workspace: its kept records, with its own
         model.
     model
-        Folder or hub id of a model, all-MiniLM-L6-v2 by default, or "module:factory"; or any object with
-        ``encode(list of texts)`` that gives an array, such as a SentenceTransformer, which gets at most 512 distinct
-        texts at a time and no blank one. The vector of a text must not depend on the other texts.
+        Folder or hub id of a model, all-MiniLM-L6-v2 by default, or "module:factory". Or any object with
+        ``encode(list of texts)`` that returns an array, such as a SentenceTransformer. It gets at most 512 distinct
+        texts at a time and no blank texts. The vector of a text must not depend on the other texts.
     threshold
         Cosine from which two records match, above 0 and at most 1.
     guards
-        What must hold besides before a record goes, such as ``["numbers", "contains>=0.8"]``; see `Settings`. Of
-        columns with weights the texts are compared together, joined by one empty line.
+        Further conditions for removing a record, such as ``["numbers", "contains>=0.8"]``; see `Settings`. The texts of
+        columns with weights are joined by one empty line for this.
     keep
-        Which record of several stays: "first", "longest", "hard" (least like the mean vector), "easy" (most like it),
-        "random", or "column:NAME[:asc|desc]".
+        Which of several similar records is kept: "first", "longest", "hard" (least like the mean vector), "easy" (most
+        like it), "random", or "column:NAME[:asc|desc]".
     seed
-        Of the order "random".
+        Seed of the order "random".
     progress
-        Show progress in a notebook, or on standard error where that is a terminal; False: show nothing.
+        Show progress in a notebook, or on standard error if it is a terminal; False: show nothing.
     **model_options
-        How the model is run: `prompt`, `truncate_dim`, `revision`, `trust_remote_code`, `pooling`, `max_length`,
+        Settings of the model: `prompt`, `truncate_dim`, `revision`, `trust_remote_code`, `pooling`, `max_length`,
         `precision`, `max_unknown`, `batch_size`, as in `Settings`.
 
     Returns
     -------
     DeduplicationResult
-        `selected` in the type that came in, `filtered`, `groups()`, `pairs`, `duplicate_ratio`, `explain(i)` and more.
+        `selected` in the type of the input, `filtered`, `groups()`, `pairs`, `duplicate_ratio`, `explain(i)` and more.
 
     Raises
     ------
     DedupError
-        With what was found, what was expected, and what to do: no records, a record without a text, an unknown column,
-        vectors that do not fit, a threshold out of range, a guard that is unknown or has no texts to compare, a model
-        that cannot be had.
+        For no records, a record without a text, an unknown column, vectors that do not fit, a threshold out of range, a
+        guard that is unknown or has no texts to compare, and a model that cannot be loaded. The message says what was
+        found, what was expected, and what to do.
 
     Examples
     --------
@@ -130,15 +130,15 @@ def deduplicate(
 
 
 def find_matches(vectors: Any, others: Any = None, *, threshold: float, progress: bool = True) -> pa.Table:
-    """All pairs of vectors whose cosine is at least the threshold: the exact join itself.
+    """All pairs of vectors with a cosine of at least the threshold: the exact join itself.
 
     Parameters
     ----------
     vectors : array (n, d)
-        Finite numbers; float16 and float32 are compared as they are, others as float32. Rows may have any length; one
-        of zeros has similarity 0 to every other.
+        Finite numbers; float16 and float32 are compared unchanged, other types as float32. Rows may have any length; a
+        row of zeros has similarity 0 to all others.
     others : array (m, d), optional
-        Then only pairs of a row of `vectors` with one of `others`.
+        If given, only pairs of a row of `vectors` and a row of `others` are found.
     threshold
         A cosine, from -1 to 1.
     progress
@@ -147,13 +147,13 @@ def find_matches(vectors: Any, others: Any = None, *, threshold: float, progress
     Returns
     -------
     pyarrow.Table
-        `a` and `b` int64, `similarity` float64, sorted by a, then b. Rows of `vectors`, a below b; with `others`, b is
-        a row of these. Every pair is listed: of 10,000 near-copies there are 50 million.
+        `a` and `b` int64, `similarity` float64, sorted by a, then b. Both are rows of `vectors`, with a < b; with
+        `others`, b is a row of `others`. Every pair is listed: 10,000 near-copies have 50 million pairs.
 
     Raises
     ------
     DedupError
-        The vectors are no matrix of finite numbers, the two do not fit, or the threshold is no cosine.
+        If the vectors are not a matrix of finite numbers, the two do not fit, or the threshold is not a cosine.
 
     Examples
     --------
@@ -185,15 +185,15 @@ def compare(
     options: ModelOptions,
     stages: Stages,
 ) -> tuple[Records | CuratedTexts | None, Compared]:
-    """The references, if any, and one vector for each distinct text of these and the records."""
+    """The references, if any, and one vector for each distinct text of the references and records."""
     given = checked_options(options)
     if given and (vectors is not None or isinstance(against, str | os.PathLike)):
-        why = "with vectors no model is asked" if vectors is not None else "the workspace's own model is used as it is"
+        why = "with vectors no model is used" if vectors is not None else "the workspace's own model is used as it is"
         raise SettingsError(f"{', '.join(given)}: {why}. Leave it out.")
     curated = curated_texts(os.fspath(against)) if isinstance(against, str | os.PathLike) else None
     if vectors is not None:
         if model is not None:
-            raise SettingsError("model and vectors: with vectors no model is asked. Give one of them.")
+            raise SettingsError("model and vectors: with vectors no model is used. Give one of them.")
         if curated is not None and curated.encode is not None:
             raise SettingsError("vectors were given, and a model made those of the workspace: leave vectors out.")
         if curated is not None or against is None:

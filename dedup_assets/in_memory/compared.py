@@ -1,6 +1,6 @@
-"""What is compared: one vector for each distinct text of records and references, and the order they are judged in.
+"""Input of the comparison: one vector for each distinct text of records and references, and the order of decisions.
 
-References come before the records, in one numbering; so what is decided of one follows from what is before it.
+References and records are numbered together, references first, so that a decision depends only on earlier numbers.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from dedup_assets.settings import Settings
 Embed = Callable[[Sequence[str]], np.ndarray]
 
 BLOCK_ROWS = 4_096
-"""Rows widened to float64 at a time while the vectors of several columns are put together."""
+"""Rows converted to float64 at a time while the vectors of several columns are combined."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """References, if any, and then records.
+    """Vectors and texts of the references, if any, followed by the records.
 
     Attributes
     ----------
@@ -43,11 +43,11 @@ class Compared:
     texts : int64 (r + n,)
         The row of each reference and record.
     references : int
-        How many of them are references: r.
+        Number of references: r.
     characters : int64 (n,), optional
-        Lengths of the records' texts; None where they have none.
+        Lengths of the records' texts; None if they have no texts.
     row_texts : callable, optional
-        Reads the text (m,) of each row, for the guards; None where there are rows without.
+        Returns the texts of the rows, a list of m str, for the guards; None if some rows have no text.
     """
 
     vectors: np.ndarray
@@ -58,11 +58,11 @@ class Compared:
 
     @property
     def own_texts(self) -> np.ndarray:
-        """The rows of the records alone."""
+        """The rows of the records, without the references."""
         return self.texts[self.references :]
 
     def covers(self, guards: Sequence[Guard]) -> Covers | None:
-        """What decides, beside the similarity, by rows; None without guards. Raises SettingsError without texts."""
+        """The guards on pairs of rows; None without guards. Raises SettingsError if there are no texts."""
         if not guards:
             return None
         if self.row_texts is None:
@@ -74,12 +74,12 @@ class Compared:
 
     @property
     def reference(self) -> np.ndarray | None:
-        """Which are references, bool (r + n,); None without any."""
+        """Mask of the references, bool (r + n,); None if there are none."""
         return np.arange(len(self.texts)) < self.references if self.references else None
 
 
 def compare_texts(records: Records, columns: Columns | None, against: Records | None, embed: Embed) -> Compared:
-    """Records by their texts, and other records as references, read by the same columns where they have any."""
+    """Compare records by their texts. `against` are references, read from the same columns if they have columns."""
     own = text_parts(records, columns)
     before: list[TextPart] = []
     if against is not None:
@@ -107,8 +107,8 @@ def compare_texts(records: Records, columns: Columns | None, against: Records | 
 def compare_vectors(
     records: Records, vectors: Any, columns: Columns | None, against: np.ndarray | CuratedTexts | None
 ) -> Compared:
-    """Records by vectors that are given. Records with one text have the vector of the first; without texts, records
-    with one vector are one."""
+    """Compare records by given vectors. Records with the same text use the vector of the first one; without texts,
+    records with equal vectors are copies."""
     rows = given_vectors(vectors, records.count)
     theirs = against.vectors if isinstance(against, CuratedTexts) else against
     if theirs is not None:
@@ -142,12 +142,12 @@ def compare_vectors(
 
 
 def compare_with_workspace(records: Records, columns: Columns | None, against: CuratedTexts, embed: Embed) -> Compared:
-    """Records by their texts, with the kept records of a workspace as references."""
+    """Compare records by their texts, with the kept records of a workspace as references."""
     parts = text_parts(records, columns)
     if len(parts) > 1:
         raise SourceError("a workspace has one vector for each text: give columns without weights.")
     codes, distinct = _encoded(parts[0].texts)
-    # Two texts may have one normal form: then they are one.
+    # Texts with the same normal form are the same text.
     normal = [normalise_text(text, against.unicode_form) for text in distinct]
     same, distinct = _encoded(pa.chunked_array([normal], pa.large_string()))
     codes, count = same[codes], len(against.vectors)
@@ -166,7 +166,7 @@ def compare_with_workspace(records: Records, columns: Columns | None, against: C
 
 
 def judged_order(records: Records, compared: Compared, settings: Settings) -> np.ndarray:
-    """Indexes (r + n,) of references and then records in curation order: as for one shard of a workspace."""
+    """Indexes (r + n,) of references, then records, in curation order, as for one shard of a workspace."""
     count, start = records.count, compared.references
     rule = settings.keep_rule()
     values: Any
@@ -190,7 +190,7 @@ def judged_order(records: Records, compared: Compared, settings: Settings) -> np
 
 
 def _likeness(compared: Compared) -> np.ndarray:
-    """Cosine of each record to the mean vector of the texts that no reference has."""
+    """Cosine (n,) of each record to the mean vector of the texts that are not texts of references."""
     texts, first = np.unique(compared.own_texts, return_index=True)
     new = ~np.isin(texts, compared.texts[: compared.references])
     at = texts[new][np.argsort(first[new], kind="stable")]  # sums of float32 vectors depend on their order
@@ -200,7 +200,7 @@ def _likeness(compared: Compared) -> np.ndarray:
 
 
 def _encoded(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
-    """Number of each text, by first appearance, -1 for null; and the texts."""
+    """Number of each text in order of first appearance, -1 for null; and the distinct texts."""
     whole = column.combine_chunks()
     array = whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
     encoded = array.dictionary_encode()
@@ -209,13 +209,13 @@ def _encoded(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
 
 
 def _joined(parts: Sequence[tuple[np.ndarray, list[str]]]) -> list[str]:
-    """Texts (n,) of several parts, each as the number of its text or -1, joined as those of columns are."""
+    """Joined texts, n, of several columns. A part is (number of the text of each row or -1 for null, its texts)."""
     columns = [[texts[at] if at >= 0 else None for at in codes.tolist()] for codes, texts in parts]
     return [COLUMN_SEPARATOR.join(text for text in row if text is not None) for row in zip(*columns, strict=True)]
 
 
 def _numbered(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number of each row of integers (n, p) by first appearance, int64 (n,), and where each number appears first."""
+    """Number of each row of integers (n, p), by first appearance, int64 (n,), and the first row with each number."""
     keys, axis = (codes[:, 0], None) if codes.shape[1] == 1 else (codes, 0)
     _, first, back = np.unique(keys, axis=axis, return_index=True, return_inverse=True)
     by_place = np.argsort(first, kind="stable")
@@ -225,7 +225,7 @@ def _numbered(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _same_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`_numbered` of rows by their bytes; a row of zeros says nothing and is like no other."""
+    """`_numbered` for vectors, compared by their bytes; a row of zeros is equal to no other."""
     first = first_occurrences(identify_vectors(rows).hashes)
     silent = np.flatnonzero(~rows.any(axis=1))
     first[silent] = silent
@@ -233,13 +233,13 @@ def _same_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _taken(rows: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Some rows in ascending order; all of them without a copy."""
+    """The rows at ascending, distinct indexes; if these are all rows, without a copy."""
     return rows if len(at) == len(rows) else rows[at]
 
 
 def _together(parts: Sequence[tuple[np.ndarray, np.ndarray, float]]) -> np.ndarray:
-    """One unit vector (m, p·d) float16 of several (vectors, row of each or -1, weight): its similarity is the mean of
-    theirs by weight, over the parts that a record has."""
+    """Combine parts into unit vectors (m, p·d) float16. Their similarity is the weighted mean of the similarities of
+    the parts that a record has. A part is (vectors, row of each text or -1 if it is missing, weight)."""
     count = len(parts[0][1])
     out = np.zeros((count, sum(vectors.shape[1] for vectors, _, _ in parts)), np.float16)
     for start in range(0, count, BLOCK_ROWS):

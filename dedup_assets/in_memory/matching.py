@@ -1,4 +1,4 @@
-"""The join of what is compared, with its progress, and the settings that it depends on, checked."""
+"""Runs the join and the decisions with progress, and checks the settings that they use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dedup_assets.settings import Settings
 def decided(
     compared: Compared, order: np.ndarray, threshold: float, guards: Sequence[Guard] = (), stages: Stages | None = None
 ) -> Decided:
-    """`deduplicate_vectors` of what is compared, on all cores, with its progress in cells."""
+    """`deduplicate_vectors` on all cores, with progress in cells."""
     with _joining(stages or Stages(None)) as options:
         return deduplicate_vectors(
             compared.vectors,
@@ -35,14 +35,14 @@ def decided(
 
 
 def matches_in(rows: np.ndarray, floor: float, sides: np.ndarray | None, stages: Stages) -> RowMatches:
-    """`exact_matches`, every one of them listed, on all cores, with its progress in cells."""
+    """`exact_matches` with every match listed, on all cores, with progress in cells."""
     with _joining(stages) as options:
         return exact_matches(rows, floor, sides=sides, **options)
 
 
 @contextmanager
 def _joining(stages: Stages) -> Iterator[dict[str, Any]]:
-    """A join as a stage: the options by which it uses all cores and tells how many cells are done."""
+    """Show a join as a stage; yields the options that let it use all cores and report finished cells."""
     require_own_threads()
     stats: Stats = {}
     with stages.stage("matching") as advance:
@@ -54,7 +54,7 @@ def _joining(stages: Stages) -> Iterator[dict[str, Any]]:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a plain number, of Python or numpy."""
+    """Whether a value is a number of Python or a float of numpy, and not a bool."""
     return isinstance(value, int | float | np.floating) and not isinstance(value, bool)
 
 
@@ -66,14 +66,14 @@ def checked_share(name: str, value: Any) -> float:
 
 
 def checked_threshold(threshold: float) -> float:
-    """A threshold as a workspace takes it. Raises SettingsError."""
+    """The threshold, checked as for a workspace. Raises SettingsError."""
     if not is_number(threshold):
         raise SettingsError(f"threshold = {threshold!r}: expected a cosine above 0 and at most 1, such as 0.95.")
     return Settings(threshold=float(threshold), floor=float(threshold)).threshold
 
 
 def checked_guards(guards: str | Sequence[str]) -> tuple[Guard, ...]:
-    """Guards as a workspace takes them; each function of the caller's is there. Raises SettingsError."""
+    """The guards, checked as for a workspace; functions are imported. Raises SettingsError."""
     given = (guards,) if isinstance(guards, str) else guards
     parsed = Settings(guards=tuple(given) if isinstance(given, Sequence) else given).guard_rules()
     for guard in parsed:
@@ -83,7 +83,7 @@ def checked_guards(guards: str | Sequence[str]) -> tuple[Guard, ...]:
 
 
 def checked_keep(keep: str) -> str:
-    """The name of an order. Raises SettingsError; whether there is such an order is for `Settings` to say."""
+    """The order, if it is a string; `Settings` checks whether it exists. Raises SettingsError."""
     if not isinstance(keep, str):
         raise SettingsError(f"keep = {keep!r}: expected the name of an order, such as 'first'.")
     return keep

@@ -1,4 +1,4 @@
-"""How far a call in memory is, for whoever sits before it."""
+"""Progress of a call in memory, for display."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dedup_assets.progress import Listener
 
 
 class Stages:
-    """The stages of one call. Told to the call's own listener: several calls may run in threads."""
+    """The stages of one call, reported to its own listener, because several calls may run in threads."""
 
     def __init__(self, listener: Listener | None) -> None:
         self._listener = listener
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[int, int, str], None]]:
-        """A stage; call what is given with an amount done, the total and its unit."""
+        """Report a stage; call the yielded function with the amount done, the total and its unit."""
         listener, told = self._listener, False
         if listener is None:
             yield lambda amount, total, unit: None
@@ -38,7 +38,7 @@ class Stages:
 
 @contextmanager
 def shown_stages(progress: bool) -> Iterator[Stages]:
-    """Stages shown in a notebook, or on standard error where that is a terminal; False: shown nowhere."""
+    """Stages shown in a notebook, or on standard error if it is a terminal; False: not shown."""
     if not progress:
         yield Stages(None)
         return

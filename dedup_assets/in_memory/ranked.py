@@ -1,4 +1,4 @@
-"""Records ranked by how near their nearest neighbours are: what is like nothing else, and what is typical."""
+"""Records ranked by the similarity of their nearest neighbours, to find outliers and representatives."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ T = TypeVar("T")
 
 
 class RankedRecords(Generic[T]):
-    """Records that were chosen, the others, and the score of each."""
+    """Chosen records, the other records, and the score of each."""
 
     def __init__(self, records: Records[T], chosen: np.ndarray, scores: np.ndarray) -> None:
         self._records = records
         self.selected_indices = chosen
-        """Numbers of the records that were chosen: int64."""
+        """Numbers of the chosen records: int64."""
         self.filtered_indices = np.setdiff1d(np.arange(records.count), chosen)
         """Numbers of the others, ascending."""
         self.scores = scores
-        """Of each record: mean cosine to its nearest neighbours, float64 (n,)."""
+        """Mean cosine of each record to its nearest neighbours: float64 (n,)."""
 
     @property
     def selected(self) -> T:
-        """The records that were chosen, in the type that came in."""
+        """The chosen records, in the type of the input."""
         return self._records.take(self.selected_indices)
 
     @property
     def filtered(self) -> T:
-        """The other records, in their order, in the type that came in."""
+        """The other records, in their order, in the type of the input."""
         return self._records.take(self.filtered_indices)
 
     def __len__(self) -> int:
@@ -66,23 +66,24 @@ def outliers(
     progress: bool = True,
     **model_options: Unpack[ModelOptions],
 ) -> RankedRecords[T]:
-    """Set the records apart that are least like all others.
+    """Separate the records that are least similar to all others.
 
-    The score of a record is the mean cosine of its text to the 100 texts nearest to it (Angiulli and Pizzuti 2002, with
-    distances), found by comparing it with every text: the time grows with the square of their number. Copies have one
-    score. `Curation.outliers` does the same on a workspace.
+    The score of a record is the mean cosine of its text to its 100 nearest texts (Angiulli and Pizzuti 2002, with
+    distances). Every text is compared with every other, so the time grows with the square of their number. Copies have
+    the same score. `Curation.outliers` does the same on a workspace.
 
     Parameters
     ----------
     records, columns, vectors, against, model, progress, **model_options
-        As in `deduplicate`. With `against` the neighbours are looked for there.
+        As in `deduplicate`. With `against`, the neighbours are searched there.
     fraction
-        Share of the records that are outliers, from 0 to 1, rounded up. Of equal scores the later record is.
+        Share of the records that are outliers, from 0 to 1; their number is rounded up. With equal scores, later
+        records are outliers first.
 
     Returns
     -------
     RankedRecords
-        The records of the lowest scores are `filtered`, the others `selected`, both in their order.
+        The records with the lowest scores are `filtered`, the others `selected`, both in their order.
 
     Raises
     ------
@@ -114,11 +115,11 @@ def representatives(
     progress: bool = True,
     **model_options: Unpack[ModelOptions],
 ) -> RankedRecords[T]:
-    """Choose records that stand for the rest: typical ones that differ from one another.
+    """Choose records that represent the others: typical records that differ from one another.
 
-    Of the texts with the best scores (see `outliers`), 10 for each that is wanted and 1,000 at least, one after the
-    other is chosen by maximal marginal relevance (Carbonell and Goldstein 1998): the one with the largest
-    ``(1 - diversity)·score - diversity·(largest cosine to those chosen)``, of equal ones the first.
+    Candidates are the texts with the best scores (see `outliers`): ten times `n`, at least 1,000. They are chosen one
+    after the other by maximal marginal relevance (Carbonell and Goldstein 1998): always the one with the largest
+    ``(1 - diversity)·score - diversity·(largest cosine to the chosen ones)``, the first one if several are equal.
     `Curation.sample` does the same on a workspace.
 
     Parameters
@@ -126,14 +127,14 @@ def representatives(
     records, columns, vectors, against, model, progress, **model_options
         As in `outliers`.
     n
-        How many, at least 1; fewer are given where there are fewer distinct texts.
+        Number of records, at least 1; fewer are chosen if there are fewer distinct texts.
     diversity
-        From 0, the most typical ones, to 1, those that differ most.
+        From 0 (the most typical records) to 1 (the most different ones).
 
     Returns
     -------
     RankedRecords
-        `selected` in the order in which they were chosen.
+        `selected` are the chosen records, in the order of choice.
 
     Raises
     ------
@@ -151,7 +152,7 @@ def representatives(
         raise SettingsError(f"n = {n!r}: expected a whole number from 1 on.")
     diversity = checked_share("diversity", diversity)
     own, compared, scores = _scored(records, columns, vectors, against, model, model_options, progress)
-    # Of records with one text the first, in their order.
+    # The first record with each text, in their order.
     first = np.sort(np.unique(compared.own_texts, return_index=True)[1])
     texts = compared.own_texts[first]
     chosen = representative_rows(scores[first], int(n), diversity, lambda at: compared.vectors[texts[at]])
@@ -167,7 +168,7 @@ def _scored(
     options: ModelOptions,
     progress: bool,
 ) -> tuple[Records[T], Compared, np.ndarray]:
-    """The records, what is compared of them, and the score of each."""
+    """The records, their vectors and texts, and the score (n,) of each record."""
     own = read_records(records)
     with shown_stages(progress) as stages:
         _, compared = compare(own, columns, vectors, against, model, options, stages)

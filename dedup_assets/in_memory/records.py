@@ -1,4 +1,4 @@
-"""Records of any kind that Python holds: their texts, one of them, and some of them in the kind that came in.
+"""Records of any supported type: reads their texts and columns, and selects records in the type of the input.
 
 Lists and arrays, data frames and series (through narwhals: pandas, polars, Arrow and what else it knows), and datasets
 of Hugging Face. Knows nothing of vectors.
@@ -23,29 +23,29 @@ from dedup_assets.storage.struct_columns import AmbiguousColumn, column_field, c
 T = TypeVar("T")
 
 DEFAULT_COLUMN = "text"
-"""Column of the text where none is named, as in a workspace."""
+"""Default text column, as in a workspace."""
 
 Columns = str | Sequence[str] | Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Records(Generic[T]):
-    """Records as they came in, and how to read them.
+    """The records of the input, and how to read them.
 
     Attributes
     ----------
     native : T
     count : int
     take : callable
-        Some records by their numbers, int64 (m,), in the kind of `native`.
+        Returns records by their numbers, int64 (m,), in the type of `native`.
     one : callable
-        A record by its number; of a table a dict.
+        Returns a record by its number; a row of a table as a dict.
     table : callable, optional
-        Columns by name as an Arrow table; None where there are no columns.
+        Returns columns by name as an Arrow table; None if there are no columns.
     names : list of str
-        The columns.
+        Names of the columns.
     texts : ChunkedArray, optional
-        Where the records are texts themselves.
+        The texts, if the records are texts themselves.
     """
 
     native: T
@@ -342,14 +342,14 @@ def _columns(records: Records, names: Sequence[str], what: str) -> pa.Table:
 
 
 def _table_with(records: Records, names: Sequence[str]) -> pa.Table:
-    """The columns in which those of these names are, themselves or inside a struct."""
+    """Table of the columns that have these names or contain fields with these names."""
     assert records.table is not None
     outer = [own for name in names for own in records.names if own == name or name.startswith(f"{own}.")]
     return records.table(list(dict.fromkeys(outer)))
 
 
 def column_values(records: Records, name: str) -> list[Any]:
-    """The values of a column, for an order. Raises SourceError where it is not there."""
+    """The values of a column to order by. Raises SourceError if it does not exist or has no order."""
     if records.table is None:
         raise SourceError(f"keep = 'column:{name}': the records have no columns.")
     table = _table_with(records, [name])

@@ -19,16 +19,16 @@ class CuratedTexts:
     Attributes
     ----------
     vectors : array (m, d)
-        As stored.
+        The stored vectors.
     hashes : uint64 (m, 2)
         Of the normalised texts.
     ids, shards : lists of str (m,)
     unicode_form : str
-        In which texts are compared.
+        Unicode normal form in which texts are compared.
     encode : callable, optional
-        Stored vectors of texts, from the workspace's model; None where its vectors came with the data.
+        Returns the vectors of texts as the workspace stores them; None if its vectors came with the data.
     texts : callable
-        Reads the texts (m,). Raises SettingsError where the workspace has none.
+        Reads the texts, a list of m str. Raises SettingsError if the workspace has none.
     """
 
     vectors: np.ndarray
@@ -45,7 +45,7 @@ class CuratedTexts:
 
 
 def curated_texts(folder: str | Path) -> CuratedTexts:
-    """The kept records of a workspace. Raises WorkspaceError where nothing is decided yet."""
+    """The kept records of a workspace. Raises WorkspaceError if nothing is decided yet or no record is kept."""
     from dedup_assets.compute.hashes import first_occurrences
     from dedup_assets.corpus.guarded_texts import require_texts
     from dedup_assets.encoder.settled import open_table, settle_encoder, settled_probe
@@ -91,7 +91,7 @@ def curated_texts(folder: str | Path) -> CuratedTexts:
             return encode_texts(texts, settings, location.fingerprint, "cpu", probe)[0]
 
     every = np.concatenate(hashes)
-    # Of records with one text, which references may be, one is enough.
+    # References may share a text; one record for each text is enough.
     first = np.unique(first_occurrences(every))
 
     def texts() -> list[str]:

@@ -1,4 +1,4 @@
-"""What came out of a deduplication in memory. Everything is read from a few arrays when it is asked for."""
+"""The result of a deduplication in memory. Everything is computed from a few arrays on access."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dedup_assets.lookups.reprs import as_html, as_text, facts_as_html
 T = TypeVar("T")
 
 SHOWN = 5
-"""Removed records, and members of a group, that a prompt shows."""
+"""Maximum removed records, and members of a group, that a `repr` shows."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Removed:
 
 @dataclass(frozen=True)
 class Group:
-    """A kept record, or one of `against`, and the records that went for it, the most similar first."""
+    """A kept record, or one of `against`, and the records removed for it, the most similar first."""
 
     index: int
     record: Any
@@ -68,22 +68,23 @@ class Group:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What became of a record and why.
+    """The decision about a record, and its reasons.
 
     Attributes
     ----------
     index, record
     removed : Removed, optional
-        Keeper, similarity and kind; None where the record stays.
+        Keeper, similarity and kind; None if the record is kept.
     stands_for : list of int
-        The records that went for it.
+        The records removed for it.
     matches : list of (int, float)
-        Records, or those of `against`, that match its text, and how similar each is: the most similar first, one for
-        each text.
+        Records (of `against`, if it was given) that match its text, each with its similarity, the most similar first;
+        one record for each text.
     guards : list of dict
-        Of a record that went for a similar one: each `guard`, its `value`, and whether it `holds`.
+        For a record removed for a similar one: each `guard`, its `value`, and whether it `holds`.
     spared_by_guards : list of (int, list of dict)
-        The keepers among the matches for which a kept record did not go, and the guards.
+        For a kept record: the keepers that it matches but that did not remove it because of the guards, with the values
+        of the guards.
     """
 
     index: int
@@ -112,7 +113,7 @@ class Explanation:
 
 
 class Filtered(Sequence[Removed]):
-    """The removed records in their order, each made when it is asked for."""
+    """The removed records in their order; each `Removed` is created on access."""
 
     def __init__(self, result: DeduplicationResult[Any]) -> None:
         self._result = result
@@ -150,7 +151,7 @@ class Filtered(Sequence[Removed]):
 
 
 class DeduplicationResult(Generic[T]):
-    """What `deduplicate` gives: who stays, who goes, and for whom.
+    """Result of `deduplicate`: the kept records, the removed records, and their keepers.
 
     Examples
     --------
@@ -177,9 +178,9 @@ class DeduplicationResult(Generic[T]):
         self._records, self._against, self._compared, self._order = records, against, compared, order
         self._matches, self._decisions, self._floor = found.matches, found.decisions, floor
         self.threshold = threshold
-        """Lowest similarity at which a record goes."""
+        """Lowest similarity at which a record is removed."""
         self.guards = tuple(map(str, guards))
-        """What must hold besides."""
+        """The guards, as strings: further conditions for removing a record."""
 
     # -------------------------------------------------------------------------------------- answers
 
@@ -188,22 +189,22 @@ class DeduplicationResult(Generic[T]):
 
     @property
     def selected(self) -> T:
-        """The records that stay, in their order, in the type that came in."""
+        """The kept records, in their order, in the type of the input."""
         return self._records.take(self.selected_indices)
 
     @cached_property
     def selected_indices(self) -> np.ndarray:
-        """Numbers of the records that stay: int64, ascending."""
+        """Numbers of the kept records: int64, ascending."""
         return np.flatnonzero(self._kept)
 
     @property
     def filtered(self) -> Filtered:
-        """The records that go, each with its keeper, their similarity and the kind."""
+        """The removed records, each with its keeper, their similarity and the kind."""
         return Filtered(self)
 
     @cached_property
     def filtered_indices(self) -> np.ndarray:
-        """Numbers of the records that go: int64, ascending."""
+        """Numbers of the removed records: int64, ascending."""
         return np.flatnonzero(~self._kept)
 
     @property
@@ -217,7 +218,7 @@ class DeduplicationResult(Generic[T]):
         return int(self._exact.sum()) / len(self)
 
     def groups(self) -> list[Group]:
-        """The keepers for which records went, those of most first.
+        """The keepers for which records were removed, those with the most removed records first.
 
         Examples
         --------
@@ -241,12 +242,12 @@ class DeduplicationResult(Generic[T]):
 
     @property
     def pairs(self) -> pa.Table:
-        """All matches of distinct texts from the threshold on: `a, b, similarity`, by record numbers, a before b,
-        whatever the guards say of them.
+        """All matches of distinct texts with at least the threshold, as record numbers: `a, b, similarity`, a before b.
+        Guards are not applied.
 
-        A text that several records have is named by the one that stands for it. With `against`, `b` is a number there.
-        Matches inside dense cells, where near-copies come by the thousand, take part in every decision and are not
-        listed; `find_matches` lists them all.
+        A text with several records has the number of the record that represents it. With `against`, `b` is a number of
+        `against`. Matches inside dense cells, which hold thousands of near-copies, are used in every decision but are
+        not listed; `find_matches` lists them all.
         """
         good = self._matches.similarity >= self.threshold
         first, second = (self._stand_in[side[good]] for side in (self._matches.i, self._matches.j))
@@ -272,9 +273,11 @@ class DeduplicationResult(Generic[T]):
     def rethreshold(
         self, threshold: float | None = None, *, guards: str | Sequence[str] | None = None
     ) -> DeduplicationResult[T]:
-        """The result under another threshold or other guards; this one stays as it is. What is not given stays too.
+        """A new result with another threshold or other guards; this one does not change. Omitted arguments keep their
+        values.
 
-        Upwards, matches that were found are decided again; downwards they are looked for again. Nothing is embedded.
+        For a higher threshold, the known matches are decided again; for a lower one, they are searched again. Nothing
+        is embedded.
 
         Examples
         --------
@@ -302,7 +305,7 @@ class DeduplicationResult(Generic[T]):
         return DeduplicationResult(self._records, self._against, compared, order, found, floor, threshold, rules)
 
     def explain(self, index: int) -> Explanation:
-        """What became of a record: its keeper or those that it stands for, and all that matches it.
+        """Explain the decision about a record: its keeper, or the records removed for it, and all its matches.
 
         Examples
         --------
@@ -322,7 +325,7 @@ class DeduplicationResult(Generic[T]):
         )
 
     def to_arrow(self) -> pa.Table:
-        """One row for each record: `index, kept, keeper, similarity, kind`; null where it stays.
+        """One row for each record: `index, kept, keeper, similarity, kind`; the last three are null for kept records.
 
         Examples
         --------
@@ -414,7 +417,7 @@ class DeduplicationResult(Generic[T]):
     def _guarded(
         self, index: int, removed: Removed | None, near: list[tuple[int, int, float]]
     ) -> tuple[list[dict[str, Any]], list[tuple[int, list[dict[str, Any]]]]]:
-        """What the guards say of a removal, and of the keepers that a kept record is like."""
+        """The guards' values for a removal; and for a kept record, the matching keepers that guards prevented."""
         rules, compared, texts = parse_guards(self.guards), self._compared, self._decisions.texts
         if not rules or compared.row_texts is None or (removed is not None and removed.kind == "exact"):
             return [], []
@@ -432,7 +435,8 @@ class DeduplicationResult(Generic[T]):
         return [], spared
 
     def _matching(self, index: int) -> list[tuple[int, int, float]]:
-        """What matches a record's text, by number and row, compared with every text: those in dense cells too."""
+        """(number, row, similarity) of all matches of a record's text, which is compared with every text, also in dense
+        cells."""
         compared, row = self._compared, int(self._compared.own_texts[index])
         probes = Probes(compared.vectors[row : row + 1], self.threshold)
         one, other = probes.near(compared.vectors)

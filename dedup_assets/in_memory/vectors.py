@@ -1,4 +1,4 @@
-"""Vectors of texts, from a model by name or from any encoder, and vectors that a caller gives, checked.
+"""Vectors of texts, from a model by name or from any encoder, and checks of vectors that a caller passes.
 
 Knows texts and arrays; nothing of records or decisions.
 """
@@ -19,20 +19,20 @@ from dedup_assets.forks import require_own_threads
 from dedup_assets.settings import Pooling, Precision, Settings, checked
 
 BATCH_TEXTS = 512
-"""Texts that a model is given at a time: what is reported of the progress, and never the result."""
+"""Texts passed to a model at a time. It sets how often progress is reported and does not change the result."""
 
 MOST_COLUMNS = 65_536
-"""For vectors of more numbers the bounds of low-precision products do not hold."""
+"""Maximum dimension: beyond it, the error bounds of low-precision products do not hold."""
 
 LARGEST_HALF = 4.0
-"""Squared norm of a float16 vector up to which sums in float64 are exact; longer ones are compared as float32."""
+"""Squared norm of a float16 vector up to which sums in float64 are exact; longer vectors are compared as float32."""
 
 
 Model = str | AnyEncoder
 
 
 class ModelOptions(TypedDict, total=False):
-    """How a model is run: settings by their names (`Settings` describes them)."""
+    """Settings of a model, by their names; `Settings` describes them."""
 
     revision: str
     prompt: str
@@ -49,11 +49,11 @@ Advance = Callable[[int], None]
 
 
 def checked_options(options: ModelOptions) -> dict[str, Any]:
-    """What is given of them. Raises SettingsError for another name and for a wrong value."""
+    """The options that are not None, checked. Raises SettingsError for an unknown name or a wrong value."""
     known = ModelOptions.__optional_keys__
     for name in options:
         if name not in known:
-            raise SettingsError(f"unknown option {name!r}. Of a model there are: {', '.join(sorted(known))}.")
+            raise SettingsError(f"unknown option {name!r}. A model has: {', '.join(sorted(known))}.")
     return checked({name: value for name, value in options.items() if value is not None})
 
 
@@ -65,13 +65,13 @@ def embed(
 ) -> np.ndarray:
     """Unit vectors (n, d) float16 of distinct texts; `options` are settings of the encoder.
 
-    A text of which the model knows too little, or which is empty, has the zero vector: it matches nothing but its
-    copies. That of an encoder's own vector of norm zero too.
+    A text has the zero vector if it is empty, if the model knows too few of its tokens (`max_unknown`), or if the
+    encoder returns a vector of norm zero. It matches only its copies.
 
     Raises
     ------
     ModelError
-        The model cannot be had, or what it gives are no vectors.
+        The model cannot be loaded, or its result is not an array of vectors.
     """
     out = embed_in_batches(texts, _encoding(model, options), advance)
     out[[at for at, text in enumerate(texts) if not text.strip()]] = 0
@@ -81,10 +81,10 @@ def embed(
 def embed_in_batches(
     texts: Sequence[str], encode: Callable[[list[str]], np.ndarray], advance: Advance = lambda amount: None
 ) -> np.ndarray:
-    """Vectors (n, d) of texts, some of them at a time, in the dtype of what `encode` gives. n is at least 1."""
+    """Vectors (n, d) of n >= 1 texts, computed in batches, in the dtype that `encode` returns."""
     require_own_threads()
     out: np.ndarray | None = None
-    # Longest first: batches hold texts of like length, and no long batch is left for the end.
+    # Longest first: the texts of a batch have similar lengths, and the last batches are short.
     order = np.argsort(-np.fromiter(map(len, texts), np.int64, len(texts)), kind="stable")
     for start in range(0, len(order), BATCH_TEXTS):
         part = order[start : start + BATCH_TEXTS]
@@ -93,7 +93,7 @@ def embed_in_batches(
             out = np.zeros((len(texts), vectors.shape[1]), vectors.dtype)
         elif out.shape[1] != vectors.shape[1]:
             raise ModelError(
-                f"the model gave vectors of {out.shape[1]} and of {vectors.shape[1]} numbers. Expected one."
+                f"the model gave vectors of {out.shape[1]} and of {vectors.shape[1]} numbers. Expected equal lengths."
             )
         out[part] = vectors
         advance(len(part))
@@ -102,7 +102,7 @@ def embed_in_batches(
 
 
 def _encoding(model: Model, options: Mapping[str, Any]) -> Callable[[list[str]], np.ndarray]:
-    """Stored vectors of texts: those that a workspace with the same settings has."""
+    """A function that returns vectors of texts as a workspace with the same settings stores them."""
     from dedup_assets.encoder.models import encoder_for, locate_model, locate_object
     from dedup_assets.resources.worker_tasks import stored_vectors
 
@@ -113,12 +113,12 @@ def _encoding(model: Model, options: Mapping[str, Any]) -> Callable[[list[str]],
 
 
 def given_vectors(vectors: Any, count: int | None, what: str = "vectors") -> np.ndarray:
-    """A caller's vectors (n, d) as they are compared: float16 and float32 as they come, other numbers as float32.
+    """A caller's vectors (n, d) in the type in which they are compared: float16, or float32 for other types.
 
     Raises
     ------
     SourceError
-        They are no matrix of finite numbers, or not as many as `count`.
+        They are not a matrix of finite numbers, or their number is not `count`.
     """
     array = _as_array(vectors, what)
     if array.ndim != 2 or array.dtype.kind not in "fiu":
@@ -149,14 +149,14 @@ def given_vectors(vectors: Any, count: int | None, what: str = "vectors") -> np.
 
 
 def alike(rows: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two arrays of vectors in one dtype: as they are, or as float32 where they differ."""
+    """Two arrays of vectors in one dtype: unchanged, or as float32 if their dtypes differ."""
     if rows.dtype == others.dtype:
         return rows, others
     return rows.astype(np.float32), others.astype(np.float32)
 
 
 def _as_array(vectors: Any, what: str) -> np.ndarray:
-    """As one array; a column whose values are vectors row by row."""
+    """The vectors as one array; the values of a column are converted row by row."""
     try:
         array = np.asarray(vectors)
     except Exception as problem:  # ragged lists, tensors on a GPU: each library raises what it likes

@@ -1,12 +1,13 @@
 """Conversations as texts: lists of messages, each with `role` and `content`, or ShareGPT's `from` and `value`.
 
-A message is written as `role: content`. The next one begins in a new line, and further lines of a content begin with a
-space, so that different conversations have different texts. A role is written as it stands. A content that is a list of
-parts is the texts of its parts, a line each; a content that is null is empty. A tool call is a message of its own, its
-name and its arguments in JSON with sorted keys: `assistant tool_call: weather {"city": "Rome"}`. All other keys, ids of
-calls among them, count for nothing. A conversation without any content has the empty text.
+Each message is written as `role: content` on a new line. Further lines of its content start with a space, so different
+conversations have different texts. Roles are written unchanged. If the content is a list of parts, the text of each
+part is one line; a null content is empty. A tool call is written as a message of its own, with its name and its
+arguments as JSON with sorted keys: `assistant tool_call: weather {"city": "Rome"}`. All other keys, such as the ids of
+calls, are ignored. A conversation without any content has the empty text.
 
-What cannot be written so has no text, and a reason: a message without a role, a part that is no text (a picture).
+A conversation with a message without a role, or with a part that is not text (a picture), has no text. The reason is
+reported.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ import pyarrow as pa
 
 _KEYS = (("role", "content"), ("from", "value"))
 ROLES = frozenset(role for role, _ in _KEYS)
-"""Keys of a message that say who speaks."""
+"""Keys of a message that name the speaker."""
 
 _MARK = {b"dedup_assets.chat": b"json"}
 
 
 class Unreadable(ValueError):
-    """Why a conversation has no text."""
+    """A conversation that has no text; the message is the reason."""
 
 
 def is_chat(field: pa.Field) -> bool:
-    """Whether a column holds conversations: lists of structs with the keys, or `as_json` of them."""
+    """Whether a column holds conversations: lists of structs with the keys above, or JSON text marked by `as_json`."""
     kind = field.type
     if not may_be_chat(kind) or pa.types.is_null(kind.value_type):
         return bool(field.metadata) and _MARK.items() <= field.metadata.items() and pa.types.is_string(kind)
@@ -39,7 +40,7 @@ def is_chat(field: pa.Field) -> bool:
 
 
 def may_be_chat(kind: pa.DataType) -> bool:
-    """Whether a type is that of lists of structs, or of lists that are all empty."""
+    """Whether a type is a list of structs, or a list of nulls (all lists are empty)."""
     types = pa.types
     is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
     is_list = is_list or types.is_list_view(kind) or types.is_large_list_view(kind)
@@ -47,13 +48,14 @@ def may_be_chat(kind: pa.DataType) -> bool:
 
 
 def as_json(name: str) -> pa.Field:
-    """A column of conversations that have no common type, each as JSON text. The mark stays in what is published, which
-    can so be read again as what it is."""
+    """Field of a column of conversations that have no common type: each is stored as JSON text. Published files keep
+    the mark in the metadata, so they can be read again as conversations."""
     return pa.field(name, pa.string(), metadata=_MARK)
 
 
 def array_of_chats(name: str, values: list[Any]) -> tuple[pa.Array, pa.Field] | None:
-    """Python's lists of messages as a column of JSON text; None where not all of them may be such, or are null."""
+    """Python lists of messages as a column of JSON text, with its field. None if all values are null or empty, or if
+    one is neither null nor a list of dicts."""
     if not any(values) or not all(value is None or may_be_messages(value) for value in values):
         return None
     texts = [None if value is None else json.dumps(value, ensure_ascii=False, default=str) for value in values]
@@ -61,12 +63,13 @@ def array_of_chats(name: str, values: list[Any]) -> tuple[pa.Array, pa.Field] | 
 
 
 def may_be_messages(value: Any) -> bool:
-    """Whether a value of Python is a list of objects."""
+    """Whether a Python value is a list of dicts."""
     return isinstance(value, list) and all(isinstance(item, dict) for item in value)
 
 
 def chat_texts(column: pa.ChunkedArray, is_json: bool) -> tuple[pa.ChunkedArray, np.ndarray]:
-    """The text of each conversation (large_string), null where it has none; and why, (n,) of str, "" elsewhere."""
+    """The text of each conversation (large_string, null if it has none), and the reason why it has none: object array
+    (n,) of str, "" elsewhere."""
     texts: list[str | None] = []
     reasons = np.full(len(column), "", dtype=object)
     for index, value in enumerate(column.to_pylist()):
@@ -79,13 +82,13 @@ def chat_texts(column: pa.ChunkedArray, is_json: bool) -> tuple[pa.ChunkedArray,
 
 
 def reason_kind(reason: str) -> str:
-    """The same reason for any message."""
+    """The reason without the number of the message."""
     found = re.match(r"message \d+ ([^:]*)", reason)
     return f"a message {found[1]}" if found else reason
 
 
 def chat_text(messages: Any) -> str:
-    """The text of one conversation; see the module text. Raises `Unreadable`."""
+    """The text of one conversation; see the module docstring. Raises `Unreadable`."""
     if not isinstance(messages, list):
         raise Unreadable("not a list of messages")
     parts = [part for number, message in enumerate(messages) for part in _message(message, number)]
@@ -95,7 +98,7 @@ def chat_text(messages: Any) -> str:
 
 
 def _message(message: Any, number: int) -> list[tuple[str, str]]:
-    """Role and content of a message, and of each of its calls; of calls alone where there is no content."""
+    """(role, content) of a message and of each of its tool calls; of the calls alone if there is no content."""
     if not isinstance(message, dict):
         raise Unreadable(f"message {number} is no object with a role and a content")
     (role, content), (speaker, value) = ((message.get(name), message.get(key)) for name, key in _KEYS)
@@ -149,7 +152,8 @@ def _call(call: Any, number: int) -> str:
 
 
 def _canonical(value: Any) -> Any:
-    """A value without what depends on other rows: nulls of keys that they have, and 1.0 where another has 1.5."""
+    """The value independent of other rows of its column: without nulls for keys that only other rows have, and with 1
+    for a 1.0 that is a float only because another row has 1.5."""
     if isinstance(value, dict):
         return {key: _canonical(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):

@@ -1,6 +1,6 @@
-"""Compressed files: known by their first bytes, read as one stream of what they hold.
+"""Recognises compressed files by their first bytes, and reads them as one decompressed stream.
 
-Knows bytes and no paths. What a file's name says of its compression counts only where its content says nothing.
+Works on bytes, not on paths. The compression in a file's name is used only if the content shows none.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any, cast
 import pyarrow as pa
 
 MAGIC_BYTES = 18
-"""Bytes of a file from which its compression, and the window of zstd, are known."""
+"""Number of first bytes that determine the compression and the window of zstd."""
 
 _LARGEST_ARROW_WINDOW = 2**27
-"""What the zstd library takes without being told of more: 128 MiB, as `zstd --long=27` packs."""
+"""Largest window that the zstd library accepts by default: 128 MiB, as written by `zstd --long=27`."""
 
-_LARGEST_WINDOW = 2**31  # `zstd --long=31`, the longest there is; of xz the largest dictionary is 1.5 GiB
+_LARGEST_WINDOW = 2**31  # `zstd --long=31`, the maximum of zstd; the largest dictionary of xz is 1.5 GiB
 
 MOST_EXPANSION, LEAST_SWOLLEN = 250, 2**28
-"""What a file holds is refused once it is both so many times the size of the file, and so many bytes: text shrinks to a
-tenth, and a file that grows a thousandfold is made to fill a memory or a day."""
+"""A file is refused if its content exceeds both this multiple of the file's size and this number of bytes.
+Text compresses to a tenth; a file that expands a thousandfold was made to exhaust memory or time."""
 
 _XZ = b"\xfd7zXZ\x00"
 _MAGIC: tuple[tuple[bytes, str], ...] = (
@@ -44,25 +44,25 @@ def compression_of(head: bytes) -> str | None:
             return name
     if head[:3] == b"BZh" and head[4:10] in _BZ2_BLOCKS:
         return "bz2"
-    # Skippable frames come first in what parallel packers of zstd write.
+    # Parallel compressors of zstd write skippable frames first.
     return "zstd" if head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F else None
 
 
 def decompressed(raw: pa.NativeFile, named: str | None) -> pa.NativeFile:
-    """What a file holds, as a stream to be closed by the caller.
+    """The decompressed content of a file, as a stream that the caller closes.
 
     Parameters
     ----------
     raw : pyarrow.NativeFile
         The file, at its beginning; seekable.
     named : str or None
-        The compression that the file's name speaks of. It counts where the content is of no known one: reading
-        then fails with what the decoder says.
+        The compression in the file's name. It is used if the content shows no known one: then reading fails with the
+        decoder's error.
 
-    Raises `Swollen` while it is read, where it grows beyond all measure.
+    Raises `Swollen` during reading if the content exceeds the limits above.
 
-    Concatenated members are one stream, and zeros that pad a file of gzip, bz2 or xz are no part of it. A truncated or
-    corrupt file, and one with anything else behind its end, raises OSError or EOFError while it is read.
+    Concatenated members are one stream, and zero padding of gzip, bz2 and xz files is skipped. A truncated or corrupt
+    file, or one with other data behind its end, raises OSError or EOFError during reading.
     """
     head = raw.read(MAGIC_BYTES)
     raw.seek(0)
@@ -89,8 +89,8 @@ def _decoder(raw: pa.NativeFile, kind: str, head: bytes) -> Any:
 
 
 class _Members(io.RawIOBase):
-    """Members of bz2 or xz one after another. Python's own readers pass over what follows one and is none: behind the
-    padding of xz that may be the rest of the data."""
+    """Reads the concatenated members of a bz2 or xz file. Python's own readers ignore data behind a member that does
+    not start another one; behind xz padding that may be the rest of the file."""
 
     def __init__(self, raw: pa.NativeFile, make: Callable[[], Any], magic: bytes) -> None:
         self._raw, self._make, self._magic = raw, make, magic
@@ -113,7 +113,7 @@ class _Members(io.RawIOBase):
         return 0
 
     def _next(self) -> bool:
-        """Begin the next member; whether there is one."""
+        """Start the next member; returns whether there is one."""
         rest = self._member.unused_data.lstrip(b"\0")
         while len(rest) < len(self._magic) and (more := self._raw.read(_STORED_BYTES)):
             rest = (rest + more).lstrip(b"\0")
@@ -131,7 +131,7 @@ class _Members(io.RawIOBase):
 
 
 class Swollen(OSError):
-    """A compressed file grows beyond all measure."""
+    """The content of a compressed file exceeds the limits (`MOST_EXPANSION`, `LEAST_SWOLLEN`)."""
 
 
 def refuse_swollen(given: int, stored: int) -> None:

@@ -1,4 +1,4 @@
-"""What a source holds: its shard files, and what of it is not read, each with the reason.
+"""Lists a source: its shard files, and the files that are not read, each with the reason.
 
 Knows paths and fsspec URLs. Opens no file but the small ones in which saved datasets and tables describe themselves.
 """
@@ -35,7 +35,7 @@ CHAINED = "its name holds '::', which a URL cannot say"
 _COPY = "Copy it to a folder outside if it is to be curated."
 
 _SILENT = re.compile(r"_[^/]*|[^/]*\.crc|Thumbs\.db|desktop\.ini", re.IGNORECASE)
-"""Names without a known ending by which other programs leave notes for themselves; hidden files are not even listed."""
+"""Names, without a known ending, of files that other programs write for themselves. Hidden files are never listed."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Listed:
     uri : str
         As in `SourceFile`.
     info : mapping or None
-        What the file system said of the file in passing; None where it has to be asked.
+        Entry of the file in a listing of its folder; None if the file system must be queried.
     partition : tuple of (name, value)
-        Columns that the folders of the file stand for, such as `year=2018`.
+        Columns from the names of the file's folders, such as `year=2018`.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class Unread:
-    """Something in a source that is not read: its name there, and why."""
+    """A file or link in a source that is not read: its name there, and the reason."""
 
     name: str
     reason: str
@@ -70,10 +70,11 @@ class Unread:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source holds at one moment: `files` in natural order of their names, those of a saved dataset in its own.
+    """The content of a source at one moment. `files` are in natural order of their names, those of a saved dataset in
+    its own order.
 
-    `root` is the folder below which the source looks, empty where one file was named itself. `unread` are the files
-    and links that are no shards; hidden ones and the notes of other programs are not among them.
+    `root` is the folder that is searched, empty if the source is a single file. `unread` are the files and links that
+    are not shards, except hidden files and files that other programs write for themselves.
     """
 
     root: str
@@ -82,7 +83,7 @@ class Listing:
 
 
 def unread_in_words(unread: Sequence[Unread]) -> str:
-    """What is not read, in a line: how many files for each reason, and an example."""
+    """One line about the files that are not read: their number for each reason, and an example."""
     by_reason: dict[str, list[str]] = {}
     for item in unread:
         by_reason.setdefault(item.reason, []).append(item.name)
@@ -91,11 +92,11 @@ def unread_in_words(unread: Sequence[Unread]) -> str:
 
 
 def list_source(source: str, follow_links: str = "inside") -> Listing:
-    """List one source. An empty folder is an answer; SourceError where the source cannot be listed.
+    """List one source. An empty folder gives an empty listing. Raises SourceError if the source cannot be listed.
 
-    A file named itself has to have a known ending. Files of plain text are read where they are named, or where nothing
-    else is there: beside shards of other formats they are more often notes on these. `follow_links` is the setting of
-    that name; what is named itself may be a link.
+    A source that is a single file must have a known ending. Plain text files are read if the source names them or if
+    there are no files of other formats; beside other formats they are usually notes. `follow_links` is the setting of
+    that name; the source itself may be a link.
     """
     anywhere = follow_links == "anywhere"
     if not source.strip():
@@ -260,7 +261,7 @@ def _list_remote(source: str, anywhere: bool) -> Listing:
         return _list_local(path, anywhere)
     if _lies_in_own(source, filesystem, path):
         raise SourceError(f"{source!r} lies {OWN}, whose files are never a source. {_COPY}")
-    filesystem.invalidate_cache()  # what a watching process listed an hour ago
+    filesystem.invalidate_cache()  # a watching process may have listed it an hour ago
     if filesystem.isfile(path):
         uri = without_credentials(source if "::" in source else filesystem.unstrip_protocol(path))
         is_web = not {"http", "https"}.isdisjoint(_protocols(filesystem))
@@ -372,7 +373,7 @@ def _without_own(found: Listing) -> Listing:
 
 
 def _order_saved(files: list[Listed], orders: list[list[str]]) -> None:
-    """Bring the files of each saved dataset into its own order, at the places that they have together."""
+    """Put the files of each saved dataset into its order, within the positions that they occupy together."""
     for names in orders:
         rank = {name: number for number, name in enumerate(names)}
         places = [place for place, file in enumerate(files) if file.name.replace(os.sep, "/") in rank]
@@ -382,7 +383,8 @@ def _order_saved(files: list[Listed], orders: list[list[str]]) -> None:
 
 
 def _without_tables(source: str, found: Listing) -> tuple[Listing, Folders]:
-    """Without tables that only their own library can read, and the metadata of saved datasets; and what they say."""
+    """The listing without tables that only their own library can read and without the metadata of saved datasets, and
+    the `Folders` found."""
     uris = {file.name.replace(os.sep, "/"): file.uri for file in found.files}
 
     def read(name: str) -> bytes:

@@ -13,7 +13,7 @@ from dedup_assets.ingest.source_files import SourceFile, open_raw, open_source, 
 
 __all__ = ["Batch", "Rejected", "ShardContent", "read_shard"]
 
-_LINES_OF_TEXT = ("csv", "tsv", "txt")  # a line of which may be XML
+_LINES_OF_TEXT = ("csv", "tsv", "txt")  # formats in which a line may be XML
 
 
 def read_shard(
@@ -25,7 +25,7 @@ def read_shard(
 ) -> ShardContent:
     """Open a shard: its schema, and its rows in batches of some 16 MiB.
 
-    What a file is follows from its content where that is told by its first bytes, and else from its name.
+    The format follows from the first bytes of the file if they identify it, otherwise from the name.
 
     Parameters
     ----------
@@ -34,9 +34,9 @@ def read_shard(
         Columns to be read as strings where the format has no types of its own (CSV, TSV), or where single rows may
         disagree with the others (JSON).
     order_column
-        A column that is read as numbers where the format has no types and it can be.
+        A column that is read as numbers if possible, where the format has no types.
     csv_types : {"inferred", "text"}
-        Whether other columns of a CSV or TSV file may be numbers or booleans too.
+        Whether other columns of a CSV or TSV file may become numbers or booleans too.
 
     Returns
     -------

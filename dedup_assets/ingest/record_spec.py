@@ -1,4 +1,4 @@
-"""What a record is, and whether a shard's columns can give it."""
+"""The definition of a record, and the check whether a shard's columns fit it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from dedup_assets.storage.struct_columns import AmbiguousColumn, column_field
 
 @dataclass(frozen=True)
 class IngestSpec:
-    """What a record is.
+    """The definition of a record.
 
     Attributes
     ----------
     text_columns : tuple of str
-        Joined by one empty line in this order, nulls skipped. May be missing from a file, all of them at
-        once, when there is an embedding column: the text is then "" for every record, and what makes two
-        records exact duplicates is the stored vector. Strings, what is written as one (numbers, dates), or
-        conversations (`chats`). Each column here may be a field inside a struct (`struct_columns`).
+        Columns of strings, values written as strings (numbers, dates) or conversations (`chats`), joined by one empty
+        line in this order, without nulls. With an embedding column, all of them may be missing from a file: then every
+        record has the text "", and two records are exact duplicates if their stored vectors are equal. Every column
+        named in this class may be a field inside a struct (`struct_columns`).
     id_column : str
     id_column_required : bool
         False: a file without the column gets the ids SHARD:ROW.
@@ -60,11 +60,11 @@ class IngestSpec:
 
 
 def ingest_spec(settings: Settings) -> IngestSpec:
-    """What the settings mean for reading a shard."""
+    """The definition of a record according to the settings."""
     return IngestSpec(
         text_columns=settings.text_columns,
         id_column=settings.id_column,
-        # Only the default name may be absent: whoever named a column wants it to be there.
+        # Only the default column may be missing: a column that a user named must exist.
         id_column_required=settings.id_column != Settings.id_column,
         embedding_column=settings.embedding_column or None,
         embedding_dtype=settings.vector_dtype,
@@ -78,7 +78,8 @@ def ingest_spec(settings: Settings) -> IngestSpec:
 
 
 def check_columns(source: SourceFile, spec: IngestSpec, content: ShardContent) -> None:
-    """Raise `ShardError` if the columns of a shard do not fit the spec; without rows, if one could mean several."""
+    """Raise `ShardError` if the columns of a shard do not fit the spec, or for a shard without rows, if a name is
+    ambiguous."""
     schema = content.schema
     where = f"{source.uri!r} (shard {source.key})"
     asked = (*spec.text_columns, spec.id_column, spec.embedding_column, spec.order_column)
@@ -119,12 +120,12 @@ def check_columns(source: SourceFile, spec: IngestSpec, content: ShardContent) -
     if order is not None and (spec.order_column in content.json_encoded or not columns.is_sortable(order.type)):
         found = "values of several types" if columns.is_text(order.type) else str(order.type)
         raise ShardError(
-            f"{where}: no order by column {spec.order_column!r}, which holds {found}. "
+            f"{where}: cannot order by column {spec.order_column!r}, which holds {found}. "
             "Expected numbers, strings, dates, times or booleans. Change --keep column:NAME."
         )
 
 
 def _encoded_above(name: str, content: ShardContent) -> str:
-    """Why a column inside a struct of JSON is not there, where that is why."""
+    """The reason why a field inside a JSON struct is missing, if its column was read as JSON text."""
     above = [column for column in content.json_encoded if name.startswith(f"{column}.")]
     return f" Column {above[0]!r} holds values of several types, and was read as JSON text." if above else ""

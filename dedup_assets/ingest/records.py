@@ -1,7 +1,6 @@
-"""From one shard file to validated records: what goes on, what is quarantined, and why.
+"""Reads one shard file into validated records, and quarantines the other rows with reasons.
 
-Knows files and columns; knows nothing of similarity. A row ends in exactly one place: as a record, or in
-quarantine with a reason.
+Uses files and columns, no similarities. Each row becomes either a record or a quarantined row with a reason.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _QUARANTINE_COLUMNS = pa.schema([("row", pa.int64()), ("reason", pa.string()), (
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What became of one shard: rows == records + sum of quarantined.
+    """The result of reading one shard: rows == records + sum of quarantined.
 
     `quarantined` counts by kind of reason. `dimension` is None without embeddings or without a valid one.
     `bytes` is the size of the file as it is stored. `text_column_types` are the Arrow types of the text
@@ -66,7 +65,7 @@ def ingest_shard(
         An existing, empty folder. The caller publishes it.
     spec : IngestSpec
     look : callable
-        Called before each batch; what it raises ends the reading.
+        Called before each batch; an exception that it raises stops the reading.
 
     Returns
     -------

@@ -57,10 +57,10 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class FileState:
-    """What the file system tells of a file without its being read.
+    """State of a file according to the file system, without reading the file.
 
-    `marks` are size, time of change and entity tag as they are told, in one text: equal marks mean an unread file.
-    `modified` is the time of change in seconds since 1970, None where it is not told as a number.
+    `marks` joins size, time of change and entity tag in one text: with equal marks the file need not be read again.
+    `modified` is the time of change in seconds since 1970, None if the file system does not give a number.
     """
 
     marks: str
@@ -69,11 +69,11 @@ class FileState:
 
 
 def file_state(uri: str, info: Mapping[str, Any] | None = None) -> FileState:
-    """The state of a file; `info` is what a listing told of it. Raises OSError as the file system does."""
+    """The state of a file; `info` is its entry in a listing, if any. Raises the OSErrors of the file system."""
     if info is None:
         filesystem, path = _opened(uri)
         info = filesystem.info(path)
-    names = ("size", "mtime", "LastModified", "updated", "created", "ETag", "etag", "blob_id")  # the last: of the hub
+    names = ("size", "mtime", "LastModified", "updated", "created", "ETag", "etag", "blob_id")  # blob_id: on the Hub
     marks = [info.get(name) for name in names]
     size, modified = info.get("size"), info.get("mtime")
     return FileState(

@@ -1,6 +1,6 @@
 """Folders in which not every file is data: tables with a log (Delta, Iceberg, Hudi), and datasets saved by `datasets`.
 
-Knows names only; the caller gives the function that reads a file.
+Works on names only; the caller passes the function that reads a file.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _STATE, _INFO, _DICT = "state.json", "dataset_info.json", "dataset_dict.json"
 
 @dataclass
 class Folders:
-    """What the folders say of the files below a source.
+    """Information that tables and saved datasets give about the files below a source.
 
-    `left_out` are files that are no shards, with the reason; it is empty for the metadata of a dataset saved by
-    `datasets`. `orders` are the files of each such dataset as they follow each other: by split, then as saved.
+    `left_out` maps files that are not shards to the reason, which is empty for the metadata of a dataset saved by
+    `datasets`. `orders` lists the files of each such dataset in its order: by split, then as saved.
     """
 
     left_out: dict[str, str] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Folders:
 
 
 def read_folders(source: str, names: Sequence[str], read: Callable[[str], bytes]) -> Folders:
-    """What the folders below a source say of its files.
+    """Find tables and saved datasets below a source.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def _folders(names: Iterable[str], file: str) -> list[str]:
 
 
 def _of_dataset(folder: str, names: Sequence[str], read: Callable[[str], bytes]) -> tuple[list[str], dict[str, str]]:
-    """The data of the dataset saved in a folder, in its order, and what else is there, with the reason."""
+    """Data files of the dataset saved in a folder, in its order, and the other files with the reasons."""
     mine = [name for name in names if name.startswith(folder) and "/" not in name[len(folder) :]]
     metadata = {f"{folder}{name}": "" for name in (_STATE, _INFO)}
     try:

@@ -65,8 +65,8 @@ CONNECT_SECONDS = 20
 """Seconds within which a running scheduler answers."""
 
 FEW_RECORDS = 5_000
-"""Records of a workspace up to which Dask is not started for one process on the CPU: it takes 1 to 2 s of processor,
-in which that many are joined several times."""
+"""Number of records of a workspace up to which one process on the CPU works without Dask: starting Dask takes 1 to 2 s
+of CPU time, in which that many records are joined several times."""
 
 WINDOW_PER_THREAD = 3
 """Tasks in flight per worker thread: enough that no thread waits, few enough to bound memory."""
@@ -107,7 +107,7 @@ class DaskCluster(dg.ConfigurableResource):
         self._few = records is not None and records <= FEW_RECORDS
 
     def needs_workers(self) -> None:
-        """Whatever comes in this stage takes long: compute it on workers, also where there are few records."""
+        """Compute the rest of this stage on workers even for few records, because it takes long."""
         self._few = False
 
     @property
@@ -335,8 +335,8 @@ class DaskCluster(dg.ConfigurableResource):
 
     @contextmanager
     def subscribed(self, topic: str, hear: Callable[[Any], None]) -> Iterator[None]:
-        """Inside the block, call `hear` with the events that tasks log under a topic: on a thread of Dask's, or on
-        the thread of the task where no Dask runs."""
+        """Inside the block, call `hear` with the events that tasks log under a topic: on a thread of Dask, or without
+        Dask on the thread of the task."""
         if self._by_itself:
             heard_here[topic] = hear
             try:
@@ -435,7 +435,7 @@ class DaskCluster(dg.ConfigurableResource):
 
 
 def _in_this_thread(task: Callable[..., Any], batches: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
-    """What `DaskCluster.map` gives; a task that fails is repeated as often as Dask would."""
+    """The results of `DaskCluster.map` without Dask; a failing task is repeated as often as Dask would repeat it."""
     for index, arguments in enumerate(batches):
         for left in reversed(range(RETRIES + 1)):
             raise_interrupt()

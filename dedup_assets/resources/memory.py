@@ -130,15 +130,15 @@ def text_plan(settings: Settings, lanes: Lanes = ONE_LANE, rooms: Sequence[Worke
 
 
 FILE_BYTES = 2**30
-"""What reading or writing one file takes at most, but for a few odd ones: a row group of 2^16 rows of 384 numbers is
-written with 1 GB."""
+"""Memory for reading or writing one file, enough for nearly all files: writing a row group of 2^16 rows of 384 numbers
+takes 1 GB."""
 
 MOST_FILES = 4
-"""Files read or written at a time: beyond, disks and Python's lock are what they wait for."""
+"""Maximum files read or written at a time: more would only wait for the disk and Python's global lock."""
 
 
 def file_threads(settings: Settings) -> int:
-    """How many files this process reads or writes at a time."""
+    """Number of files that this process reads or writes at a time."""
     memory = settings.memory_bytes or free_memory() // 2
     return max(1, min(cores_here(), MOST_FILES, memory // FILE_BYTES))
 

@@ -33,7 +33,7 @@ _CONTAINER_LIMITS = (
 )
 
 heard_here: dict[str, Callable[[Any], None]] = {}
-"""Who hears, by topic, what tasks say that run in the client's own thread; those on workers say it through Dask."""
+"""Listeners by topic for tasks that run in the client's own thread; tasks on workers send events through Dask."""
 
 _turn = threading.Lock()
 
@@ -109,11 +109,11 @@ def cuda_available() -> bool:
 
 
 def _may_have_cuda() -> bool:
-    """Whether torch is worth asking: without the driver's library its CUDA builds find no GPU either."""
+    """Whether torch might find a GPU: without the driver's library its CUDA builds find none."""
     try:
         ctypes.CDLL("libcuda.so.1" if sys.platform == "linux" else None)
     except OSError:
-        # Builds for AMD call their GPUs the same, and bring libraries of their own.
+        # Builds for AMD use the same name for their GPUs and include their own libraries.
         return is_loaded("torch") or "rocm" in metadata.version("torch")
     return True
 
@@ -136,8 +136,8 @@ def free_memory() -> int:
 
 
 def _container_limits() -> Iterator[int]:
-    """Bytes that the container may have, if it is limited: as `distributed.system` reads them, which takes a second to
-    import."""
+    """Memory limits of the container in bytes, if there are any. They are read as in `distributed.system`, whose import
+    takes a second."""
     for name in _CONTAINER_LIMITS:
         with suppress(OSError, ValueError):  # "max": no limit
             yield int(Path(name).read_text(encoding="ascii"))

@@ -33,7 +33,7 @@ from dedup_assets.storage.embeddings import EmbeddingTable
 from dedup_assets.storage.shards import admission_of, text_keys
 from dedup_assets.storage.spill import MatchRuns
 
-# Encoders that gave a probe's vectors in this process, with the probes.
+# Encoders whose vectors of a probe were correct in this process, with the hashes of these probes.
 _held: MutableMapping[TextEncoder, set[int]] = WeakKeyDictionary()
 
 
@@ -43,7 +43,8 @@ def encode_texts(
     """Vectors (n, d) in the stored dtype, whether each text was longer than the window (n,) bool, and whether the model
     knows too little of it (n,) bool.
 
-    A text of the last kind has the zero vector, whose similarity to every vector is 0: it matches only its copies.
+    A text of which the model knows too little has the zero vector, whose similarity to every vector is 0: it matches
+    only its copies.
     `probe` holds the vectors of the model when the workspace was created.
     """
     location = locate_model(settings.model, settings.revision)
@@ -66,7 +67,7 @@ def encode_texts(
 def stored_vectors(
     texts: list[str], encoder: TextEncoder, settings: Settings
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What `encode_texts` gives, of an encoder that is loaded."""
+    """The result of `encode_texts`, with a loaded encoder."""
     encoded = encoder.encode(texts)
     unreadable = (encoded.unknown > settings.max_unknown) | (encoded.unknown == 1.0)
     encoded.vectors[unreadable] = 0.0

@@ -47,7 +47,7 @@ class EmbeddingTable:
     def __init__(self, folder: Path, dimension: int, dtype: str) -> None:
         self.dimension = dimension
         self.dtype = np.dtype(dtype)
-        self._known: int | None = None  # the version whose texts the caller of `known` has
+        self._known: int | None = None  # version up to which the caller of `known` has all texts
         self._schema = pa.schema(
             [
                 ("id", pa.string()),

@@ -1,10 +1,9 @@
-"""Where a workspace may connect to and write to, and the code it may run: only where a user asked for it on this
-machine, not where a copied file says.
+"""Checks that a user on this machine asked for the connections, outputs and code that a workspace uses.
 
-A Dask scheduler sends code that is run here, a watched URL is fetched, an output elsewhere is written to, an encoder or
-a guard named by `module:function` is imported, and the code of a model is run.
-`curation.toml` stores these requests, but a workspace can come from anywhere. So a request is sealed with a secret of
-this machine and with the folder: a copy, or a file written by hand, has no such seal.
+A Dask scheduler sends code that is run here, a watched URL is fetched, an output elsewhere is written, an encoder or
+guard named by `module:function` is imported, and the code of a model is run. `curation.toml` stores these requests, but
+a workspace may be a copy from anywhere. So every request is sealed with an identifier of this machine, the user and the
+folder: a copied workspace and a file written by hand have no such seal.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ SCHEDULER_VARIABLE = "DEDUP_ASSETS_SCHEDULER"
 
 
 def seal_requests(root: Path, settings: Settings) -> None:
-    """Seal the requests of a caller that are in the settings."""
+    """Seal the requests in the settings of a caller."""
     seals = _seals(root)
     wanted = [_seal(root, name) for name, _ in _external_settings(root, settings)]
     new = [seal for seal in dict.fromkeys(wanted) if seal not in seals]
@@ -37,13 +36,13 @@ def seal_requests(root: Path, settings: Settings) -> None:
 
 
 def refuse_unsealed(root: Path, settings: Settings) -> None:
-    """Raise SettingsError for a scheduler, a watched URL, a function or an output elsewhere that nobody on this machine
-    asked this workspace to use."""
+    """Raise SettingsError for a scheduler, a watched URL, code or an output elsewhere that no user asked for on this
+    machine."""
     _require_seals(root, _external_settings(root, settings))
 
 
 def refuse_unasked_code(root: Path, settings: Settings) -> None:
-    """The same for the code of an encoder alone, which a look-up runs too."""
+    """Raise SettingsError for code of an encoder that no user asked for; look-ups run this code too."""
     _require_seals(root, _code(settings))
 
 
@@ -55,13 +54,13 @@ def _require_seals(root: Path, wanted: Iterator[tuple[str, str]]) -> None:
 
 
 def refuse_unasked_functions(root: Path, guards: Sequence[Guard]) -> None:
-    """Raise SettingsError for a guard that is a function which nobody on this machine asked this workspace to run."""
+    """Raise SettingsError for a guard function that no user asked for on this machine."""
     _require_seals(root, _functions(guards))
 
 
 def _functions(guards: Sequence[Guard]) -> Iterator[tuple[str, str]]:
     for name in (str(guard) for guard in guards if guard.is_function):
-        home = home_of(name.partition(":")[0])  # with the file, as for encoders
+        home = home_of(name.partition(":")[0])  # the file is part of the seal, as for encoders
         yield (
             f"guard {name} {home}",
             f"decides by the function {name!r} (its module is {home}), which nobody asked for on this machine, and "
@@ -73,7 +72,7 @@ def _functions(guards: Sequence[Guard]) -> Iterator[tuple[str, str]]:
 def _code(settings: Settings) -> Iterator[tuple[str, str]]:
     parts = module_and_factory(settings.model)
     if parts is not None:
-        # With the file: a module of the same name may lie in any folder that somebody is in.
+        # The file is part of the seal: another working folder may have a module of the same name.
         home = home_of(parts[0])
         found = "" if home is None else f" (its module is {home})"
         yield (
@@ -94,7 +93,7 @@ def _code(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _external_settings(root: Path, settings: Settings) -> Iterator[tuple[str, str]]:
-    """The settings that lead out of the workspace: the name for the seal, and the message where it is missing."""
+    """(name for the seal, message if the seal is missing) of each setting that reaches outside the workspace."""
     yield from _code(settings)
     scheduler = settings.scheduler
     if scheduler not in ("", os.environ.get(SCHEDULER_VARIABLE)):

@@ -1,6 +1,6 @@
-"""Columns by name, also those inside a struct: `doc.text` is the field `text` of the column `doc`.
+"""Finds columns by name, also fields inside structs: `doc.text` is the field `text` of the column `doc`.
 
-A column whose own name holds the dot comes first.
+A column whose own name is `doc.text` has priority.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 
 
 class AmbiguousColumn(ValueError):
-    """A name that stands for several columns."""
+    """A name that fits several columns."""
 
 
 def find_column(schema: pa.Schema, name: str) -> tuple[int, ...] | None:
-    """Where a column is: its number, and inside a struct the number of the field at each step; None where it is not.
+    """Path of a column: its number, then the number of the field at each level of structs; None if it does not exist.
 
-    Raises `AmbiguousColumn` where more than one field may be meant.
+    Raises `AmbiguousColumn` if the name fits several fields.
     """
     if name in schema.names:
         return (schema.names.index(name),)
@@ -33,7 +33,7 @@ def find_column(schema: pa.Schema, name: str) -> tuple[int, ...] | None:
 
 
 def column_field(schema: pa.Schema, name: str) -> pa.Field | None:
-    """Name, type and metadata of a column, None where it is not there. Raises `AmbiguousColumn`."""
+    """Name, type and metadata of a column; None if it does not exist. Raises `AmbiguousColumn`."""
     place = find_column(schema, name)
     if place is None:
         return None
@@ -44,7 +44,7 @@ def column_field(schema: pa.Schema, name: str) -> pa.Field | None:
 
 
 def column_of(table: pa.Table, name: str) -> pa.ChunkedArray:
-    """A column of a table; null where a struct around it is. Raises KeyError and `AmbiguousColumn`."""
+    """A column of a table; a field is null where its struct is null. Raises KeyError and `AmbiguousColumn`."""
     place = find_column(table.schema, name)
     if place is None:
         raise KeyError(name)
@@ -53,13 +53,13 @@ def column_of(table: pa.Table, name: str) -> pa.ChunkedArray:
 
 
 def read_column_of(path: Path, name: str) -> pa.ChunkedArray:
-    """The same of a Parquet file, of which nothing else is read."""
-    with pq.ParquetFile(path) as file:  # `read_table` would give the field by its own name
+    """`column_of` for a Parquet file, without reading other columns."""
+    with pq.ParquetFile(path) as file:  # `read_table` would return the field under its own name
         return column_of(file.read(columns=[name]), name)
 
 
 def nothing_beside(column: pa.Array, place: tuple[int, ...]) -> np.ndarray:
-    """Where (n,) a column holds nothing but, perhaps, the field at `place` in it."""
+    """Mask (n,) bool of the rows in which all fields are null, except possibly the one at the path `place`."""
     nothing = np.asarray(column.is_null())
     if not place:
         return np.ones(len(column), bool)
@@ -71,7 +71,7 @@ def nothing_beside(column: pa.Array, place: tuple[int, ...]) -> np.ndarray:
 
 
 def alone(column: pa.Array, place: tuple[int, ...]) -> pa.Array:
-    """A column of which nothing is left but the field at `place` in it."""
+    """The column with all fields null except the one at the path `place`."""
     if not place:
         return column
     parts = [

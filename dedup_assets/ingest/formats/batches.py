@@ -1,4 +1,4 @@
-"""What every format reader gives: batches of parsed rows, and the rows that could not be parsed."""
+"""The result of every format reader: batches of parsed rows, and the rows that could not be parsed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MOST_COLUMNS = 4_096
 """Columns of a file at most: a file with more is a matrix, or an object used as a dictionary."""
 
 LONGEST_RECORD = 2**28
-"""Bytes of one record of JSON, CSV or plain text at most."""
+"""Maximum bytes of one record of JSON, CSV or plain text."""
 
 LONGEST_STRING = 10_000
 """Characters of a string that a quarantined record shows; the input itself still has the rest."""
 
-_RENDERED_AT_ONCE = 256  # as Python's objects they may be large
+_RENDERED_AT_ONCE = 256  # rows; as Python objects they may be large
 
 LONGEST_LIST = 2_000  # longer than any common embedding, so that a bad one is shown whole
 
@@ -73,7 +73,7 @@ class ShardContent:
 
 
 def empty_content() -> ShardContent:
-    """The content of a file without a byte."""
+    """The content of an empty file."""
     return ShardContent(pa.schema([]), frozenset(), False, iter(()))
 
 
@@ -105,7 +105,7 @@ def render_row(table: pa.Table, index: int) -> str:
     """Row `index` of a table by `render_record`, also where a value has no Python equivalent."""
     record: dict[str, Any] = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
-        cell = column.take([index])  # a copy: of a nested slice Arrow would look at the neighbours too
+        cell = column.take([index])  # a copy: for a nested slice Arrow would check the neighbours too
         try:
             record[name] = cell.to_pylist()[0]
         except UnicodeDecodeError:
@@ -117,13 +117,13 @@ def render_row(table: pa.Table, index: int) -> str:
 
 
 def render_rows(table: pa.Table, indices: np.ndarray) -> list[str]:
-    """`render_row` for each of some rows, int64 (n,)."""
+    """`render_row` for several rows; `indices` is int64 (n,)."""
     rendered: list[str] = []
     for start in range(0, len(indices), _RENDERED_AT_ONCE):
         some = indices[start : start + _RENDERED_AT_ONCE]
         try:
             rendered += map(render_record, table.take(pa.array(some, pa.int64())).to_pylist())
-        except (ValueError, OverflowError):  # in one of them; UnicodeDecodeError is one too
+        except (ValueError, OverflowError):  # one row fails; includes UnicodeDecodeError
             rendered += (render_row(table, index) for index in some.tolist())
     return rendered
 
@@ -138,7 +138,7 @@ def rendered_value(record: str | None, column: str) -> str | None:
 
 
 def _value_at(record: Any, column: str) -> Any:
-    """The value of a column, also of one inside others (`doc.text`); None where there is none."""
+    """The value of a column or of a field inside objects (`doc.text`); None if there is none."""
     if not isinstance(record, dict):
         return None
     if column in record:

@@ -1,19 +1,20 @@
-"""CSV with a header row, and TSV: the same with tabs in place of commas, quoting and all. Row number =
-number of the record from 0; header and blank lines are no records.
+"""CSV with a header row, and TSV, which is the same with tabs instead of commas, including quoting.
 
-Cells are strings. A column becomes one of integers, numbers or booleans (empty cells null) where writing every
-value out again gives the cell's own text: integers in decimal digits, numbers in the fewest digits that are read as
-the same, with a decimal point, booleans as true and false. Otherwise, as for 1.10, 007, -0, 1e5 or TRUE, it stays
-what it was. The column that orders keepers was asked to be a number: it becomes one wherever it can be read so. The
-text and id columns are never converted; dates stay strings; with `inferred` off everything does.
+Row number = number of the record from 0; the header and blank lines are not records.
 
-Cells beyond the header are passed over where they are empty, as behind a comma at the end of each row.
+Cells are strings. A column is converted to integers, numbers or booleans (empty cells to null) if writing every value
+gives the text of its cell again: integers in decimal digits, numbers with a decimal point and the fewest digits that
+are read as the same number, booleans as true and false. Otherwise it stays a column of strings, as for 1.10, 007, -0,
+1e5 or TRUE. The column that orders keepers is converted to numbers whenever its cells can be read as numbers. Text and
+id columns are never converted, and dates stay strings; with `inferred` off, all other columns stay strings too.
 
-Quoting is read strictly: a record with misplaced or unclosed quotes is rejected and reading goes on behind
-it, where a lenient parser would quietly shift or swallow what follows.
+Empty cells beyond the columns of the header are ignored, as after a comma at the end of each row.
 
-`pyarrow.csv` takes a sixth of the processor's time (0.08 s in place of 0.46 s for 64 MB in 57,000 records), and is such
-a parser: it reads `"a"b` as `ab`, and all that follows an unclosed quote as one cell, without a word.
+Quoting is parsed strictly: a record with misplaced or unclosed quotes is rejected, and reading continues behind it. A
+lenient parser would silently shift or drop the following data.
+
+`pyarrow.csv` takes a sixth of the CPU time (0.08 s instead of 0.46 s for 64 MB in 57,000 records), but it is such a
+lenient parser: without an error, it reads `"a"b` as `ab`, and everything behind an unclosed quote as one cell.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ _CONVERSIONS: tuple[tuple[pa.DataType, str], ...] = (
 def read(
     source: SourceFile, text_columns: Sequence[str], id_column: str, order_column: str | None, inferred: bool
 ) -> ShardContent:
-    """Open a CSV or TSV file; see the module text. Raises `ShardError`."""
+    """Open a CSV or TSV file; see the module docstring. Raises `ShardError`."""
     with reading(source):
         header = _header(source)
         if header is None:
@@ -159,7 +160,7 @@ def _reader(source: SourceFile, lines: Iterator[str]) -> Iterator[list[str]]:
 
 
 def _refuse_other_delimiter(source: SourceFile, header: list[str], asked: set[str]) -> None:
-    """Raise `ShardError` where the one column that there seems to be is a header written with another delimiter."""
+    """Raise `ShardError` if the header seems to have a single column because it uses another delimiter."""
     found = next((mark for mark in _WORDS if len(header) == 1 and mark in header[0]), None)
     if found is None or header[0] in asked:
         return
@@ -167,8 +168,8 @@ def _refuse_other_delimiter(source: SourceFile, header: list[str], asked: set[st
     remedy = f"Rename it to {ending}" if ending else "Write it with commas"
     raise ShardError(
         f"{source.uri!r} (shard {source.key}): the header row {header[0][:200]!r} holds {_WORDS[found]} and no "
-        f"{_WORDS[_DELIMITERS[source.format]]}, which part the columns of a {source.format.upper()} file. {remedy}, "
-        "and run again."
+        f"{_WORDS[_DELIMITERS[source.format]]}, which separate the columns of a {source.format.upper()} file. "
+        f"{remedy}, and run again."
     )
 
 

@@ -56,7 +56,7 @@ def row_bytes(array: pa.Array) -> np.ndarray:
         return total
     if pa.types.is_fixed_size_list(kind):
         width = kind.list_size
-        if pa.types.is_primitive(kind.value_type):  # no array of the size of each number
+        if pa.types.is_primitive(kind.value_type):  # all have one size: no array of sizes is needed
             return np.full(len(array), width * _width(kind.value_type), np.int64)
         values = row_bytes(array.values.slice(array.offset * width, len(array) * width))
         return values.reshape(len(array), width).sum(axis=1) if width else np.zeros(len(array), np.int64)

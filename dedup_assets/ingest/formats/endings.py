@@ -1,4 +1,4 @@
-"""What a file is by the ending of its name: its format, and how it is compressed."""
+"""Format and compression of a file according to the ending of its name."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ EXPECTED = (
     ".parquet, .jsonl, .ndjson, .json, .csv, .tsv, .txt (the last six also with .gz, .zst, .zstd, .bz2 or .xz), .pq, "
     ".arrow, .feather"
 )
-"""The same for people."""
+"""The known endings, for messages."""
 
 
 def format_of(name: str) -> str | None:
-    """The format that the ending of a file name tells; None if it has no known one."""
+    """The format according to the ending of a file name; None if the ending is unknown."""
     ending = ending_of(name)
     return None if ending is None else ENDINGS[ending.lower()][0]
 

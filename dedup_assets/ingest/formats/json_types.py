@@ -1,4 +1,4 @@
-"""The types of what stands in JSON: as Arrow finds them, brought together, and whether they still are a schema."""
+"""Types of JSON values: as Arrow infers them, their common types, and whether these can be stored as a schema."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import pyarrow.compute as pc
 _DEEPEST_TYPE = 32  # Parquet readers refuse schemas that nest much deeper
 
 MOST_FIELDS = 1_000
-"""Of structs: an object used as a dictionary of words is a value, not a thousand columns."""
+"""Maximum fields of all structs of a column: an object used as a dictionary of words is a value, not a thousand
+columns."""
 
 EXACT_IN_DOUBLE = 2.0**53
-"""Integers from here on may not be what was written once they are doubles."""
+"""Integers from this size on may change when converted to doubles."""
 
 
 def may_be_rounded(column: pa.ChunkedArray) -> bool:
-    """Whether Arrow may have read large integers as doubles, which changes them."""
+    """Whether Arrow may have read integers as doubles too large to hold them exactly."""
     if pa.types.is_list(column.type):
         return may_be_rounded(pc.list_flatten(column))
     if pa.types.is_struct(column.type):
@@ -30,7 +31,7 @@ def may_be_rounded(column: pa.ChunkedArray) -> bool:
 
 
 def type_of(values: list[Any]) -> pa.DataType | None:
-    """The type that Arrow finds for some values, None where there is none."""
+    """The type that Arrow infers for some values; None if there is none."""
     try:
         return pa.array(values).type
     except (pa.ArrowException, OverflowError, ValueError, TypeError, RecursionError):
@@ -38,7 +39,7 @@ def type_of(values: list[Any]) -> pa.DataType | None:
 
 
 def common_type(first: pa.DataType, second: pa.DataType) -> pa.DataType | None:
-    """The type that holds the values of both, None where there is none."""
+    """A type for the values of both types; None if there is none."""
     if first == second:
         return first
     try:
@@ -49,7 +50,7 @@ def common_type(first: pa.DataType, second: pa.DataType) -> pa.DataType | None:
 
 
 def without_times(seen: pa.DataType) -> pa.DataType:
-    """The same type with strings where Arrow took strings for dates or times."""
+    """The type with strings wherever Arrow parsed strings as dates or times."""
     if pa.types.is_temporal(seen):
         return pa.string()
     if pa.types.is_list(seen):
@@ -69,14 +70,14 @@ def _inside(seen: pa.DataType) -> Iterator[tuple[pa.DataType, int]]:
 
 
 def storable(seen: pa.DataType) -> bool:
-    """Whether Parquet holds the type and it is still a schema: not too deep or wide, no empty struct."""
+    """Whether Parquet can store the type: not nested too deeply, not too many fields, no empty struct."""
     if any(pa.types.is_struct(part) and not part.num_fields for part, _ in _inside(seen)):
         return False
     return not nests_deeper(seen, _DEEPEST_TYPE) and not nests_wider(seen, MOST_FIELDS)
 
 
 def nests_deeper(seen: pa.DataType, most: int) -> bool:
-    """Whether lists and structs lie deeper in each other than `most`."""
+    """Whether lists and structs are nested more than `most` levels deep."""
     return seen.num_fields > 0 and any(level > most for _, level in _inside(seen))
 
 
@@ -86,15 +87,15 @@ def nests_wider(seen: pa.DataType, most: int) -> bool:
 
 
 def leaves(schema: pa.Schema) -> int:
-    """How many types there are in the columns and inside them."""
+    """Number of types in a schema, nested ones included."""
     return sum(1 for kind in schema.types for _ in _inside(kind))
 
 
-# ------------------------------------------------------------------------------- a place inside structs
+# ------------------------------------------------------------------------------- fields inside structs
 
 
 def type_at(kind: pa.DataType, path: Sequence[str]) -> pa.DataType | None:
-    """The type of the field that names lead to through structs, None where there is none."""
+    """The type of the field at a path of names through structs; None if there is none."""
     for name in path:
         if not pa.types.is_struct(kind) or kind.get_field_index(name) < 0:
             return None
@@ -103,7 +104,7 @@ def type_at(kind: pa.DataType, path: Sequence[str]) -> pa.DataType | None:
 
 
 def with_type_at(kind: pa.DataType, path: Sequence[str], new: pa.DataType) -> pa.DataType:
-    """The type with another one at a place that it has."""
+    """The type with the field at an existing path replaced by `new`."""
     if not path:
         return new
     inside = {field.name: field.type for field in kind}
@@ -112,7 +113,7 @@ def with_type_at(kind: pa.DataType, path: Sequence[str], new: pa.DataType) -> pa
 
 
 def value_at(value: Any, path: Sequence[str]) -> Any:
-    """The value that names lead to through objects, None where there is none."""
+    """The value at a path of names through objects; None if there is none."""
     for name in path:
         if not isinstance(value, dict):
             return None
@@ -121,5 +122,5 @@ def value_at(value: Any, path: Sequence[str]) -> Any:
 
 
 def without_value_at(value: Any, path: Sequence[str]) -> Any:
-    """A copy of an object with null at a place that it has."""
+    """A copy of an object with null at an existing path."""
     return {**value, path[0]: without_value_at(value[path[0]], path[1:])} if path else None

@@ -1,32 +1,32 @@
-"""JSON: one object a line, or one array of objects, or objects over several lines.
+"""JSON: one object per line, one array of objects, or objects that span several lines.
 
-Row number = line number from 0, where blank lines are numbered but are no rows; in the other two, number of the
-object from 0.
+Row number = line number from 0 for one object per line, where blank lines are counted but are not rows; otherwise the
+number of the object from 0.
 
-Two passes over the file: the first finds one schema for all of it, the second reads with that schema. Both
+There are two passes over the file: the first determines one schema for the whole file, the second reads with it. Both
 parse blocks of whole rows with Arrow and fall back to Python, row by row, for a block that Arrow refuses.
 
-What a file may hold beside clean rows:
+Rows and values that need special treatment:
 
 - A line, or an element of the array, that is not a JSON object in valid UTF-8 is rejected.
-- A string that looks like a date stays the string it is.
-- A value that is not a string in a text column, or a text inside a struct, that otherwise holds strings is rejected. A
-  column of conversations (`chats`) keeps its type, or becomes JSON text where they have no common one.
+- A string that looks like a date stays a string.
+- In a text column that holds strings, or a text field inside a struct, a row with another value is rejected. A column
+  of conversations (`chats`) keeps its type, or becomes JSON text if the conversations have no common type.
 - Any other column whose values have no common type becomes a string column of JSON text, in all rows; the id
   column does so too, except that its strings stay as they are. Integers beyond 64 bits count as such values
   because no column type holds them exactly.
-- Of a name that is repeated in one object, the last value counts.
+- If a name is repeated in one object, its last value counts.
 - A row that nests more than 256 deep is rejected.
 
-However a file is made, what is in memory stays a small multiple of a block: the columns that rows have are learnt
-from pieces of 64 KiB, and larger pieces are read with the columns that are known.
+For any file, memory stays at a small multiple of a block: columns are discovered in pieces of 64 KiB, and larger pieces
+are read with the columns known so far.
 
-One parser for everything (msgspec 0.22, orjson 3.13) was measured in its place, both passes, on 64 MB: 0.6 to 0.9 of
-the processor's time for texts of 1,000 characters, 0.6 to 0.75 with vectors of 384 numbers, and 2.3 to 2.8 times as
-much for texts of 80 characters, where Python's objects are most of the work (1.3 times with the garbage collector off,
-which a library must not do to its caller's process). A block of small rows takes 12 to 24 times its bytes as such
-objects, the fields of nested objects lose their order, and msgspec refuses NaN and 1e400, which are read here: so
-`json` would stay beside it. orjson reads integers beyond 64 bits as doubles.
+A single parser for everything (msgspec 0.22, orjson 3.13) was measured as an alternative, both passes on 64 MB. It took
+0.6 to 0.9 times the CPU time for texts of 1,000 characters and 0.6 to 0.75 times with vectors of 384 numbers. For texts
+of 80 characters it took 2.3 to 2.8 times as long, because most of the work is in Python objects (1.3 times with the
+garbage collector off, but a library must not turn it off in its caller's process). As such objects, a block of small
+rows takes 12 to 24 times its bytes, and the fields of nested objects lose their order. msgspec refuses NaN and 1e400,
+which are accepted here, so `json` would still be needed. orjson reads integers beyond 64 bits as doubles.
 """
 
 from __future__ import annotations
@@ -73,14 +73,14 @@ from dedup_assets.ingest.formats.json_types import (
 )
 from dedup_assets.ingest.source_files import SourceFile, reading
 
-_DEEPEST_ROW = 256  # beyond it Python's parser may or may not fail, by how deep its caller stands
-_LEARNING_BYTES = 2**16  # a piece whose columns are not known: rows times columns stay some millions
-_MOST_CELLS = 2**24  # rows times columns of a piece whose columns are known
-_MANY_CELLS, _CELLS_A_BYTE = 2**28, 16  # rows times columns of a file: beyond both nearly all of them are empty
+_DEEPEST_ROW = 256  # beyond it Python's parser may fail, depending on the depth of its caller's stack
+_LEARNING_BYTES = 2**16  # of a piece with unknown columns: rows times columns stay at a few millions
+_MOST_CELLS = 2**24  # rows times columns of a piece with known columns
+_MANY_CELLS, _CELLS_A_BYTE = 2**28, 16  # rows times columns of a file: beyond both, nearly all cells are empty
 
 
 def read(source: SourceFile, text_columns: Sequence[str], id_column: str) -> ShardContent:
-    """Open a JSON lines file; see the module text. Raises `ShardError`."""
+    """Open a JSON file; see the module docstring. Raises `ShardError`."""
     plan = _Plan(frozenset(text_columns), id_column)
     with reading(source):
         for block in json_blocks(source):
@@ -113,7 +113,7 @@ def _batches(source: SourceFile, schema: pa.Schema, encoded: frozenset[str], pla
 
 
 def _texts(schema: pa.Schema, plan: _Plan) -> Iterator[Sequence[str]]:
-    """Where the objects of a file have to hold strings."""
+    """Paths at which the objects of a file must hold strings."""
     for column in schema:
         if column.name in plan.text_columns and column.type == pa.string() and not is_chat(column):
             yield (column.name,)
@@ -131,7 +131,7 @@ def _pieces(block: JsonBlock, most_rows: int) -> Iterator[JsonBlock]:
 
 
 def _parse_with_arrow(block: JsonBlock, schema: pa.Schema | None) -> pa.Table | None:
-    """The rows of a block, or None if any of them needs a closer look."""
+    """The rows of a block, or None if Python must parse them one by one."""
     if not block.plain:
         return None
     if not len(block.rows):
@@ -158,8 +158,8 @@ def _parse_with_arrow(block: JsonBlock, schema: pa.Schema | None) -> pa.Table | 
 def _parse_with_python(
     block: JsonBlock, texts: Sequence[Sequence[str]] = ()
 ) -> tuple[list[dict[str, Any]], list[int], list[Rejected]]:
-    """The objects of a block with their row numbers, and the rows that are none, or hold no string at a place of
-    `texts`."""
+    """The objects of a block with their row numbers, and the rejected rows: those that are not objects or hold another
+    value than a string at a path in `texts`."""
     objects: list[dict[str, Any]] = []
     rows: list[int] = []
     rejected: list[Rejected] = []
@@ -206,12 +206,12 @@ class _Plan:
     text_columns: frozenset[str]
     id_column: str
     types: dict[str, pa.DataType | None] = field(default_factory=dict)  # None: no common type
-    not_text: dict[str, pa.DataType] = field(default_factory=dict)  # other types seen in text columns
-    chats: dict[str, pa.DataType | None] = field(default_factory=dict)  # in these too: lists of messages
-    set_aside: dict[str, pa.DataType] = field(default_factory=dict)  # types seen in texts inside structs that are none
-    inside: dict[str, list[tuple[str, list[str]]]] = field(default_factory=dict)  # texts in structs, and the way there
-    have_roles: set[str] = field(default_factory=set)  # of these: some message says who speaks
-    names: dict[str, None] = field(default_factory=dict)  # in the order in which they were seen
+    not_text: dict[str, pa.DataType] = field(default_factory=dict)  # other types found in text columns
+    chats: dict[str, pa.DataType | None] = field(default_factory=dict)  # types of lists of messages in text columns
+    set_aside: dict[str, pa.DataType] = field(default_factory=dict)  # other types found in text fields of structs
+    inside: dict[str, list[tuple[str, list[str]]]] = field(default_factory=dict)  # (text field, path) by column
+    have_roles: set[str] = field(default_factory=set)  # text columns in which a message names its speaker
+    names: dict[str, None] = field(default_factory=dict)  # in order of first appearance
     large_integers: set[str] = field(default_factory=set)
     has_rows: bool = False
     rows: int = 0
@@ -220,7 +220,7 @@ class _Plan:
 
     @property
     def columns(self) -> int:
-        """How many columns were seen."""
+        """Number of columns found."""
         return len(self.names)
 
     def __post_init__(self) -> None:
@@ -230,7 +230,7 @@ class _Plan:
                 self.inside.setdefault(".".join(names[:at]), []).append((text, names[at:]))
 
     def observe(self, block: JsonBlock) -> None:
-        """Learn the types of the rows of a block, in pieces that grow as long as nothing new is found."""
+        """Add the types of a block's rows, in pieces that grow as long as no new columns are found."""
         first = 0
         while first < len(block.rows) and self.columns <= MOST_COLUMNS and not self.is_mostly_empty:
             known = self._known()
@@ -248,7 +248,7 @@ class _Plan:
 
     @property
     def is_mostly_empty(self) -> bool:
-        """Whether the cells of a table would be far more than the bytes of the file."""
+        """Whether a table would have far more cells than the file has bytes."""
         return self.rows * self.columns > max(_MANY_CELLS, _CELLS_A_BYTE * self.bytes)
 
     def _count(self, piece: JsonBlock) -> int:
@@ -256,7 +256,7 @@ class _Plan:
         return len(piece.rows)
 
     def _known(self) -> pa.Schema | None:
-        """A schema that holds what was seen, None where Arrow has no such type."""
+        """A schema of all types found, None if Arrow has none for a column."""
         known = {name: kind for name, kind in self.types.items() if kind != pa.null() or name not in self.chats}
         if not known or self.not_text or not self.chats.keys().isdisjoint(known):
             return None
@@ -265,7 +265,7 @@ class _Plan:
         return pa.schema(fields) if len(fields) == len(seen) else None
 
     def _observe_table(self, table: pa.Table | None) -> bool:
-        """Whether a parsed piece could be learnt from."""
+        """Add the types of a parsed piece; returns False if they are not reliable."""
         if table is None or any(may_be_rounded(column) for column in table.columns):
             return False
         self.has_rows |= table.num_rows > 0
@@ -334,7 +334,7 @@ class _Plan:
         seen = None if seen is None else without_times(seen)
         known = types.get(name, pa.null())
         common = None if known is None or seen is None else common_type(known, seen)
-        # A type that is no schema any more only grows.
+        # A type with too many fields would only keep growing.
         types[name] = None if common is not None and nests_wider(common, MOST_FIELDS) else common
 
     def schema(self) -> tuple[pa.Schema, frozenset[str]]:
@@ -344,7 +344,7 @@ class _Plan:
         for name in self.names:
             known = self.types.get(name, pa.null())
             if name in self.text_columns:
-                # A column without any string is not text as a whole: that is for the caller to judge.
+                # A column without any string is not a text column; the caller reports that.
                 alone = known is None or pa.types.is_null(known)
                 chat = self.chats.get(name)
                 if alone and chat is not None and name not in self.not_text and storable(chat):
@@ -354,12 +354,12 @@ class _Plan:
                     encoded.add(name)
                     fields[name] = as_json(name)
                     continue
-                alone &= name not in self.chats  # lists and others: whatever is no string is rejected
+                alone &= name not in self.chats  # lists and other types: all values but strings are rejected
                 fields[name] = self.not_text[name] if alone and name in self.not_text else pa.string()
                 continue
             for text, path in self.inside.get(name, ()):
                 if known is not None and text in self.set_aside:
-                    # Without any string it is for the caller to judge; beside a column of that name it is no text.
+                    # Without any string the caller reports it. If a column has that name, the field is not the text.
                     alone = type_at(known, path) == pa.null()
                     of_all = with_type_at(known, path, self.set_aside[text]) if alone else known
                     known = None if text in self.names and not alone else of_all
@@ -392,7 +392,7 @@ def _column(objects: list[dict[str, Any]], column: pa.Field, encoded: bool, plan
 
 
 def _as_type(value: Any, wanted: pa.DataType) -> Any:
-    """Turn integers into floats where the column holds floats: Arrow refuses those it cannot hold exactly."""
+    """Integers as floats if the column holds floats: Arrow refuses integers that a float cannot hold exactly."""
     if value is None:
         return None
     if pa.types.is_floating(wanted):

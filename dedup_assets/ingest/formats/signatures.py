@@ -1,7 +1,7 @@
-"""What a file holds, by its first bytes: the columnar formats, and what is no shard at all.
+"""Recognises files by their first bytes: the columnar formats, and files that are not shards.
 
-A file whose name promises one thing and that holds another is read as what it is where it can be. Otherwise one
-line says what it looks like and what to do, instead of a quarantine full of its lines.
+A file whose content differs from its name is read according to its content if possible. Otherwise one error says what
+it looks like and what to do, instead of a quarantined row for each of its lines.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 HEAD_BYTES = 4_096
-"""Bytes of a file that are looked at."""
+"""Number of bytes that are examined."""
 
 _COLUMNAR: tuple[tuple[bytes, str], ...] = (
     (b"PAR1", "parquet"),
@@ -66,13 +66,13 @@ def columnar_format(head: bytes) -> str | None:
 
 
 def foreign(head: bytes) -> str | None:
-    """What a file that begins with `head` looks like and what to do about it, in words; None where it may be text."""
+    """What a file that starts with `head` looks like and what to do about it, as a message; None if it may be text."""
     for magic, what, remedy in _FOREIGN:
         if head.startswith(magic):
             return f"looks like {what}. {remedy}"
     if head[257:262] == b"ustar":
         return "looks like a tar archive. Unpack it, or name what is inside as tar://NAME::ARCHIVE"
-    if head.startswith(b"ORC") and _NOT_TEXT.search(head):  # text may begin so
+    if head.startswith(b"ORC") and _NOT_TEXT.search(head):  # text may start with these letters too
         return f"looks like an ORC file. {_EXPORT}"
     if _PICKLE.match(head):
         return f"looks like a pickle of Python, which is never loaded. {_EXPORT}"

@@ -1,8 +1,8 @@
-"""Plain text: a line is a record, in one column named `text`. Row number = line number from 0.
+"""Plain text: each line is a record, with one column named `text`. Row number = line number from 0.
 
-Lines end with a line feed, a carriage return or both; no other character ends one. A line without a character is a
-record without text, which goes to quarantine like any other, or stays with `keep_empty`. A byte order mark is no part
-of the first line. A line that is not valid UTF-8 is rejected.
+Lines end with a line feed, a carriage return or both, and with no other character. An empty line is a record with an
+empty text: it is quarantined like other empty texts, or kept with `keep_empty`. A byte order mark is not part of the
+first line. A line that is not valid UTF-8 is rejected.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SCHEMA = pa.schema([(COLUMN, pa.string())])
 
 
 def read(source: SourceFile) -> ShardContent:
-    """Open a file of plain text that has a byte at least; see the module text. Raises `ShardError`."""
+    """Open a file of plain text that is not empty; see the module docstring. Raises `ShardError`."""
     return ShardContent(_SCHEMA, frozenset(), True, _batches(source))
 
 
@@ -37,7 +37,7 @@ def _batches(source: SourceFile) -> Iterator[Batch]:
     first = 0
     with reading(source):
         for block in _blocks(source):
-            # A regular expression or `splitlines` would part at other characters too, or take three times as long.
+            # `splitlines` would split at other characters too; a regular expression takes three times as long.
             lines = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n").removesuffix(b"\n").split(b"\n")
             for start in range(0, len(lines), _MOST_ROWS):
                 piece = lines[start : start + _MOST_ROWS]
@@ -73,7 +73,7 @@ def _blocks(source: SourceFile) -> Iterator[bytes]:
         begun = False
         while piece := stream.read(BLOCK_BYTES):
             piece, begun = piece if begun else piece.removeprefix(b"\xef\xbb\xbf"), True
-            # A carriage return at the end of a piece may be the first half of a line's end.
+            # A carriage return at the end of a piece may be the first half of a line ending.
             cut = max(piece.rfind(b"\n"), piece.rfind(b"\r", 0, len(piece) - 1)) + 1
             if cut:
                 yield b"".join([*pieces, piece[:cut]])
