@@ -124,7 +124,7 @@ def register(sources: tuple[str, ...], workspace: str, reference: bool, as_json:
 
 @click.command(short_help="Decide again with another threshold or guards.")
 @click.argument("similarity", metavar="[T]", type=float, required=False)
-@setting_option("guards")
+@setting_option("guards", omitted="the current ones")
 @click.option("--no-guards", is_flag=True, help="Use no guards: only the similarity decides.")
 @workspace_option
 @json_option

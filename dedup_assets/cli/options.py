@@ -57,8 +57,9 @@ _NO_OPTION = {
 }
 
 
-def setting_option(name: str, option: str = "", metavar: str | None = None) -> Decorator:
-    """The option of a setting, made from its declaration; its value is None if it is not given."""
+def setting_option(name: str, option: str = "", metavar: str | None = None, omitted: str = "") -> Decorator:
+    """The option of a setting, made from its declaration; its value is None if it is not given. `omitted` is shown as
+    the default where that is another than of the setting."""
     setting = DECLARED[name]
     kind = type(setting.default)
     sentence = setting.comment.partition(". ")[0].removesuffix(".")
@@ -82,7 +83,7 @@ def setting_option(name: str, option: str = "", metavar: str | None = None) -> D
         more["type"] = click.IntRange(min=1 if default else setting.bounds["ge"])
     elif "ge" in setting.bounds:
         more["type"] = click.FloatRange(setting.bounds["ge"], setting.bounds["le"])
-    return click.option(option, name, help=f"{words}.  [default: {default or setting.default}]", **more)
+    return click.option(option, name, help=f"{words}.  [default: {omitted or default or setting.default}]", **more)
 
 
 def settings_options(command: Command) -> Command:

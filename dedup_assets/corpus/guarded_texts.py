@@ -17,6 +17,7 @@ from dedup_assets.ingest.records import read_texts
 from dedup_assets.storage.permissions import refuse_unasked_functions
 from dedup_assets.storage.raw_table import RawShard
 from dedup_assets.storage.shards import Records, read_records
+from dedup_assets.storage.struct_columns import find_column
 from dedup_assets.storage.workspace import Workspace
 
 HELD_SHARDS = 256
@@ -77,7 +78,8 @@ class StoredTexts:
 
 def require_texts(raw: RawShard, shard: str, spec: IngestSpec) -> None:
     """Raise SettingsError for a shard with vectors but without texts, which guards cannot compare."""
-    if not set(spec.text_columns) <= set(pq.read_schema(raw.table).names):
+    schema = pq.read_schema(raw.table)
+    if any(find_column(schema, name) is None for name in spec.text_columns):
         raise SettingsError(
             f"guards compare texts, and shard {shard} has none: no column {', '.join(spec.text_columns)}. Leave the "
             "guards out (`dedup-assets threshold --no-guards`), or curate shards with texts."

@@ -71,14 +71,22 @@ def chat_texts(column: pa.ChunkedArray, is_json: bool) -> tuple[pa.ChunkedArray,
     """The text of each conversation (large_string, null if it has none), and the reason why it has none: object array
     (n,) of str, "" elsewhere."""
     texts: list[str | None] = []
-    reasons = np.full(len(column), "", dtype=object)
+    reasons = np.empty(len(column), dtype=object)
+    reasons.fill("")
     for index, value in enumerate(column.to_pylist()):
         try:
-            texts.append(None if value is None else chat_text(json.loads(value) if is_json else value))
+            texts.append(None if value is None else chat_text(_parsed(value) if is_json else value))
         except Unreadable as problem:
             texts.append(None)
             reasons[index] = str(problem)
     return pa.chunked_array([pa.array(texts, pa.large_string())]), reasons
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise Unreadable("not a list of messages in JSON") from problem
 
 
 def reason_kind(reason: str) -> str:

@@ -98,7 +98,7 @@ def join_texts(table: pa.Table, text_columns: Sequence[str]) -> pa.ChunkedArray:
 def text_table(table: pa.Table, text_columns: Sequence[str]) -> tuple[pa.Table, np.ndarray]:
     """The text columns as a table, with fields taken out of structs and conversations written as texts. Also the reason
     why a row's conversation has no text: object array of shape (rows,), "" if it has one."""
-    reasons = np.full(table.num_rows, "", dtype=object)
+    reasons = no_reasons(table.num_rows)
     columns = []
     for name in text_columns:
         field, column = column_field(table.schema, name), column_of(table, name)

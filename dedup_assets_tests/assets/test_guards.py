@@ -205,7 +205,7 @@ def test_what_has_no_text_or_is_no_function_is_refused_before_anything_is_done(t
     with pytest.raises(SettingsError, match="shard s00 has none: no column text"):
         curate(paths, tmp_path / "ws", guards="numbers")
     assert da.rethreshold(guards=(), workspace=tmp_path / "ws").summary["kept"] == 2
-    with pytest.raises(SettingsError, match="'no_such:function' cannot be had"):
+    with pytest.raises(SettingsError, match="'no_such:function' cannot be imported"):
         curate(paths, tmp_path / "other", guards=["no_such:function"])
     assert not (tmp_path / "other").exists()
     with pytest.raises(SettingsError, match="neither threshold nor guards"):
@@ -230,6 +230,15 @@ def test_a_function_in_a_copied_workspace_is_not_run_before_somebody_asks_for_it
         da.rethreshold(0.95, workspace=tmp_path / "copy")
     da.rethreshold(0.9, guards=OWN, workspace=tmp_path / "copy")
     assert copy.explain(gone)["guards"][0]["holds"]
+
+
+def test_texts_inside_structs_are_compared(tmp_path: Path) -> None:
+    texts = [{"body": "12 apples here"}, {"body": "13 apples here"}, {"body": "12 apples"}]
+    table = pa.table({"id": ["a", "b", "c"], "doc": texts, "vector": np.ones((3, 2)).tolist()})
+    found = curate(
+        write_shards(tmp_path / "in", [table]), tmp_path / "ws", guards="numbers", text_columns=("doc.body",)
+    )
+    assert found.kept.to_arrow()["id"].to_pylist() == ["a", "b"] and removals(found)["c"][0] == "a"
 
 
 def test_in_memory_the_same_is_decided_as_in_a_workspace(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dedup_assets.ingest.chats import Unreadable, chat_text
+from dedup_assets.ingest.chats import Unreadable, chat_text, chat_texts
 from dedup_assets.ingest.records import read_texts
 from dedup_assets.storage.raw_table import RawShard
 from dedup_assets_tests.ingest.test_records import Ingested, lines
@@ -136,3 +136,10 @@ def test_conversations_of_a_file_are_records_whatever_else_it_holds(tmp_path: Pa
         tmp_path / "again", "c.parquet", (shard.out / "table.parquet").read_bytes(), text_columns=("messages",)
     )
     assert again.records["text_hash"].equals(shard.records["text_hash"])
+
+
+def test_a_stored_conversation_that_is_no_json_has_a_reason_and_the_others_their_text() -> None:
+    stored = [json.dumps(say(("user", "Why?"))), "", "[[", "[" * 100_000, None]
+    texts, reasons = chat_texts(pa.chunked_array([stored], pa.string()), is_json=True)
+    assert texts.to_pylist() == ["user: Why?", None, None, None, None]
+    assert reasons.tolist() == ["", *["not a list of messages in JSON"] * 3, ""]
