@@ -130,7 +130,7 @@ def register(*sources: str | Path, workspace: str | Path, role: str = CORPUS, **
 def watch(
     *sources: str | Path, workspace: str | Path, role: str = CORPUS, **options: Unpack[Options]
 ) -> dict[str, int]:
-    """Name sources whose shards are to be curated by themselves as long as Dagster's daemon runs on the workspace.
+    """Watch sources: while Dagster's daemon runs on the workspace, it curates their new shards.
 
     Parameters
     ----------
@@ -207,9 +207,9 @@ def retract(
     listener: Listener | None = None,
     progress: bool = True,
 ) -> Curation:
-    """Take shards or records back, and decide again what is left.
+    """Remove shards or records from the corpus, and decide the others again.
 
-    What is left is decided as if it had been curated alone, in the same order: records that were removed only for
+    The others are decided as if they had been curated alone, in the same order: records that were removed only for
     a retracted one come back. `output/changes` lists everything that changed.
 
     Parameters
@@ -270,7 +270,7 @@ def rethreshold(
     listener: Listener | None = None,
     progress: bool = True,
 ) -> Curation:
-    """New decisions under another threshold or other guards, from stored matches: no model, no join.
+    """Decide again with another threshold or other guards, from stored matches, without model and join.
 
     Parameters
     ----------
@@ -304,7 +304,7 @@ def rethreshold(
     started = time.perf_counter()
     options = resolve_options({"threshold": threshold, "guards": guards})
     if not options:
-        raise SettingsError("neither threshold nor guards was given: expected what to decide by.")
+        raise SettingsError("neither threshold nor guards was given: expected at least one of them.")
     space = Workspace.open(workspace_path(workspace)).with_options(options)
     space.sweep()
     return _run_and_report(space, lambda dagster: dagster.curate([]), _shown(listener, progress), started, check=True)

@@ -61,7 +61,7 @@ def _nearest(table: pa.Table, count: int) -> pa.Table:
 
 @steady
 def search(workspace: Workspace, text: str, count: int) -> Hits:
-    """The corpus texts most like a text, from the LanceDB table, with what was decided on each."""
+    """The corpus texts most similar to a text, from the LanceDB table, each with its decision."""
     settings = workspace.settings
     if settings.embedding_column:
         raise SettingsError(
