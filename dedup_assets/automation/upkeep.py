@@ -31,8 +31,8 @@ def define_maintain_store(names: Names) -> dg.JobDefinition:
         name=MAINTAIN_STORE,
         executor_def=cancellable_executor,
         description="Deletes data that no current result needs: superseded versions of the table of embeddings, "
-        "vectors of texts that are gone, cells of retired centroids, readings and matches of retracted content, leftovers of "
-        "killed runs. Changes no result.",
+        "vectors of texts that are gone, cells of retired centroids, readings and matches of retracted content, "
+        "leftovers of killed runs. Changes no result.",
     )
     def maintain_store() -> None:
         run_maintenance()

@@ -6,7 +6,6 @@ from math import ceil
 from typing import Any, Generic, TypeVar, Unpack
 
 import numpy as np
-import torch
 
 from dedup_assets.compute.neighbours import lowest, mean_of_nearest
 from dedup_assets.compute.neighbours import representatives as representative_rows
@@ -19,6 +18,7 @@ from dedup_assets.in_memory.matching import checked_share
 from dedup_assets.in_memory.progress import shown_stages
 from dedup_assets.in_memory.records import Columns, Records, read_records
 from dedup_assets.in_memory.vectors import Model, ModelOptions
+from dedup_assets.later import torch
 
 T = TypeVar("T")
 

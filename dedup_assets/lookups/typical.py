@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
 
 from dedup_assets.compute.neighbours import lowest, mean_of_nearest, representatives
 from dedup_assets.display_text import counted
@@ -22,6 +21,7 @@ from dedup_assets.errors import SettingsError, WorkspaceError
 from dedup_assets.forks import require_own_threads
 from dedup_assets.ingest.record_spec import ingest_spec
 from dedup_assets.ingest.records import read_texts
+from dedup_assets.later import torch
 from dedup_assets.lookups.answers import RANKED, Ranked
 from dedup_assets.lookups.corpus import Corpus
 from dedup_assets.lookups.measures import decided_admissions
