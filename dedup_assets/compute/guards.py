@@ -290,7 +290,7 @@ class Index:
         row = np.repeat(np.arange(len(removed)), mine.sizes)
         rarest = np.lexsort((stop - start, row))
         rank = np.arange(len(row)) - np.repeat(mine.offsets[:-1], mine.sizes)
-        needed = np.ceil(self._guard.bound * mine.sizes * (1.0 - 1e-12)).astype(np.int64)  # a rounding error only lowers it
+        needed = np.ceil(self._guard.bound * mine.sizes * (1.0 - 1e-12)).astype(np.int64)  # rounding only lowers it
         looked_up = rarest[rank < (mine.sizes - needed + 1)[row]]
         count = (stop - start)[looked_up]
         cost = np.bincount(row[looked_up], weights=count, minlength=len(removed))
