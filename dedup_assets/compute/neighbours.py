@@ -305,8 +305,8 @@ class _Shares:
 
 @njit(cache=True, nogil=True)
 def _pattern(bound, wide):
-    """The bit pattern of a bound in the products' type; below `LOWEST_BOUND` the smallest integer, since negative floats
-    do not order like their bits."""
+    """The bit pattern of a bound in the products' type; below `LOWEST_BOUND` the smallest integer, since negative
+    floats do not order like their bits."""
     if bound < LOWEST_BOUND:
         return np.int32(-(2**31)) if wide else np.int32(-(2**15))
     if bound == np.inf:

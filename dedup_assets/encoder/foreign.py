@@ -62,7 +62,7 @@ class ForeignEncoder:
         return self._dimension or self.encode(PROBE_TEXTS[:1]).vectors.shape[1]
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
-        """Unit vectors of n `texts`. Raises ModelError if the encoder fails or returns something else than n vectors."""
+        """Unit vectors of n `texts`. Raises ModelError if the encoder fails or does not return n vectors."""
         asked = [at for at, text in enumerate(texts) if text.strip()]
         found = [
             self._vectors([texts[at] for at in asked[start : start + self.batch_size]])
