@@ -74,8 +74,8 @@ class Explanation(Answer, dict[str, Any]):
     record has `admission`, `source`, `text`, `settings`, `generation`, `run_id`, `decided` (when) and `lineage`; a
     removed one `kind`, `similarity`, `similarity_recomputed`, `keeper_id`, `keeper_shard`, `keeper_row`,
     `keeper_source`, `keeper_text` and `group_id`; a quarantined one `reason`, `record` and `source`; a retracted one
-    `reason` and `admission`. `also_quarantined` lists other rows with the id. With guards, a record removed for a similar
-    one has `guards`, a list of `guard`, `value` and `holds`. A kept record that matches a keeper, but for which a guard
+    `reason` and `admission`. `also_quarantined` lists other rows with the id. With guards, a record removed for a
+    similar one has `guards`, a list of `guard`, `value` and `holds`. A kept record that matches a keeper, but for which a guard
     fails, has `spared_by_guards`, a list of `id, shard, similarity, guards`.
     """
 
