@@ -75,8 +75,8 @@ class Explanation(Answer, dict[str, Any]):
     removed one `kind`, `similarity`, `similarity_recomputed`, `keeper_id`, `keeper_shard`, `keeper_row`,
     `keeper_source`, `keeper_text` and `group_id`; a quarantined one `reason`, `record` and `source`; a retracted one
     `reason` and `admission`. `also_quarantined` lists other rows with the id. With guards, a record removed for a
-    similar one has `guards`, a list of `guard`, `value` and `holds`. A kept record that matches a keeper, but for which a guard
-    fails, has `spared_by_guards`, a list of `id, shard, similarity, guards`.
+    similar one has `guards`, a list of `guard`, `value` and `holds`. A kept record that is
+    similar to a keeper, but for which a guard fails, has `spared_by_guards`, a list of `id, shard, similarity, guards`.
     """
 
     def show(self, console: Console, full: bool = False) -> None:
