@@ -1,4 +1,4 @@
-"""Pieces of work done side by side on threads, whose results are taken in the order of the pieces."""
+"""Work on several items in parallel threads, with the results in the order of the items."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ Result = TypeVar("Result")
 
 
 class Stopped(Exception):
-    """Nobody wants the result of this piece of work any more."""
+    """The result of this piece of work is no longer needed."""
 
 
 @contextmanager
 def ahead(
     work: Callable[[Item, Callable[[], None]], Result], items: Sequence[Item], threads: int
 ) -> Iterator[Iterator[tuple[Item, Callable[[], Result]]]]:
-    """Yield an iterator over items, each with a call that gives ``work(item, look)`` or raises what that raised.
+    """Yield an iterator over the items, each with a function that returns the result of ``work(item, look)`` or raises
+    its exception.
 
-    At most twice as many pieces as threads are begun before their turn. A piece calls ``look`` now and then: it raises
-    `Stopped` once the block is left, by an interrupt for instance, and what is under way ends there. With one thread,
-    or one item, the work is done in the calling thread when its result is asked for.
+    At most twice as many items as threads are submitted ahead of the one yielded. ``work`` should call ``look``
+    regularly: it raises `Stopped` once the ``with`` block is left, for instance by an interrupt, which ends running
+    work. With one thread or one item, the calling thread does the work when it calls the function.
     """
     stop = threading.Event()
 

@@ -1,4 +1,4 @@
-"""What must hold, besides the cosine, before one record stands for another: the setting `guards`, read."""
+"""Parses the setting `guards`: conditions, besides the cosine, that must hold before one record replaces another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dedup_assets.errors import SettingsError, first_line
 from dedup_assets.named_code import imported, module_and_factory
 
 SHARES = ("contains", "words", "shingles")
-"""Guards that hold from a share on: `NAME>=X`. What each measures stands in `compute.guards`."""
+"""Guards with a least share: `NAME>=X`. `compute.guards` defines them."""
 
 NUMBERS = "numbers"
 
@@ -21,7 +21,7 @@ EXPECTED = (
 )
 
 _LATER = ("same", "differs", "within", "fitted", "cross-encoder")
-"""What looks like a module and a function, or like a share, and is neither."""
+"""Reserved names, which are not modules in `NAME:...`."""
 
 _SHARE = re.compile(r"(?P<name>[\w-]+)\s*>=\s*(?P<bound>\S+)")
 
@@ -43,7 +43,7 @@ class Guard:
 
     @classmethod
     def parse(cls, text: str) -> Guard:
-        """Read one guard. Raises ValueError that says what was expected."""
+        """Parse one guard. Raises a ValueError that says what was expected."""
         text = text.strip()
         if text == NUMBERS:
             return cls(NUMBERS)
@@ -57,7 +57,7 @@ class Guard:
 
     @property
     def is_function(self) -> bool:
-        """Whether it is a caller's own function of two texts."""
+        """Whether it is a user's function of two texts."""
         return ":" in self.name
 
     def __str__(self) -> str:
@@ -65,7 +65,7 @@ class Guard:
 
 
 def parse_guards(texts: Sequence[str]) -> tuple[Guard, ...]:
-    """Read several. Raises ValueError for one that is unknown or given twice."""
+    """Parse several guards. Raises ValueError for one that is unknown or given twice."""
     guards = tuple(map(Guard.parse, texts))
     names = [guard.name for guard in guards]
     for name in names:
@@ -75,7 +75,7 @@ def parse_guards(texts: Sequence[str]) -> tuple[Guard, ...]:
 
 
 def load_function(guard: Guard) -> Callable[[str, str], Any]:
-    """Import the function that a guard names. Raises SettingsError if there is none."""
+    """Import the function that a guard names. Raises SettingsError if it cannot be imported or called."""
     module, _, name = guard.name.partition(":")
     try:
         found = imported(module, name)
@@ -90,7 +90,7 @@ def load_function(guard: Guard) -> Callable[[str, str], Any]:
 
 
 def guard_words(values: Sequence[Mapping[str, Any]]) -> str:
-    """What `compute.guards.guard_values` gave, on one line."""
+    """The result of `compute.guards.guard_values` on one line."""
     return ", ".join(f"{v['guard']} {'holds' if v['holds'] else 'fails'} ({v['value']:.3g})" for v in values)
 
 

@@ -1,7 +1,7 @@
 """Modules that are imported at their first use.
 
-Importing torch takes two seconds of processor time, LanceDB one, and `pyarrow.dataset` half a second for pandas.
-Commands that use none of them, such as `curate` with nothing to do, load modules that name them.
+Importing torch takes two seconds of processor time, LanceDB one, and `pyarrow.dataset` half a second, because it
+imports pandas. Commands that use none of them, such as `curate` with nothing to do, load modules that refer to them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""`module:factory`: a function by the name under which any process can import it.
+"""Names of the form `module:factory`, under which any process can import a function.
 
-Where a module would be found is told without importing anything.
+`home_of` finds the file of a module without importing it.
 """
 
 from __future__ import annotations
@@ -15,36 +15,35 @@ from pathlib import Path
 from typing import Any
 
 FOLDER_VARIABLE = "DEDUP_ASSETS_FOLDER"
-"""Names the folder from which a relative path of a model leads; the current one where it is not set."""
+"""Environment variable with the folder that relative paths of models start from; by default the current folder."""
 
 STATIC, OBJECT = "static:", "object:"
-"""What else stands before a colon in the name of a model: one that is made, and a Python object of this process."""
+"""Other prefixes of model names: a static model that is made, and a Python object of this process."""
 
 _NAME = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*(?:\.[^\W\d]\w*)*)")
 
 
 def folder() -> Path:
-    """From which relative names lead."""
-    # Servers run in a folder of their own and name the one that they were started in.
+    """The folder that relative names start from."""
+    # Servers run in a folder of their own and set the variable to the folder they were started in.
     return Path(os.environ.get(FOLDER_VARIABLE, "")).absolute()
 
 
 def module_and_factory(name: str) -> tuple[str, str] | None:
-    """The parts of `module:factory`; None where a name is none."""
+    """The parts of `module:factory`; None if a name does not have this form."""
     found = None if name.startswith((STATIC, OBJECT)) else _NAME.fullmatch(name)
     return None if found is None else (found[1], found[2])
 
 
 def home_of(module: str) -> str | None:
-    """The file of a module's package, or its folder where it has no file; None where there is no such module.
+    """The file of a module's top package, or its folder if it has no file; None if there is no such module.
 
-    On `sys.path` first, then in the current folder: what is installed is never hidden by a file that happens to lie
-    there.
+    `sys.path` is searched before the current folder, so a file there never hides an installed package.
     """
     top = module.partition(".")[0]
     try:
         spec = importlib.util.find_spec(top)
-    except ValueError:  # `__main__`, and what was put into `sys.modules` by hand
+    except ValueError:  # `__main__`, and modules put into `sys.modules` by hand
         return None
     spec = spec or PathFinder.find_spec(top, [str(folder())])
     if spec is None:
@@ -53,7 +52,7 @@ def home_of(module: str) -> str | None:
 
 
 def imported(module: str, attribute: str) -> Any:
-    """What the attribute of a module is. Raises whatever the import raises, and AttributeError."""
+    """Import a module and return an attribute of it. Raises any exception of the import, and AttributeError."""
     if importlib.util.find_spec(module.partition(".")[0]) is None and str(folder()) not in sys.path:
         sys.path.append(str(folder()))
         importlib.invalidate_caches()

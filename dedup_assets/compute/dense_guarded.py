@@ -1,12 +1,12 @@
-"""Decisions inside dense cells where guards decide too. Then near-copies may stay by the thousand.
+"""Decisions inside dense cells with guards, which may keep thousands of near-copies.
 
-Comparing each record with all that stay would take the square of their number. Two things bound it:
+Comparing each record with all kept ones would take quadratic time. Two things reduce it:
 
-- Of a record that needs what few keepers have, such as a number, only these are looked at (`guards.Index`): no product
-  is taken of it at all. Near-copies that differ in a number cost time linear in their number.
-- The others are compared with every keeper by a product in float32, and looked at from the most alike on, until none of
-  the rest can be more alike than one that covers the record. That is a product for each pair of them, and no more where
-  the guards hold for one of the most alike.
+- If a guard requires features that few keepers have, such as a number, a record is compared with these keepers only
+  (`guards.Index`), and no product is computed for it. Near-copies that differ in a number take linear time.
+- Every other record is compared with all keepers by a product in float32. The guards are then evaluated in the order of
+  decreasing product, until no remaining keeper can be more similar than one that covers the record. So each pair costs
+  a product, and little more if the guards hold for one of the most similar keepers.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ BLOCK = (1_024, 4_096)
 """Records and keepers of a product: 16 MB of float32."""
 
 FIRST_LOOKS = 4
-"""Keepers of each record that are looked at first; then four times as many."""
+"""Keepers of each record that are tested first; each later round tests four times as many."""
 
 
 def walk_guarded(
     walk: Walk, cells: Sequence[DenseCell], vectors: Vectors, decided: np.ndarray, covers: NamedCovers | None
 ) -> int:
-    """`walk_dense`, where `covers` tells of pairs of nodes, the earlier one first, whether the guards hold."""
+    """`walk_dense` with guards; returns the number of products. `covers` takes earlier and later nodes."""
     return walk_dense(walk, cells, vectors, decided, make=partial(GuardedWork, covers=covers) if covers else None)
 
 
 class GuardedWork(DenseWork):
-    """The state between two pieces; asks the guards of every match."""
+    """`DenseWork` that counts a match only if the guards hold for it."""
 
     def __init__(self, *state: Any, covers: NamedCovers) -> None:
         self.covers = covers
         super().__init__(*state)
 
     def advance(self, nodes: np.ndarray, stop: int) -> None:
-        """As for any records, with what the guards compare of these at hand."""
+        """As in the base class; first loads the features of the nodes that the guards compare."""
         self.covers.prepare(nodes)
         self._unit: np.ndarray | None = None
         super().advance(nodes, stop)
@@ -74,7 +74,7 @@ class GuardedWork(DenseWork):
                 self._look_at_best(part[row], others[column], product[row, column])
 
     def _unit_rows(self, nodes: np.ndarray) -> np.ndarray:
-        """Unit rows, float32, of some nodes of the piece."""
+        """Unit rows float32 (n, d) of some nodes (n,) of the piece."""
         if self._unit is None:
             self._unit = unit_rows(self.own, self.own_squares).numpy()
         return self._unit[np.searchsorted(self.piece, nodes)]
@@ -84,11 +84,13 @@ class GuardedWork(DenseWork):
         return proposal_slack("fp32", self.own.shape[1])
 
     def _bounds(self, nodes: np.ndarray) -> np.ndarray:
-        """The product from which a pair may match, and be more alike than what each node was told: float32 (n,)."""
+        """Least product of a pair that may match and be more similar than the best keeper found so far for each node:
+        float32 (n,)."""
         return (self.walk.bounds(nodes) - 2.0 * self._slack).astype(np.float32)
 
     def _look_at(self, later: np.ndarray, earlier: np.ndarray, is_covered: bool = False) -> None:
-        """Tell the walk which pairs of a record of the piece and an earlier one match and fulfil the guards."""
+        """Report to the walk the pairs of a record of the piece and an earlier one that match and for which the guards
+        hold. `is_covered` says that they are known to hold."""
         where, back = np.unique(earlier, return_inverse=True)
         if not len(where):
             return
@@ -102,7 +104,8 @@ class GuardedWork(DenseWork):
         self.walk.tell(later, earlier, similarity)
 
     def _look_at_best(self, later: np.ndarray, earlier: np.ndarray, product: np.ndarray) -> None:
-        """The same, the most alike of each record first, and no more than can be the most alike that covers it."""
+        """`_look_at` for the most similar pairs of each record first, until no remaining pair can be more similar than
+        one that covers the record."""
         order = np.lexsort((-product, later))
         later, earlier, product = later[order], earlier[order], product[order]
         count = FIRST_LOOKS
@@ -117,7 +120,7 @@ class GuardedWork(DenseWork):
             count *= 4
 
     def _against_each_other(self, members: np.ndarray, home: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        # What an earlier keeper covers is not going to be a keeper.
+        # A record that an earlier keeper covers does not become a keeper.
         able = np.flatnonzero(~self.walk.answered(members)) if self.walk.keepers_only else np.arange(len(members))
         wide, pairs = self.covers.candidates(members[able], members)
         found = [self._matching(able[keeper], row, members, home, self.covers.is_index) for keeper, row in pairs]
@@ -134,7 +137,7 @@ class GuardedWork(DenseWork):
     def _matching(
         self, i: np.ndarray, j: np.ndarray, members: np.ndarray, home: np.ndarray, is_covered: bool = False
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Those of some pairs of members, the keeper first, that match and fulfil the guards."""
+        """The pairs of members, the keeper first, that match and for which the guards hold."""
         wanted = (i < j) & (home[i] | home[j])
         i, j = members[i[wanted]], members[j[wanted]]
         one, other = np.searchsorted(self.piece, i), np.searchsorted(self.piece, j)

@@ -1,19 +1,20 @@
-"""What the guards compare of a text: its numbers, words, runs of three words and of five characters, as sets of hashes.
+"""The features of a text that guards compare: its numbers, words, runs of three words and runs of five characters.
 
-A text is brought to NFKC and case-folded, and decimal digits of any script become 0 to 9, before anything is taken of
-it. A *word* is a run of letters, digits, marks and underscores; in scripts that are written without spaces each
-character is one. A text of fewer than three words, or of fewer than five characters, has one run: the whole of it. An
-empty text has none. Hashes have 64 bits: that two different ones of a pair of texts meet has a chance of some 1e-13.
+Each feature is a set of hashes. First a text is normalized to NFKC and case-folded, and decimal digits of any script
+become 0 to 9. A *word* is a run of letters, digits, marks and underscores; in scripts that are written without spaces
+each character is a word. A text of fewer than three words, or of fewer than five characters, has one run: the whole
+text. An empty text has none. Hashes have 64 bits; the probability of a collision within a pair of texts is about 1e-13.
 
 A *number* is a run of digits, with single joiners between digits (``. , : / ' -`` and no-break or thin spaces):
 
-- Thousands are put together: ``1,000``, ``1'000`` and ``1 000`` (no-break space) are 1000, ``1.000.000`` and
-  ``1.000,5`` too; ``1.000`` alone is a decimal number, 1. An ordinary space ends a number.
-- A point or comma is that of a decimal number else: ``1,5`` is 1.5, ``1.50`` too. Leading zeros count for nothing.
-- Whatever else is joined is one number as it stands: dates, times, versions, ranges. ``2024-01-02`` is not
-  ``2024-02-01``, and not the numbers 2024, 1 and 2.
-- A minus belongs to a number when no word stands before it: ``-5`` and ``(-5)``, but 19 in ``covid-19``.
-- Letters end a number: ``5kg`` has 5, ``1e5`` has 1 and 5. Number words, and what is no decimal digit, are none.
+- Thousands separators are removed: ``1,000``, ``1'000`` and ``1 000`` (no-break space) are 1000. So are those of
+  ``1.000.000`` and ``1.000,5``; ``1.000`` alone is a decimal number, 1. An ordinary space ends a number.
+- Any other single point or comma is a decimal separator: ``1,5`` and ``1.50`` are 1.5. Leading zeros are ignored.
+- Other joined digits are one number as written: dates, times, versions, ranges. ``2024-01-02`` is not ``2024-02-01``,
+  and not the numbers 2024, 1 and 2.
+- A minus sign belongs to a number if no word character precedes it: ``-5`` and ``(-5)``, but 19 in ``covid-19``.
+- Letters end a number: ``5kg`` has 5, ``1e5`` has 1 and 5. Number words, and characters that are not decimal digits,
+  are not numbers.
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ NUMBERS, WORDS, WORD_RUNS, CHARACTER_RUNS = "numbers", "words", "word runs", "ch
 
 RUN_WORDS, RUN_CHARACTERS = 3, 5
 
-# Classes of characters; digits are of words too.
+# Classes of characters; digits are word characters too.
 _OTHER, _SPACE, _WORD, _ALONE, _DIGIT, _UNSEEN = 0, 1, 2, 3, 4, 255
 
 _UNSPACED = (
     *("CJK UNIFIED", "CJK COMPATIBILITY IDEOGRAPH", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "BOPOMOFO"),
     *("THAI ", "LAO ", "KHMER ", "MYANMAR "),
 )
-"""How the names of the characters begin whose scripts put no space between words."""
+"""Unicode name prefixes of the characters of scripts that put no space between words."""
 
 _NARROW_SPACES = re.compile("[\u00a0\u2009\u202f]")
 _JOINED = "\x1f"
-"""Stands for a no-break or thin space, which NFKC makes an ordinary one."""
+"""Replaces a no-break or thin space, which NFKC would turn into an ordinary space."""
 
 _JOINERS = {
     **{mark: mark for mark in ".,:/'-"},
@@ -53,7 +54,7 @@ _MINUS = np.array([ord("-"), ord("\u2212")], np.uint32)
 
 _classes = np.full(0x110000, _UNSEEN, np.uint8)
 _plain = np.arange(0x110000, dtype=np.uint32)
-"""Class of each character that was met, and what stands for it: itself, or the digit 0 to 9 that it is."""
+"""Class of each character seen so far, and its replacement: the character itself, or its decimal digit as 0 to 9."""
 _is_joiner = np.zeros(0x110000, bool)
 _is_joiner[[ord(mark) for mark in _JOINERS]] = True
 
@@ -73,11 +74,11 @@ class Sets:
 
     @property
     def sizes(self) -> np.ndarray:
-        """How many each text has: int64 (n,)."""
+        """Number of hashes of each text: int64 (n,)."""
         return np.diff(self.offsets)
 
     def take(self, rows: np.ndarray) -> Sets:
-        """Those of some of the texts."""
+        """The sets of the texts at some indexes (k,)."""
         sizes = self.sizes[rows]
         offsets = np.concatenate([[0], np.cumsum(sizes)])
         at = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - self.offsets[rows], sizes)
@@ -85,13 +86,14 @@ class Sets:
 
     @classmethod
     def joined(cls, parts: Sequence[Sets]) -> Sets:
-        """Several, one after the other."""
+        """Several, concatenated."""
         sizes = np.concatenate([np.empty(0, np.int64), *(part.sizes for part in parts)])
         values = np.concatenate([np.empty(0, np.uint64), *(part.values for part in parts)])
         return cls(np.concatenate([[0], np.cumsum(sizes)]), values)
 
     def overlap(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """How many hashes two texts share, for pairs (p,) of them: int64 (p,). Fast where `one` comes in runs."""
+        """Number of hashes that the texts of each pair (p,) share: int64 (p,). Fast if equal indexes in `one` are
+        adjacent."""
         return _overlap(self.offsets, self.values, one, other)
 
 
@@ -119,7 +121,7 @@ def sets_of(texts: Sequence[str], kinds: Sequence[str]) -> dict[str, Sets]:
 
 
 def numbers_of(text: str) -> list[str]:
-    """The numbers of a text as they are compared, in the order in which they appear."""
+    """The distinct numbers of a text in canonical form, in the order in which they appear."""
     folded = _folded(text)
     classes, codes = _looked_up(np.frombuffer(folded.encode("utf-32-le"), np.uint32))
     starts, ends, minus, _, _ = _number_spans(codes, classes, np.array([0, len(codes)]), _is_joiner, _MINUS)
@@ -131,11 +133,11 @@ def _folded(text: str) -> str:
     if text.isascii():
         return text.lower()
     text = unicodedata.normalize("NFKC", _NARROW_SPACES.sub(_JOINED, text)).casefold()
-    return unicodedata.normalize("NFKC", text)  # folding may leave what is not in the form
+    return unicodedata.normalize("NFKC", text)  # case folding may undo NFKC
 
 
 def _looked_up(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The class of each character, and what stands for it."""
+    """The class and the replacement of each character."""
     classes, plain, unseen = _look_up(codes, _classes, _plain)
     if unseen:
         for code in np.unique(codes[classes == _UNSEEN]).tolist():
@@ -155,7 +157,7 @@ def _look_up(codes, class_of, plain_of):
 
 
 def _learn(code: int) -> None:
-    """Enter a character in the tables; the entry is the same whoever makes it."""
+    """Enter a character in the tables. Concurrent threads write the same entry."""
     character = chr(code)
     category = unicodedata.category(character)
     kind = _OTHER
@@ -185,7 +187,7 @@ def _numbers(codes: np.ndarray, classes: np.ndarray, offsets: np.ndarray) -> Set
 
 
 def _canonical(codes: np.ndarray, negative: bool) -> str:
-    """A number as it is compared, from the characters of it."""
+    """The canonical form of a number, from its characters."""
     token = codes.tobytes().decode("utf-32-le")
     if token.isdigit() and token[0] != "0":
         return f"-{token}" if negative else token
@@ -250,7 +252,7 @@ def _mixed(value):
 
 @njit(cache=True, nogil=True)
 def _words(codes, classes, offsets):
-    """A hash for each word, one after the other, and offsets."""
+    """A hash for each word of all texts, and the offsets of the texts."""
     values = np.empty(codes.shape[0], np.uint64)
     ends = np.zeros(offsets.shape[0], np.int64)
     found = 0
@@ -275,7 +277,7 @@ def _words(codes, classes, offsets):
 
 @njit(cache=True, nogil=True)
 def _collapsed(codes, classes, offsets):
-    """The characters of each text, each run of white space as one space, none at the ends; and offsets."""
+    """The characters of each text, with runs of white space as one space and none at the ends, and the offsets."""
     values = np.empty(codes.shape[0], np.uint32)
     ends = np.zeros(offsets.shape[0], np.int64)
     found = 0
@@ -297,7 +299,7 @@ def _collapsed(codes, classes, offsets):
 
 @njit(cache=True, nogil=True)
 def _runs(values, offsets, length):
-    """A hash for each run of so many values, one of all where a text has fewer; and offsets."""
+    """A hash for each run of `length` values (one for the whole text if it has fewer), and the offsets."""
     base = np.uint64(0xD6E8FEB86659FD93)
     out = np.empty(values.shape[0], np.uint64)
     ends = np.zeros(offsets.shape[0], np.int64)
@@ -325,7 +327,7 @@ def _runs(values, offsets, length):
 
 @njit(cache=True, nogil=True)
 def _room(size):
-    """Slots of a table, a power of two, that is at most half full with so many values."""
+    """Number of slots, a power of two, of a hash table that is at most half full with `size` values."""
     room = 16
     while room < 2 * size:
         room *= 2
@@ -334,7 +336,7 @@ def _room(size):
 
 @njit(cache=True, nogil=True, inline="always")
 def _slot(table, mask, value):
-    """Where a value stands in the table, or the free slot where it would. 0 is a free slot: it is no hash."""
+    """The slot of a value, or the free slot for it. A free slot contains 0, which is never a hash."""
     at = np.int64(value & np.uint64(mask))
     while table[at] != 0 and table[at] != value:
         at = (at + 1) & mask
@@ -343,7 +345,7 @@ def _slot(table, mask, value):
 
 @njit(cache=True, nogil=True)
 def _numbered(values):
-    """Where each distinct value appears first, and for each value which of these it is."""
+    """Index of the first occurrence of each distinct value, and for each value the number of its distinct value."""
     room = _room(values.shape[0])
     table, number = np.zeros(room, np.uint64), np.empty(room, np.int64)
     first, back = np.empty(values.shape[0], np.int64), np.empty(values.shape[0], np.int64)
@@ -360,7 +362,7 @@ def _numbered(values):
 
 @njit(cache=True, nogil=True)
 def _distinct(values, offsets):
-    """Offsets and values, each value of a text once, where it appears first."""
+    """Offsets and values with each value of a text once, in the order of first occurrence."""
     out = np.empty(values.shape[0], np.uint64)
     ends = np.zeros(offsets.shape[0], np.int64)
     table = np.empty(_room(_largest(offsets)), np.uint64)
@@ -399,7 +401,7 @@ def _overlap(offsets, values, one, other):
 
 @njit(cache=True, nogil=True)
 def _largest(offsets):
-    """How many values the largest set has."""
+    """Size of the largest set."""
     size = 0
     for text in range(offsets.shape[0] - 1):
         size = max(size, offsets[text + 1] - offsets[text])

@@ -1,6 +1,6 @@
-"""Guards: what must hold of two texts, besides their similarity, before one record stands for another.
+"""Guards: conditions on two texts, besides their similarity, that must hold before one record replaces another.
 
-A keeper k covers a record r when s(k, r) >= t and every guard holds for (k, r). With N, W, G, S the sets of numbers,
+A keeper k covers a record r when s(k, r) >= t and every guard holds for (k, r). N, W, G and S are the sets of numbers,
 words, runs of three words and runs of five characters of a text (`guard_sets`):
 
 =================  ============================================  ==========
@@ -13,8 +13,9 @@ shingles>=X        \\|S(r) ∩ S(k)\\| / \\|S(r) ∪ S(k)\\|, 1 if both are  X
 module:function    function(text of k, text of r), 1 if true     1
 =================  ============================================  ==========
 
-The first two have a direction: they ask what is lost when r goes. All built-in ones hold of a text and itself, so that
-copies are always covered; a function is not asked of copies. Knows texts by keys and a way to get them; no files.
+The first two have a direction: they measure what is lost when r is removed. All built-in guards hold between equal
+texts, so copies are always covered; functions are not called for copies. This module gets texts by key through a
+callable and reads no files.
 """
 
 from __future__ import annotations
@@ -30,25 +31,25 @@ from dedup_assets.errors import SettingsError, first_line
 from dedup_assets.guard_rule import Guard, load_function
 
 KINDS = {"numbers": NUMBERS, "contains": WORD_RUNS, "words": WORDS, "shingles": CHARACTER_RUNS}
-"""What each built-in guard compares."""
+"""The kind of set that each built-in guard compares."""
 
 DIRECTED = ("numbers", "contains")
-"""Those whose value is a share of what the removed text has; the others are a share of both."""
+"""Guards whose value is a share of the removed text's set; for the others it is a share of the union of both sets."""
 
 READ_CHARACTERS = 1 << 24
-"""Characters of the texts that are read at once: some 50 MB, and few visits to each file."""
+"""Characters of the texts that are read at once: about 50 MB, and few reads of each file."""
 
 APART_TEXTS = 4_096
-"""Texts that are taken apart at once: what is made on the way then stays in the cache, or near it."""
+"""Texts whose sets are computed at once, so that intermediate arrays stay in or near the processor's cache."""
 
 HELD_BYTES = 256 << 20
-"""What the sets of the texts that are held take at most; of longer texts fewer are held."""
+"""Upper limit for the sets that are held in memory; with longer texts, those of fewer texts are held."""
 
 BYTES_EACH = {NUMBERS: 1, WORDS: 2, WORD_RUNS: 2, CHARACTER_RUNS: 8}
-"""About what the set of a kind takes for each character of a text."""
+"""Approximate bytes per character of text that the sets of each kind take."""
 
 CANDIDATES_SHARE = 0.1
-"""Of the keepers of a dense cell, the share that a text may have as candidates; with more, products are cheaper."""
+"""Largest share of a dense cell's keepers that may be candidates for a text; beyond it, products are cheaper."""
 
 BLOCK_PAIRS = 1 << 20
 """Candidates that are compared at once: 50 MB."""
@@ -57,17 +58,17 @@ Pairs = tuple[np.ndarray, np.ndarray]
 
 
 class Texts(Protocol):
-    """Texts by their keys."""
+    """Gives texts by their keys."""
 
     def __call__(self, keys: np.ndarray) -> Sequence[str]:
         """The texts (m,) of distinct keys (m,)."""
 
     def characters(self, keys: np.ndarray) -> np.ndarray:
-        """About how long each is: integers (m,)."""
+        """Approximate length of each text in characters: integers (m,)."""
 
 
 class TextList:
-    """Texts by their number in a list."""
+    """The texts of a list; a key is an index."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._texts = texts
@@ -97,7 +98,7 @@ def _ask(guard: Guard, function: Callable[[str, str], Any], keeper: str, removed
 
 
 class _Features:
-    """The sets of some texts, and the texts themselves where a function asks for them."""
+    """The sets of some texts, and the texts themselves if a guard is a function."""
 
     def __init__(self, kinds: Sequence[str], with_texts: bool) -> None:
         self._keys = np.empty(0, np.int64)
@@ -107,11 +108,11 @@ class _Features:
         self.sets = {kind: Sets.joined([]) for kind in kinds}
 
     def missing(self, keys: np.ndarray) -> np.ndarray:
-        """Those of some distinct keys that were not taken in yet."""
+        """The keys, out of some distinct ones, that were not added yet."""
         return np.setdiff1d(keys, self._keys, assume_unique=True)
 
     def extend(self, keys: np.ndarray, texts: Texts) -> _Features:
-        """Take in texts that are missing."""
+        """Add texts that are missing; returns self."""
         parts = {kind: [sets] for kind, sets in self.sets.items()}
         block = np.cumsum(texts.characters(keys)) // READ_CHARACTERS
         for together in np.split(keys, np.flatnonzero(np.diff(block)) + 1) if len(keys) else ():
@@ -128,12 +129,12 @@ class _Features:
         return self
 
     def find(self, keys: np.ndarray) -> np.ndarray:
-        """The number of each text, by its key."""
+        """Index of each text, by its key."""
         return self._order[np.searchsorted(self._keys, keys)]
 
 
 def _value(guard: Guard, sets: Sets, keeper: np.ndarray, removed: np.ndarray) -> np.ndarray:
-    """Value of a built-in guard: float64 (m,). Of a share that equals the bound as a fraction, the same number."""
+    """Value of a built-in guard: float64 (m,). A share that equals the bound as a fraction gives the same float."""
     shared, sizes = sets.overlap(keeper, removed), sets.sizes
     whole = sizes[removed] if guard.name in DIRECTED else sizes[removed] + sizes[keeper] - shared
     return np.where(whole == 0, 1.0, shared / np.maximum(whole, 1))
@@ -147,7 +148,7 @@ class Covers:
     guards : sequence of Guard
         At least one.
     texts : Texts
-        Asked for the texts of the pairs only, some of them at a time.
+        Called for the texts of the pairs only, a part of them at a time.
     """
 
     def __init__(self, guards: Sequence[Guard], texts: Texts) -> None:
@@ -157,12 +158,13 @@ class Covers:
         self._each = sum(BYTES_EACH[kind] for kind in self._kinds) + bool(self._functions)
         self._features, self._held = self._none(), 0
         built_in = [guard for guard in guards if not guard.is_function]
-        # The one that most pairs fail without a look: equal numbers are rare, equal words are not.
+        # The guard that excludes most pairs through its index: equal numbers are rare, equal words are not.
         order = list(KINDS)
         self.index = Index(min(built_in, key=lambda guard: order.index(guard.name)), texts) if built_in else None
 
     def __call__(self, keepers: np.ndarray, removed: np.ndarray) -> np.ndarray:
-        """Which pairs (m,) of keys, keeper and removed, fulfil every guard: bool (m,)."""
+        """Whether every guard holds for each pair of keys (m,), (m,): bool (m,). Raises SettingsError if a function
+        fails or does not return a bool."""
         holds = np.ones(len(keepers), bool)
         for at, features in self._blocks(keepers, removed):
             one, other = features.find(keepers[at]), features.find(removed[at])
@@ -180,7 +182,7 @@ class Covers:
         return holds
 
     def _blocks(self, keepers: np.ndarray, removed: np.ndarray) -> Iterator[tuple[np.ndarray, _Features]]:
-        """The pairs in blocks, those of one keeper beside each other, with what is needed of their texts."""
+        """Blocks of pair indexes, with the pairs of one keeper next to each other, and the features of their texts."""
         if not len(keepers):
             return
         order = np.lexsort((removed, keepers))
@@ -192,18 +194,18 @@ class Covers:
         read = lengths[back[: len(order)]] + lengths[back[len(order) :]]
         block = np.cumsum(read * self._each) // HELD_BYTES
         for part in np.split(order, np.flatnonzero(np.diff(block)) + 1):
-            self._features, self._held = self._none(), HELD_BYTES  # before the next are made: two are never held
+            self._features, self._held = self._none(), HELD_BYTES  # freed before the next are made
             keys = np.unique(np.concatenate([keepers[part], removed[part]]))
             yield part, self._features.extend(keys, self._texts)
 
     def prepare(self, keys: np.ndarray) -> bool:
-        """Hold what is compared of some texts, by distinct keys, if there is room; whether there is."""
+        """Load the features of some texts, by distinct keys, if they fit into `HELD_BYTES`; returns whether they do."""
         new = self._features.missing(keys)
         if not len(new):
             return True
         more = int(self._texts.characters(new).sum()) * self._each
         if self._held + more > HELD_BYTES:
-            # Room for them alone, perhaps.
+            # They may fit if all others are dropped.
             self._features, self._held = self._none(), 0
             new, more = keys, int(self._texts.characters(keys).sum()) * self._each
         if more > HELD_BYTES:
@@ -216,42 +218,43 @@ class Covers:
         return _Features(self._kinds, bool(self._functions))
 
     def of(self, keys: np.ndarray) -> NamedCovers:
-        """The same for numbers 0, 1, ... in place of these keys."""
+        """The same guards for texts that are given as indexes of these keys."""
         return NamedCovers(self, keys)
 
 
 class NamedCovers:
-    """Whether the guards hold, for texts by their number among some keys."""
+    """Whether the guards hold, for texts that are given as indexes of some keys."""
 
     def __init__(self, covers: Covers, keys: np.ndarray) -> None:
         self._covers, self._keys = covers, keys
 
     @property
     def is_index(self) -> bool:
-        """Whether what `candidates` gives needs no second look."""
+        """Whether the index is the only guard, so that all guards hold for the pairs from `candidates`."""
         return len(self._covers.guards) == 1 and self._covers.index is not None
 
     def __call__(self, keepers: np.ndarray, removed: np.ndarray) -> np.ndarray:
-        """As that of `Covers`."""
+        """As `Covers.__call__`, by index."""
         return self._covers(self._keys[keepers], self._keys[removed])
 
     def prepare(self, numbers: np.ndarray) -> None:
-        """Hold what is compared of texts that will be asked for, if there is room."""
+        """Load the features of texts that will be compared, if they fit into `HELD_BYTES`."""
         if not self.is_index:
             self._covers.prepare(self._keys[numbers])
 
     def candidates(self, keepers: np.ndarray, removed: np.ndarray) -> tuple[np.ndarray, Iterator[Pairs]]:
-        """As that of `Index`; without one every row is wide."""
+        """As `Index.candidates`, by index; without a built-in guard every row is wide."""
         if self._covers.index is None:
             return np.arange(len(removed)), iter(())
         return self._covers.index.candidates(self._keys[keepers], self._keys[removed])
 
 
 class Index:
-    """Finds the keepers that may fulfil one built-in guard by what they share with a text: few of many near-copies.
+    """Inverted index that finds the keepers for which one built-in guard may hold. Among near-copies these can be few.
 
-    A text r needs ``n`` of its ``m`` numbers (or words, or runs) in k. Then k has at least one of any ``m - n + 1`` of
-    them; those that fewest keepers have are looked up (prefix filter; Chaudhuri et al. 2006, Bayardo et al. 2007).
+    The guard requires that k has at least ``n`` of the ``m`` numbers (or words, or runs) of r. Then k has at least one
+    of any ``m - n + 1`` of them. Those that occur in the fewest keepers are looked up (prefix filter; Chaudhuri et al.
+    2006, Bayardo et al. 2007).
     """
 
     def __init__(self, guard: Guard, texts: Texts) -> None:
@@ -260,33 +263,34 @@ class Index:
         self._features = _Features([self._kind], False)
 
     def candidates(self, keepers: np.ndarray, removed: np.ndarray) -> tuple[np.ndarray, Iterator[Pairs]]:
-        """The pairs of keys that fulfil the guard, for those of the removed for which they are few.
+        """The pairs for which the guard holds, for each removed text that has few candidates.
 
         Parameters
         ----------
         keepers, removed : int64 (k,), (r,)
+            Keys of texts.
 
         Returns
         -------
         wide : int64 (w,)
-            The rows of `removed` that are not narrowed down: nearly any keeper may do.
+            Indexes in `removed` of the texts with too many candidates: they must be compared with every keeper.
         pairs : iterator of int64 (m,), int64 (m,)
-            Of the other rows every pair of indexes, keeper and removed, of which the guard holds.
+            For the other rows, every pair of indexes in `keepers` and `removed` for which the guard holds.
         """
         if not len(keepers) or not len(removed):
             return np.empty(0, np.int64), iter(())
         known = self._features
-        # What was met stays, as long as the dense cells are decided: a text is met again with every keeper.
+        # Features are kept while dense cells are decided, because each text is compared repeatedly.
         known.extend(known.missing(np.unique(np.concatenate([keepers, removed]))), self._texts)
         theirs, mine = (known.sets[self._kind].take(known.find(keys)) for keys in (keepers, removed))
-        # The keepers that have a hash stand beside each other.
+        # Sorted by hash, so that the keepers with one hash are next to each other.
         order = np.argsort(theirs.values, kind="stable")
         owner = np.repeat(np.arange(len(keepers)), theirs.sizes)[order]
         start, stop = (np.searchsorted(theirs.values[order], mine.values, side=side) for side in ("left", "right"))
         row = np.repeat(np.arange(len(removed)), mine.sizes)
         rarest = np.lexsort((stop - start, row))
         rank = np.arange(len(row)) - np.repeat(mine.offsets[:-1], mine.sizes)
-        needed = np.ceil(self._guard.bound * mine.sizes * (1.0 - 1e-12)).astype(np.int64)  # rounding asks for less
+        needed = np.ceil(self._guard.bound * mine.sizes * (1.0 - 1e-12)).astype(np.int64)  # rounding only lowers it
         looked_up = rarest[rank < (mine.sizes - needed + 1)[row]]
         count = (stop - start)[looked_up]
         cost = np.bincount(row[looked_up], weights=count, minlength=len(removed))
@@ -312,7 +316,10 @@ class Index:
 
 
 def guard_values(guards: Sequence[Guard], keeper: str, removed: str) -> list[dict[str, Any]]:
-    """Each guard of two texts: `guard`, its `value`, and whether it `holds`."""
+    """The result of each guard for two texts: `guard` (its name), `value` (float), `holds` (bool).
+
+    Raises SettingsError if a function cannot be imported, fails, or does not return a bool.
+    """
     features = _Features([KINDS[guard.name] for guard in guards if not guard.is_function], False)
     features.extend(np.arange(2), TextList([keeper, removed]))
     found = []

@@ -1,17 +1,17 @@
-"""How near rows are to their nearest neighbours, over every pair; which are like nothing else, which stand for many.
+"""Similarity of rows to their nearest neighbours, over every pair; outliers and representatives.
 
-Exact: low-precision products only propose, and the canonical similarity of a proposal counts. Knows arrays and nothing
-of cells: what is nearest to an outlier lies in none of its own.
+Exact: products in low precision only propose pairs, and the canonical similarity of each proposal is used. Works on
+arrays without cells, because the nearest neighbours of an outlier may share no cell with it.
 
 Definitions
 -----------
-The *score* of a row is the mean canonical similarity to the `NEIGHBOURS` rows nearest to it, itself left out: the mean
-distance to the k nearest neighbours (Angiulli and Pizzuti, Fast Outlier Detection in High Dimensional Spaces, 2002),
-turned around. SemHash has the same score. *Outliers* are the rows with the lowest scores. *Representatives* are chosen
+The *score* of a row is its mean canonical similarity to the `NEIGHBOURS` rows nearest to it, without itself: the mean
+distance to the k nearest neighbours (Angiulli and Pizzuti, Fast Outlier Detection in High Dimensional Spaces, 2002), as
+a similarity. SemHash has the same score. *Outliers* are the rows with the lowest scores. *Representatives* are chosen
 from the rows with the highest scores by maximal marginal relevance (Carbonell and Goldstein, The Use of MMR, 1998).
 
-Scores have the same bits for any number of threads, size of block, precision and order of the neighbours: similarities
-are canonical, those that count are sorted, and then summed.
+Scores have the same bits for any number of threads, block size, precision and order of the neighbours: similarities are
+canonical, and the largest ones are sorted before they are summed.
 """
 
 from __future__ import annotations
@@ -48,21 +48,21 @@ from dedup_assets.compute.streams import stream
 from dedup_assets.later import torch
 
 NEIGHBOURS = 100
-"""Nearest neighbours that a score is the mean over, as in SemHash."""
+"""Number of nearest neighbours over which a score is the mean, as in SemHash."""
 
 CANDIDATES = (10, 1_000)
-"""Representatives are chosen from the best-scored texts: so many for each that is wanted, and so many at least."""
+"""Representatives are chosen from the texts with the best scores: 10 for each requested one, and at least 1,000."""
 
 BLOCK_ROWS = (1_024, 8_192)
-"""Rows of a block, at least and at most. Of two blocks every pair is compared; a thread holds both, and a part of their
-product, in about 150 MB at 384 numbers a row."""
+"""Least and most rows of a block. Every pair of rows of two blocks is compared; a thread holds both and a part of their
+product, about 150 MB at 384 numbers a row."""
 
 TILE_ROWS = 256
-"""Rows of one block multiplied at a time with all of the other: 8 MB of float32."""
+"""Rows of one block that are multiplied at once with the whole other block: 8 MB of float32."""
 
 
 class Rows(Protocol):
-    """Vectors (n, d), float16 or float32, read a slice at a time, by several threads: an array is such."""
+    """Vectors (n, d), float16 or float32, that several threads read by slices; an array is one."""
 
     def __len__(self) -> int: ...
 
@@ -86,14 +86,14 @@ def mean_of_nearest(
     ----------
     rows : array (n, d), float16 or float32, or `Rows`
     others : array (m, d), of the same dtype, optional
-        The neighbours; by default the rows themselves, each without itself.
+        The candidates for neighbours; by default the rows themselves, each without itself.
     count : int
-        Neighbours of each row at most. Without any, the mean is 0.
+        Most neighbours of each row. Without neighbours, the mean is 0.
     threads : int
     done : callable
-        Called with the number of rows that are done, as a share of the work.
+        Called with the number of rows done since the last call, as a share of the work.
     block_rows : int, optional
-        Rows compared with one another at a time; no result depends on it.
+        Rows of a block; no result depends on it.
     """
     theirs = rows if others is None else others
     count = min(count, len(theirs) - (others is None))
@@ -111,26 +111,26 @@ def mean_of_nearest(
 
 
 def lowest(scores: np.ndarray, count: int) -> np.ndarray:
-    """Numbers int64 (count,) of the rows with the lowest scores, the lowest first; of equal ones the later first."""
+    """Indexes int64 (count,) of the rows with the lowest scores, the lowest first; among equals, the later first."""
     return np.lexsort((-np.arange(len(scores)), scores))[:count]
 
 
 def representatives(
     scores: np.ndarray, count: int, diversity: float, vectors: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """Numbers int64 (at most count,) of rows that stand for the rest, in the order in which they are chosen.
+    """Indexes int64 (at most count,) of rows that represent the others, in the order in which they are chosen.
 
-    Of the `CANDIDATES` with the best scores, of equal ones the earlier, by `diverse`.
+    `diverse` chooses them from the `CANDIDATES` with the best scores; among equals, the earlier.
 
     Parameters
     ----------
     scores : float64 (n,)
     count : int
-        At least 1; fewer are given where there are fewer rows.
+        At least 1; fewer are returned if there are fewer rows.
     diversity : float
         From 0 to 1.
     vectors : callable
-        The vectors (m, d) of some rows.
+        Returns the vectors (m, d) of rows by their indexes (m,).
     """
     best = np.argsort(-scores, kind="stable")[: max(CANDIDATES[0] * count, CANDIDATES[1])]
     return best[diverse(vectors(best), scores[best], min(count, len(best)), diversity)] if len(best) else best
@@ -139,8 +139,8 @@ def representatives(
 def diverse(rows: np.ndarray, scores: np.ndarray, count: int, diversity: float) -> np.ndarray:
     """Row numbers int64 (count,) in the order in which they are chosen, by maximal marginal relevance.
 
-    Each time the row with the largest ``(1 - diversity)·score - diversity·(largest similarity to those chosen)``; of
-    equal ones the first. For the first choice the latter is 0.
+    Each step chooses the row with the largest ``(1 - diversity)·score - diversity·(largest similarity to the chosen
+    rows)``; among equals, the first. In the first step the largest similarity is taken as 0.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ def diverse(rows: np.ndarray, scores: np.ndarray, count: int, diversity: float) 
 
 @dataclass(frozen=True)
 class _Block:
-    """Some rows as they are compared."""
+    """Rows prepared for the comparison."""
 
     bits: np.ndarray  # (n, d) as the kernels take them
     squares: np.ndarray  # (n,) float64
@@ -179,20 +179,20 @@ class _Block:
 
 
 class _Comparison:
-    """Compares pairs of blocks; any number of threads at once, each with other pairs.
+    """Compares pairs of blocks, in any number of threads with different pairs.
 
     Attributes
     ----------
     nearest : float64 (n, count)
-        The largest similarities that each row has met, as a heap with the least of them first.
+        The largest similarities of each row so far, as a heap with the smallest first.
     pairs : list of (int, int)
-        The blocks to be compared. Of the rows with themselves each pair of blocks once; those that follow one another
-        in the list share no block as far as that can be, so that threads do not wait for one another.
+        The blocks to compare; each pair once if rows are compared with themselves. As far as possible, successive pairs
+        share no block, so that threads do not wait for each other.
     """
 
     def __init__(self, rows: Rows, others: Rows | None, nearest: np.ndarray, size: int) -> None:
         self.nearest = nearest
-        # What a neighbour has to reach: never more than the least of the nearest in the end.
+        # Lower bound on the similarity of a neighbour: never above the smallest of the final nearest similarities.
         self._reach = np.full(len(rows), -np.inf)
         self._rows, self._others, self._size = rows, others, size
         self._precision = native_precision("cpu")
@@ -226,7 +226,7 @@ class _Comparison:
                     lock.release()
 
     def finish(self) -> None:
-        """Nothing is left to be emitted."""
+        """Required by `stream`; there is nothing to emit."""
 
     def _take(
         self,
@@ -243,7 +243,7 @@ class _Comparison:
         mine = slice(i * self._size + at.start, i * self._size + at.stop)
         theirs = slice(j * self._size, j * self._size + len(right.bits)) if mutual else slice(0, 0)
         reach = self._reach[mine]
-        silent = left.squares[at] == 0.0  # similar to nothing: 0 is right, whatever comes
+        silent = left.squares[at] == 0.0  # a zero row has similarity 0 to every row
         self.nearest[mine][silent], reach[silent] = 0.0, np.inf
         if not np.isfinite(reach).any():
             self._begin(product, len(right.bits), reach, at.start if inside else None)
@@ -264,8 +264,8 @@ class _Comparison:
         )
 
     def _begin(self, product: torch.Tensor, columns: int, reach: np.ndarray, itself: int | None) -> None:
-        """What the first block alone shows must be reached: its nearest products, less their error. Without it the
-        first thousands that a row meets would be candidates."""
+        """Set the first lower bounds: the count-th largest product in the first block, less its error. Without them
+        the first thousands of rows would all be candidates."""
         count = self.nearest.shape[1]
         if columns - (itself is not None) < count:
             return
@@ -290,7 +290,7 @@ class _Comparison:
 
 
 class _Shares:
-    """Tells how many rows are done, as pairs of blocks are."""
+    """Converts finished pairs of blocks to a number of finished rows, and reports it."""
 
     def __init__(self, rows: int, pairs: int, tell: Callable[[int], None]) -> None:
         self._rows, self._pairs, self._tell = rows, pairs, tell
@@ -305,8 +305,8 @@ class _Shares:
 
 @njit(cache=True, nogil=True)
 def _pattern(bound, wide):
-    """The bits of a bound as those of the products: below `LOWEST_BOUND` that of none, since negative floats do not
-    order like their bits."""
+    """The bit pattern of a bound in the products' type; below `LOWEST_BOUND` the smallest integer, since negative
+    floats do not order like their bits."""
     if bound < LOWEST_BOUND:
         return np.int32(-(2**31)) if wide else np.int32(-(2**15))
     if bound == np.inf:
@@ -316,7 +316,7 @@ def _pattern(bound, wide):
 
 @njit(cache=True, nogil=True)
 def _put(heap, value):
-    """Replace the least of a heap, which stands first."""
+    """Replace the smallest value of a heap, its first."""
     at = 0
     while True:
         child = 2 * at + 1
@@ -334,11 +334,11 @@ def _put(heap, value):
 def _make_scan(dot):
     @njit(cache=True, nogil=True, error_model="numpy")
     def scan(product, a, b, squares_a, squares_b, nearest_a, nearest_b, reach_a, reach_b, slack, itself):
-        """Take in the similarities of a tile that may be among the nearest of their row, or of their column.
+        """Add the similarities of a tile that may be among the largest of their row or of their column.
 
-        `product` is (rows, chunks, `CHUNK`), integers that order like the products where these are positive. The rows
-        are those of `a`; without any in `nearest_b` the columns take nothing in. Row r is column ``itself + r``, which
-        it does not take; negative: none.
+        `product` is (rows, chunks, `CHUNK`), integers that order like the products where these are positive. Its rows
+        are those of `a`. The columns are updated unless `nearest_b` is empty. Row r is the same row as column
+        ``itself + r``, which is skipped; a negative `itself` means that no row is among the columns.
         """
         wide = product.itemsize == 4
         columns = b.shape[0]
@@ -385,7 +385,7 @@ _scan_half, _scan_single = _make_scan(_dot_half), _make_scan(dot_single)
 
 @njit(cache=True, nogil=True)
 def _means(nearest):
-    """Means of rows, summed from the largest on: the same bits in whatever order they were met."""
+    """Means of rows, summed from the largest to the smallest, so that the bits do not depend on the order."""
     out = np.empty(nearest.shape[0])
     for row in range(nearest.shape[0]):
         total = 0.0

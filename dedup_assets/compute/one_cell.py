@@ -1,7 +1,7 @@
 """The join of a block that is one cell of few rows: every pair, in numpy.
 
-With so few rows importing torch takes longer than everything else. What is found, and whether the cell counts as
-dense, are those of `cell_worker`.
+With so few rows, importing torch would take longer than everything else. The matches, and the decision whether the
+cell is dense, are the same as in `cell_worker`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from dedup_assets.compute.precision import MEASURING, unit_array
 from dedup_assets.compute.similarity import canonical_pairs, product_slack, squared_norms
 
 MOST_ROWS = 4096
-"""Rows that are multiplied by numpy: 16 million products in float32, some 0.1 s of one core."""
+"""Most rows that numpy multiplies: 16 million products in float32, about 0.1 s of one core."""
 
 TILE_ROWS = 512
 """Rows of a tile: 8 MB of products."""
 
 
 def match_one_cell(block: CellBlock, floor: float, max_matches: int, dense: DenseCells | None) -> Iterator[Matches]:
-    """`join.match_cells` of a block of one cell in which all rows are at home."""
+    """`join.match_cells` for a block of one cell without ghosts: all rows are at home."""
     squares = squared_norms(block.vectors)
     unit = unit_array(block.vectors, squares)
     homes = np.ascontiguousarray(block.home_rows)
@@ -33,7 +33,7 @@ def match_one_cell(block: CellBlock, floor: float, max_matches: int, dense: Dens
     bound = np.float32(floor - product_slack("fp32", unit.shape[1], MEASURING))
     placed = unit[homes]
     found: list[Matches] = []
-    for first in range(0, new, TILE_ROWS):  # a pair is wanted with a new row only, and these come first
+    for first in range(0, new, TILE_ROWS):  # each pair needs a new row, and these come first
         rows = placed[first : min(first + TILE_ROWS, new)]
         at, other = np.nonzero(rows @ placed[first:].T >= bound)
         apart = other > at
@@ -53,7 +53,7 @@ def match_one_cell(block: CellBlock, floor: float, max_matches: int, dense: Dens
 def _is_dense(
     block: CellBlock, homes: np.ndarray, new: int, squares: np.ndarray, floor: float, dense: DenseCells, met: int
 ) -> bool:
-    """Whether the cell has more matches than are worth listing, or a sample of its pairs promises so."""
+    """Whether the cell has too many matches to list, or a sample of its pairs predicts that."""
     pairs, most = new * len(homes), dense.most(len(homes), new)
     if pairs <= most or met <= min(SAMPLED_FROM, most):
         return False

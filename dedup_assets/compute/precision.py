@@ -16,7 +16,7 @@ from dedup_assets.compute.similarity import as_bits, half_to_float
 from dedup_assets.later import torch
 
 PRECISIONS = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
-"""What torch calls them."""
+"""Names of the types in torch, by precision."""
 
 _SAFE_SQUARE = 1e30
 """Squared norms between 1e-30 and 1e30 can be scaled in float32 without leaving its range."""
@@ -103,7 +103,7 @@ def from_bfloat(bits):
 
 
 def _value(stored):
-    """A stored number as float32: of float16 the bits are given."""
+    """A stored number as float32; float16 numbers are passed as their bits (uint16)."""
     raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""A prompt before every text, and the first numbers of every vector: the same for every encoder."""
+"""Adds a prompt before every text and truncates vectors, in the same way for every encoder."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from dedup_assets.errors import ModelError
 
 @dataclass(frozen=True)
 class AdaptedEncoder:
-    """An encoder of texts behind a prompt, whose vectors are cut.
+    """An encoder with a prompt before every text and truncated vectors.
 
     Attributes
     ----------
     encoder : TextEncoder
     prompt : str
-        Stands before every text, and takes its tokens of the window. How much of a text is unknown is asked without it.
+        Put before every text. Its tokens count towards the window, but not towards the share of unknown tokens.
     dimension : int
-        Numbers that are kept of each vector, which then has unit length again.
+        Length of the vectors: the first numbers are kept and normalized to unit length.
     """
 
     encoder: TextEncoder
@@ -39,7 +39,8 @@ class AdaptedEncoder:
         return self.encoder.precision
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
-        """Unit vectors of n `texts`; those whose first numbers are all zero stay zero, and are unknown."""
+        """Unit vectors of n `texts`. If the first numbers of a vector are all zero, it stays zero, with unknown
+        share 1."""
         if self.prompt:
             encoded = self.encoder.encode([self.prompt + text for text in texts])
             encoded = replace(encoded, unknown=self.encoder.unknown_shares(texts))
@@ -60,9 +61,9 @@ class AdaptedEncoder:
 
 @lru_cache(maxsize=32)
 def adapted(encoder: TextEncoder, prompt: str, dimension: int | None) -> TextEncoder:
-    """The encoder with a prompt and so many numbers; as it is where nothing is asked of it.
+    """The encoder with a prompt and vectors of a dimension; the encoder itself if neither changes anything.
 
-    The same for the same encoder. Raises ModelError where it gives fewer numbers.
+    The same arguments return the same object. Raises ModelError if the encoder's vectors have fewer numbers.
     """
     if dimension is not None and dimension > encoder.dimension:
         raise ModelError(

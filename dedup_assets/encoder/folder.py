@@ -56,7 +56,7 @@ _HARMLESS: dict[str, dict[str, tuple[Any, ...]]] = {
         "model_type": ("SentenceTransformer",),
         "truncate_dim": (),
     },
-    "pooling": {"include_prompt": (True, False)},  # False goes to the library, where there is a prompt
+    "pooling": {"include_prompt": (True, False)},  # with False and a prompt, the library runs the model
 }
 _READ = {
     TRANSFORMER_FILE: ("max_seq_length",),
@@ -76,8 +76,8 @@ class FolderSettings:
 
 
 def read_folder(root: Path, pooling: str | None = None, trusted: bool = False) -> FolderSettings:
-    """What the folder asks for; `pooling` names one instead of the folder's, and the code in a folder that is `trusted`
-    is run. Raises ModelError for anything that would not be obeyed, and for files that are not as published."""
+    """The settings of a folder; `pooling` replaces the folder's own. The code in a `trusted` folder is run. Raises
+    ModelError for any setting that is not supported, and for files that are not as published."""
     try:
         check_folder(root, trusted=trusted)
         return FolderSettings(pooling or pooling_of(root), window_of(root), pooled_dimension(root))
@@ -92,8 +92,8 @@ def check_folder(root: Path, by_library: bool = False, trusted: bool = False) ->
     """Raise ModelError for anything in the files of sentence-transformers that would not be obeyed.
 
     A folder without `modules.json` is a plain transformers model: its hidden states are pooled as the settings say.
-    `by_library` says that sentence-transformers itself runs the folder: modules and poolings are its own then.
-    `trusted` says that code of the folder's own is run.
+    `by_library` says that sentence-transformers runs the folder, with its own modules and poolings.
+    `trusted` says that the folder's own code is run.
     """
     home = transformer_folder(root)
     _check_code_and_files(home, trusted)
@@ -128,7 +128,7 @@ def check_folder(root: Path, by_library: bool = False, trusted: bool = False) ->
         )
 
 
-# What sentence-transformers runs behind a transformer, or as one.
+# Modules that sentence-transformers runs first, and those that it runs after them.
 _FIRST = {"Transformer", "CLIPModel"}
 _LIBRARY_MODULES = {"Pooling", "Normalize", "Dense", "LayerNorm", "Dropout", "WeightedLayerPooling", "CNN", "LSTM"}
 
@@ -143,7 +143,7 @@ def _check_activations(root: Path) -> None:
                 raise ModelError(f"{path} names the activation {name!r}. Expected one of torch.nn.modules. {_INSTEAD}")
 
 
-# What of a transformer is taken for its output: of CLIP the vectors of texts.
+# Keys that select the output of a transformer, such as the text vectors of CLIP.
 _OUTPUTS = ("modality_config", "module_output_name")
 _METHODS = ("forward", "get_text_features", "get_image_features")
 
@@ -151,7 +151,7 @@ _METHODS = ("forward", "get_text_features", "get_image_features")
 def _check_methods(path: Path) -> None:
     told = read_json(path).get("modality_config") if path.is_file() else None
     for kind in (told or {}).values():
-        # The library calls what is named there.
+        # The library calls the method of this name.
         if kind.get("method") not in _METHODS:
             raise ModelError(f"{path} names the method {kind!r}. Expected one of {', '.join(_METHODS)}. {_INSTEAD}")
 
@@ -160,9 +160,9 @@ OTHER_POOLING = "a pooling other than mean, cls and last"
 
 
 def needs_library(root: Path, prompted: bool = False, trusted: bool = False) -> str | None:
-    """For what sentence-transformers has to run a folder, such as "a module Dense"; None where it need not.
+    """The part of a folder that needs sentence-transformers, such as "a module Dense"; None if there is none.
 
-    `prompted` says that a prompt stands before every text, and `trusted` that code of the folder's own is run.
+    `prompted` says that a prompt is put before every text, and `trusted` that the folder's own code is run.
     """
     kinds = module_kinds(root)
     own = [kind for kind in kinds if "." in kind]
@@ -187,12 +187,12 @@ def needs_library(root: Path, prompted: bool = False, trusted: bool = False) -> 
 
 
 def brings_code(root: Path) -> bool:
-    """Whether a folder names code of its own."""
+    """Whether a folder refers to code of its own."""
     return bool(_own_code(transformer_folder(root))) or any("." in kind for kind in module_kinds(root))
 
 
 def transformer_folder(root: Path) -> Path:
-    """Where the transformer of a folder lies: in it, or in one of its own."""
+    """The folder of the transformer: the model's folder, or a subfolder that `modules.json` names."""
     modules = _modules(root)
     return root / modules[0].get("path", "") if modules else root
 
@@ -224,7 +224,7 @@ _CODE = "Its own code is run with --trust-remote-code: read it first"
 
 
 def _own_code(root: Path) -> list[str]:
-    """Which of its classes a transformer defines itself."""
+    """The classes that a transformer defines in its own code."""
     tokenizer, config = root / "tokenizer_config.json", root / "config.json"
     told = read_json(config).get("auto_map") or () if config.is_file() else ()
     own = [name for name in ("AutoConfig", "AutoModel") if name in told]

@@ -1,7 +1,7 @@
-"""Encoders of somebody's own: any object with `encode(list of texts)`, given in Python or made by `module:factory`.
+"""Custom encoders: any object with `encode(list of texts)`, passed in Python or made by `module:factory`.
 
-What they give is checked; what they compute with is theirs. That a vector depends on its text alone cannot be promised
-for them. Each text is embedded once and its vector stored, so decisions that were made stand all the same.
+Their output is checked. They choose their own device and precision, and nothing guarantees that a vector depends on its
+text alone. Each text is embedded once and its vector stored, so earlier decisions stay valid.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from dedup_assets.errors import DedupError, ModelError, first_line
 from dedup_assets.named_code import OBJECT, folder, home_of, imported, module_and_factory
 
 FOREIGN_TEXTS = 512
-"""Texts that such an encoder is given at a time at most; `batch_size` makes it fewer."""
+"""Most texts in one call of a custom encoder, unless `batch_size` is set."""
 
 _WANTED = "Expected an object with encode(list of n texts) that gives n rows of numbers"
 
 
 class ForeignEncoder:
-    """An encoder around somebody's own. It is called by one thread at a time.
+    """Wraps a custom encoder, which is called by one thread at a time.
 
-    Blank texts are never given to it: they have no vector (zeros, and all of them unknown), and neither has a text to
-    which it gives zeros.
+    Blank texts are not passed to it: their vectors are zero, with unknown share 1, as for a text for which it returns
+    zeros.
 
     Parameters
     ----------
     model : object with `encode`
     name : str
-        What it is called in messages.
+        Its name in messages.
     batch_size : int, optional
-        Texts that it is given at a time at most; None: `FOREIGN_TEXTS`.
+        Most texts in one call; None: `FOREIGN_TEXTS`.
     """
 
     max_length, precision = None, OWN
@@ -58,11 +58,11 @@ class ForeignEncoder:
 
     @property
     def dimension(self) -> int:
-        """Numbers of a vector; the encoder is asked for one where it has given none."""
+        """Length of the vectors. If there were none yet, one text is encoded. Raises ModelError."""
         return self._dimension or self.encode(PROBE_TEXTS[:1]).vectors.shape[1]
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
-        """Unit vectors of n `texts`. Raises ModelError where the encoder fails, or gives something else."""
+        """Unit vectors of n `texts`. Raises ModelError if the encoder fails or does not return n vectors."""
         asked = [at for at, text in enumerate(texts) if text.strip()]
         found = [
             self._vectors([texts[at] for at in asked[start : start + self.batch_size]])
@@ -75,7 +75,7 @@ class ForeignEncoder:
         return EncodedTexts(vectors, np.zeros(len(texts), np.bool_), np.zeros(len(texts), np.int32), unknown)
 
     def unknown_shares(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """1 for a blank text, else 0: what the encoder knows is not known."""
+        """1 for a blank text, else 0 (n,): a custom encoder does not report unknown tokens."""
         return np.array([not text.strip() for text in texts], np.float32)
 
     def _vectors(self, texts: list[str]) -> npt.NDArray[np.float32]:
@@ -113,7 +113,7 @@ _given: dict[str, ForeignEncoder] = {}
 
 
 def own_encoder(model: Any) -> ForeignEncoder:
-    """The encoder around an object. Raises ModelError for what is none."""
+    """Wrap an object. Raises ModelError if it has no `encode`."""
     if not callable(getattr(model, "encode", None)):
         raise ModelError(
             f"model is {kind_of(model)}. Expected a folder or hub id, or an object with encode(list of texts)."
@@ -122,11 +122,11 @@ def own_encoder(model: Any) -> ForeignEncoder:
 
 
 def name_of(model: Any) -> str:
-    """The name under which a workspace knows an encoder that is given in Python.
+    """The name under which a workspace stores an encoder that is passed in Python.
 
-    A function or class has that of its module, by which every process finds it: it is called without arguments. An
-    object is known by its class, in this process alone, and of two of one class the later one; the probe of a workspace
-    tells which of them is its own. Raises ModelError for what is no encoder.
+    For a function or class it is `module:name`, which every process can import and call without arguments. For an
+    object it is the name of its class, valid in this process only; a later object of the same class replaces an earlier
+    one. The workspace's probe detects the wrong object. Raises ModelError for anything that is not an encoder.
     """
     if inspect.isclass(model) or (callable(model) and not callable(getattr(model, "encode", None))):
         module, name = getattr(model, "__module__", None), getattr(model, "__qualname__", "")
@@ -144,8 +144,8 @@ def name_of(model: Any) -> str:
 
 
 def given_or_named(name: str) -> ForeignEncoder | None:
-    """The object of that name, or None for a `module:factory` whose module is there. Raises ModelError where one of
-    them is not to be had in this process."""
+    """The object of that name, or None for a `module:factory` whose module exists. Raises ModelError if this process
+    has no such object or module."""
     if name.startswith(OBJECT):
         if name not in _given:
             raise ModelError(
@@ -166,7 +166,8 @@ def given_or_named(name: str) -> ForeignEncoder | None:
 
 
 def made_by(name: str, batch_size: int | None) -> ForeignEncoder:
-    """The encoder that a `module:factory` gives: it is imported, and called without arguments. Raises ModelError."""
+    """Import a `module:factory`, call it without arguments and wrap its result. Raises ModelError if one of these
+    fails."""
     hide_environment()
     parts = module_and_factory(name)
     assert parts is not None
@@ -182,9 +183,9 @@ def made_by(name: str, batch_size: int | None) -> ForeignEncoder:
 
 
 def _called(what: str, call: Callable[[], Any], wanted: str = _WANTED) -> Any:
-    """What somebody's own code gives; ModelError, with what it raised and where, in place of anything it raises.
+    """Call custom code and return its result. Any exception becomes a ModelError with its type, message and line.
 
-    Nothing of what it raised is kept as a cause: it may repeat a key, and causes are stored with a run.
+    The exception is not kept as a cause: it may contain a key, and causes are stored with a run.
     """
     try:
         return call()

@@ -1,5 +1,5 @@
-"""Model folders that sentence-transformers itself runs: more modules than a transformer and its pooling, other
-poolings, and code of their own that somebody trusts.
+"""Model folders that sentence-transformers itself runs: with modules besides a transformer and its pooling, with other
+poolings, or with trusted code of their own.
 
 Every text is a batch of its own, on one thread of torch's: so its vector depends on it alone. Cores are used by running
 texts side by side, each thread with a copy of the model that shares the weights.
@@ -40,9 +40,10 @@ def library_files(folder: Path) -> set[Path]:
 def load_by_library(
     folder: Path, why: str, max_length: int | None, device: str, precision: str, prompt: str, trusted: bool
 ) -> LibraryEncoder:
-    """The encoder of a checked folder that has `why`, behind a prompt; code of a `trusted` folder's own is run.
+    """The encoder of a checked folder, with a prompt before every text. `why` names the part that needs the library.
+    The code in a `trusted` folder is run.
 
-    Raises ModelError where the library is missing or fails.
+    Raises ModelError if the library is missing or fails.
     """
     if importlib.util.find_spec("sentence_transformers") is None:
         raise ModelError(
@@ -68,7 +69,7 @@ def load_by_library(
 
     encoder = loaded()
     try_out(str(folder), encoder)
-    # Weights that are missing are filled with random numbers, and only a log tells of it: others at each loading.
+    # Missing weights are filled with random numbers, different at each loading, and only a log message says so.
     if _differ(encoder, loaded()):
         raise ModelError(
             f"the model in {folder} gives other vectors each time that it is loaded: it lacks weights that its "
@@ -103,7 +104,7 @@ class LibraryEncoder:
         model.max_seq_length = self.max_length
         model.eval().requires_grad_(False)
         self.device = device
-        # The library is told of it, since a pooling may leave its tokens out.
+        # The prompt is passed to the library, since a pooling may leave its tokens out.
         self._prompt, model.default_prompt_name = prompt, None
         self._window = WindowTokenizer(copy.deepcopy(model.tokenizer), self.max_length)
         self._model = model

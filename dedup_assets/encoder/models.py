@@ -79,11 +79,11 @@ class ModelLocation:
     origin : {"folder", "package", "hub", "distilled", "factory", "object", "none"}
     fingerprint : str
         32 hexadecimal digits: BLAKE2b-128 of names and contents of the files that decide the vectors.
-        Equal for equal models, wherever they lie. Of an encoder of somebody's own: of its name.
+        Equal for equal models in any place. For a custom encoder: of its name.
     source : str
         Folder of the transformer that a distilled model is made from; else empty.
     own : ForeignEncoder, optional
-        The encoder itself where it is a Python object of this process.
+        The encoder itself if it is a Python object of this process.
     """
 
     name: str
@@ -95,7 +95,7 @@ class ModelLocation:
 
 
 def locate_model(name: str, revision: str = "") -> ModelLocation:
-    """Find the model `name`: a local folder, else an encoder of somebody's own, else the offline package, else the hub.
+    """Find the model `name`: a local folder, else a custom encoder, else the offline package, else the hub.
 
     Parameters
     ----------
@@ -104,13 +104,12 @@ def locate_model(name: str, revision: str = "") -> ModelLocation:
         "static:" that of a transformer, from which a static model is made when it is first loaded; or
         "module:factory", a function without arguments that gives an object with `encode`.
     revision : str
-        Commit, tag or branch of a hub model; the offline package has none, and is passed over.
+        Commit, tag or branch of a hub model. The offline package has no revisions and is skipped if one is given.
 
     Raises
     ------
     ModelError
-        It is in none of these places, the folder lacks configuration or weights, or a revision of it is asked for that
-        it does not have.
+        It is in none of these places, the folder lacks configuration or weights, or it does not have the revision.
     """
     if name.startswith(STATIC):
         return _distilled(name, revision)
@@ -139,12 +138,13 @@ def locate_model(name: str, revision: str = "") -> ModelLocation:
 
 
 def locate_object(model: Any) -> ModelLocation:
-    """An encoder that is a Python object. Raises ModelError for what is none."""
+    """The location of an encoder that is a Python object. Raises ModelError if it has no `encode`."""
     return _located_own(kind_of(model), own_encoder(model))
 
 
 def _located_own(name: str, own: ForeignEncoder | None) -> ModelLocation:
-    """`own` is the object; None: it is made by its name. What it computes is told by the probe, not by the name."""
+    """`own` is the object; None: it is made by its name. The fingerprint is of the name only; the probe detects another
+    model under the same name."""
     fingerprint = hashlib.blake2b(f"own {name}".encode(), digest_size=16).hexdigest()
     return ModelLocation(name, "", "factory" if own is None else "object", fingerprint, own=own)
 
@@ -209,7 +209,7 @@ def _hub_folder(repository: str, revision: str | None = None) -> Path:
     """Snapshot of `repository` from the local cache or the network, as HF_HUB_OFFLINE allows."""
     from huggingface_hub import snapshot_download
 
-    more = (PROMPTS, ADAPTER, "*.py")  # code is fetched, and run only where it is asked for
+    more = (PROMPTS, ADAPTER, "*.py")  # code is downloaded, but run only if requested
     patterns = [*_TEXT_FILES, *more, f"{NESTED}/*.json", "*/config.json", "0_*/*.json", "0_*/*.txt", *_SAFETENSORS]
     folder = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
     if not _weights(transformer_folder(folder)) and not (folder / NESTED).is_dir():
@@ -275,7 +275,7 @@ def load_encoder(
     prompt : optional
         Name of a prompt of the model, or a text; None: the model's own default, "": none (`prompts.prompt_of`).
     truncate_dim : optional
-        Numbers that are kept of each vector; None: all.
+        Length of the vectors: their first numbers are kept; None: all.
     trusted
         Run code that comes with the model.
 
@@ -292,8 +292,8 @@ def load_encoder(
     folder = Path(location.folder)
     if location.source:
         distilled.require_distilled(location.name, folder, Path(location.source))
-    # Whatever is loaded already, folders are checked: what is refused is not part of the fingerprint.
-    # What a table is made of has its prompts; the one by default was none of the table's ever.
+    # Folders are checked even if the model is loaded already: settings that are refused are not in the fingerprint.
+    # A static model takes named prompts from its transformer's folder, but not the default prompt.
     text = prompt_of(Path(location.source or folder), "" if location.source and prompt is None else prompt)
     static = static_files(folder)
     if static is not None:

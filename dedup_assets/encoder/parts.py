@@ -11,7 +11,7 @@ from dedup_assets.errors import ModelError, first_line
 def load_parts(folder: str, trusted: bool = False) -> tuple[Any, Any]:
     """transformers model (float32, on the CPU) and fast tokenizer of a folder.
 
-    Code that comes with a model is run where it is `trusted`, and pickled weights are read as tensors only.
+    Code that comes with a model is run only if `trusted`, and pickled weights are read as tensors only.
 
     Raises
     ------

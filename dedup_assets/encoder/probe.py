@@ -15,7 +15,7 @@ PROBE_TEXTS = ("The quick brown fox jumps over the lazy dog.", "1 + 1 = 2; naïv
 """Texts whose vectors say which model it is, computed by which library on which processor."""
 
 OWN = "its own"
-"""Precision of an encoder that is somebody's own: a service may compute in any, and differently from day to day."""
+"""Precision of a custom encoder: a service may compute in any precision, and change it at any time."""
 
 LEAST_AGREEMENT = {"float32": 1 - 1e-5, "float16": 1 - 1e-4, "bfloat16": 1 - 1e-3, OWN: 1 - 1e-3}
 """Least cosine of a probe's vectors, computed twice, at which a workspace goes on, by the precision: processors and

@@ -1,4 +1,4 @@
-"""What `config_sentence_transformers.json` says of a model: its prompts, and by what its vectors are compared."""
+"""Reads `config_sentence_transformers.json` of a model: its prompts and its similarity function."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def _prompts(root: Path) -> dict[str, Any]:
 
 
 def prompt_of(root: Path, asked: str | None) -> str:
-    """The text that stands before every text: the prompt of that name in the folder, else what was asked for itself.
+    """The text that is put before every text: the folder's prompt named `asked`, else `asked` itself.
 
-    None asks for the folder's `default_prompt_name`. Raises ModelError for a single word that names no prompt, which
-    is more likely a slip than a text, and for a prompt that is no text.
+    None means the folder's `default_prompt_name`. Raises ModelError for a single word that is not the name of a prompt,
+    which is more likely a mistake than a text, and for a prompt that is not a string.
     """
     told = _prompts(root)
     prompts = told.get("prompts") or {}
@@ -57,7 +57,7 @@ def prompt_of(root: Path, asked: str | None) -> str:
 
 
 def require_text_prompt(asked: str, model: str, names: Iterable[str] = ()) -> None:
-    """Raise ModelError for a prompt that is a single word: the name of one, which the model does not have."""
+    """Raise ModelError for a prompt that is a single word: the name of a prompt that the model does not have."""
     if re.fullmatch(r"[A-Za-z][\w-]*", asked):
         known = ", ".join(sorted(names)) or "none"
         raise ModelError(
@@ -67,9 +67,9 @@ def require_text_prompt(asked: str, model: str, names: Iterable[str] = ()) -> No
 
 
 def check_similarity(root: Path, kinds: list[str]) -> None:
-    """Raise ModelError for a model whose vectors are made to be compared by something else than their cosine."""
+    """Raise ModelError for a model whose vectors are not to be compared by their cosine."""
     named = _prompts(root).get("similarity_fn_name")
-    same = ("cosine", "dot") if kinds[-1:] == ["Normalize"] else ("cosine",)  # of unit vectors they are one
+    same = ("cosine", "dot") if kinds[-1:] == ["Normalize"] else ("cosine",)  # equal for unit vectors
     if named is not None and named not in same:
         raise ModelError(
             f"{root / PROMPTS} sets similarity_fn_name = {named!r}: the lengths of its vectors matter, and here the "

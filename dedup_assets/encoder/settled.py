@@ -24,7 +24,8 @@ _PROBE = "probe_vectors"
 def settle_encoder(workspace: Workspace) -> ModelLocation:
     """Find the model and hold it to the one the workspace was made with.
 
-    Raises ModelError, and SettingsError where code would be run that nobody asked for on this machine.
+    Raises ModelError if it differs or is missing, and SettingsError if code would be run that was not requested on this
+    machine.
     """
     if workspace.settings.exact_only:
         # A text without a vector has the zero vector, whose similarity to everything is 0.

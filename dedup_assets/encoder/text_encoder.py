@@ -1,4 +1,4 @@
-"""What every encoder of texts offers, whatever it computes with, and what is asked of somebody's own."""
+"""Protocols: what every encoder of texts provides, and what a custom encoder must provide."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ class TextEncoder(Protocol):
 
     @property
     def precision(self) -> str:
-        """In which it computes: "float32", "bfloat16", "float16", or `probe.OWN` where only its maker knows."""
+        """Of the computation: "float32", "bfloat16" or "float16", or `probe.OWN` for a custom encoder."""
 
     def __hash__(self) -> int:
-        """An encoder is equal to itself alone."""
+        """An encoder equals only itself."""
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         """Vectors of n texts."""
 
     def unknown_shares(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Share (n,) of the tokens of each text that the model does not know, 1 for a text without any."""
+        """Share (n,) of the tokens of each text that the model does not know; 1 for a text without tokens."""
 
 
 class AnyEncoder(Protocol):
     """Anything that makes vectors of texts, such as a SentenceTransformer or a StaticModel."""
 
     def encode(self, texts: list[str]) -> Any:
-        """Vectors (n, d) of n texts, as anything that numpy reads."""
+        """Vectors (n, d) of n texts, as anything that `np.asarray` accepts."""

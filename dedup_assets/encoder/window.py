@@ -47,7 +47,7 @@ class WindowTokenizer:
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self._special = special
         self._nothing = np.array([self.pad], dtype=np.int32)  # stands, as this object, for a text without a token
-        # That of CLIP and GPT-2 is the token that ends every text: they know all that is written.
+        # In CLIP and GPT-2 it is the end-of-text token: their tokenizers know every character.
         unknown, ends = getattr(tokenizer, "unk_token_id", None), getattr(tokenizer, "eos_token_id", None)
         self._unknown = None if unknown == ends else unknown
         self._tokenizer = tokenizer

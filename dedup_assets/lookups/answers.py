@@ -74,9 +74,9 @@ class Explanation(Answer, dict[str, Any]):
     record has `admission`, `source`, `text`, `settings`, `generation`, `run_id`, `decided` (when) and `lineage`; a
     removed one `kind`, `similarity`, `similarity_recomputed`, `keeper_id`, `keeper_shard`, `keeper_row`,
     `keeper_source`, `keeper_text` and `group_id`; a quarantined one `reason`, `record` and `source`; a retracted one
-    `reason` and `admission`. `also_quarantined` lists other rows with the id. Where there are guards, a record removed
-    for a similar one has `guards`, a list of `guard`, `value` and whether it `holds`; a kept one `spared_by_guards`
-    where it is like a keeper that does not cover it: a list of `id, shard, similarity, guards`.
+    `reason` and `admission`. `also_quarantined` lists other rows with the id. With guards, a record removed for a
+    similar one has `guards`, a list of `guard`, `value` and `holds`. A kept record that is
+    similar to a keeper, but for which a guard fails, has `spared_by_guards`, a list of `id, shard, similarity, guards`.
     """
 
     def show(self, console: Console, full: bool = False) -> None:
@@ -143,8 +143,8 @@ class History(Answer, dict[str, Any]):
 class Pairs(Answer, Head):
     """Matches, the most alike first, as a table of `similarity`, and `id, shard, text` of both (`id_a`, `id_b`, ...).
 
-    Where there are guards, `guards` says in words what each comes to, and `guards_hold` whether all hold, with the
-    earlier record as the keeper. `remarks` says what is not among the matches.
+    With guards, `guards` has the result of each as text, and `guards_hold` whether all hold, with the earlier record as
+    the keeper. `remarks` says which matches are not listed.
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]], threshold: float, remarks: Iterable[str]) -> None:
@@ -188,10 +188,9 @@ class Hits(Answer, Head):
 
 
 class Ranked(Answer, Head):
-    """Kept records in an order, with the mean similarity of each to its nearest neighbours, as a table of `score, id,
-    shard, row, text`.
+    """Kept records in an order, as a table of `score, id, shard, row, text`.
 
-    `remarks` says what else there is to know.
+    The score is the mean similarity to the nearest neighbours. `remarks` has notes, such as shards not decided yet.
     """
 
     def __init__(self, table: pa.Table, remarks: Iterable[str], read: Callable[[], pa.Table]) -> None:
@@ -200,7 +199,7 @@ class Ranked(Answer, Head):
         self._read = read
 
     def records(self) -> pa.Table:
-        """The records in the input's own columns, in this order; read now."""
+        """The records in the input's own columns, in this order. They are read at each call."""
         return self._read()
 
     def save(self, path: str | Path) -> Path:
@@ -209,7 +208,7 @@ class Ranked(Answer, Head):
         Raises
         ------
         SettingsError
-            The file's name ends otherwise, or a column has values that such a file cannot hold.
+            The file has another suffix, or a column has values that the format cannot hold.
 
         Examples
         --------
@@ -224,7 +223,7 @@ class Ranked(Answer, Head):
         return file
 
     def show(self, console: Console, full: bool = False) -> None:
-        """Each with its score."""
+        """Print each record with its score."""
         table = _columns("score", "record")
         for record in self:
             table.add_row(f"{record['score']:.4f}", _record(record["id"], record["text"], full))

@@ -1,4 +1,4 @@
-"""What the guards of a workspace say: of a removal, of matches side by side, and of the keepers that a guard spared."""
+"""Results of a workspace's guards: for a removal, for listed pairs, and for records that were kept because of them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from dedup_assets.storage.shards import AdmittedShard, admission_of
 from dedup_assets.storage.workspace import admission_name
 
 SPARED, LOOKED_AT = 5, 200
-"""Keepers shown that a kept record would have gone for without the guards; texts among which they are looked for."""
+"""Most keepers shown for which a record would have been removed without guards, and most similar texts searched for
+them."""
 
 
 def nearest_texts(corpus: Corpus, shard: str, row: int, floor: float, count: int) -> list[tuple[float, int]]:
-    """Similarity and key of the living texts most like a record's, down to a floor: every one is compared."""
+    """Similarity and key of the `count` live texts most similar to a record's, at or above a floor. Compares all."""
     records = corpus.records(shard)
     own = records.hashes[int(np.searchsorted(records.rows, row))]
     probes = Probes(corpus.vector(shard, row), floor)
@@ -46,15 +47,15 @@ def nearest_texts(corpus: Corpus, shard: str, row: int, floor: float, count: int
 
 
 def guards_of_removal(corpus: Corpus, answer: Mapping[str, Any], in_force: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Each guard of a record that was removed for a similar one: `guard`, `value`, `holds`; of copies none is asked."""
+    """The result of each guard for a record removed for a similar one: `guard`, `value`, `holds`; none for copies."""
     guards = _asked_for(corpus, in_force.get("guards", ()))
     return [] if answer["kind"] == "exact" else guard_values(guards, answer["keeper_text"], answer["text"])
 
 
 def spared_by_guards(corpus: Corpus, answer: Mapping[str, Any], in_force: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The keepers that a kept record would have gone for without the guards: `id, shard, similarity, guards`.
+    """The keepers for which a kept record would have been removed without guards: `id, shard, similarity, guards`.
 
-    The most alike first, `SPARED` at most, among the `LOOKED_AT` texts most like it.
+    At most `SPARED`, the most similar first, among the `LOOKED_AT` texts most similar to the record.
     """
     guards, settings = _asked_for(corpus, in_force.get("guards", ())), corpus.workspace.settings
     shard, row = answer["shard"], answer["row"]
@@ -79,7 +80,7 @@ def spared_by_guards(corpus: Corpus, answer: Mapping[str, Any], in_force: Mappin
 
 
 def with_guards(corpus: Corpus, pairs: Sequence[tuple[float, Place, Place]]) -> list[dict[str, Any]]:
-    """`Corpus.side_by_side`, with what the guards say of each pair, the earlier record as the keeper."""
+    """`Corpus.side_by_side` with the guards' results for each pair, the earlier record as the keeper."""
     rows, guards = corpus.side_by_side(pairs), _asked_for(corpus, corpus.workspace.settings.guards)
     for row, (_, one, other) in zip(rows, pairs, strict=True) if guards else ():
         places = [_decided(corpus, _key(corpus, shard, at)) for shard, at, _ in (one, other)]
@@ -91,7 +92,7 @@ def with_guards(corpus: Corpus, pairs: Sequence[tuple[float, Place, Place]]) -> 
 
 
 def _asked_for(corpus: Corpus, guards: Sequence[str]) -> tuple[Guard, ...]:
-    """The guards. Raises SettingsError for a function that nobody asked for on this machine."""
+    """Parse the guards. Raises SettingsError for a function that was not requested on this machine."""
     parsed = parse_guards(guards)
     refuse_unasked_functions(corpus.workspace.root, parsed)
     return parsed
@@ -105,7 +106,7 @@ def _key(corpus: Corpus, shard: str, row: int) -> int:
 
 
 def _decided(corpus: Corpus, key: int) -> dict[str, Any] | None:
-    """`kept` and `place` of a text; None where it is not decided yet."""
+    """`kept` and `place` of a text; None if it is not decided yet."""
     by_number = {a.number: a for a in corpus.living.all}
     brought_by = by_number[int(admission_of(np.array([key]))[0])]
     path = corpus.workspace.decisions(corpus.generation.number, "texts", admission_name(brought_by))

@@ -1,4 +1,4 @@
-"""Records of several shards as one table in their own columns, and as a file of the kind that its name ends in."""
+"""Records of several shards as one table in their own columns, and as a file in the format of its suffix."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from dedup_assets.storage.publish import publish_file
 from dedup_assets.storage.raw_table import take_rows
 
 Part = tuple[Path, np.ndarray, np.ndarray]
-"""A table on disk, the places (m,) of some of its rows in the whole, and their positions (m,) in it."""
+"""A table on disk, the positions (m,) of some of its rows in the result, and their positions (m,) in the table."""
 
 
 def table_of(parts: Sequence[Part], rows: int) -> pa.Table:
-    """Rows of several tables, each in its place; columns as in `LazyTable.of_folder`: absent ones are null, and types
-    that differ become the one that holds all of them, or text."""
+    """Rows of several tables in the given order. Columns are merged as in `LazyTable.of_folder`: absent ones are null,
+    and different types become a common type, or text."""
     schema = merged_schema([pq.read_schema(path) for path, _, _ in parts], "the shards")
     found, places = [], [np.empty(0, np.int64)]
     for path, mine, positions in parts:
@@ -55,7 +55,8 @@ def _write_lines(table: pa.Table, path: Path) -> None:
 
 
 def _as_plain(value: object) -> object:
-    """A date or a time as ISO 8601, a decimal as its digits, a number of numpy as such."""
+    """A date or time as ISO 8601, a decimal as a string, a numpy number as a Python number. Raises TypeError for
+    bytes."""
     if isinstance(value, bytes):
         raise TypeError("bytes have no place in JSON")
     if isinstance(value, np.generic):
@@ -71,7 +72,7 @@ _WRITERS: Mapping[str, Callable[[pa.Table, Path], None]] = {
 
 
 def require_known_kind(path: Path) -> None:
-    """Raises SettingsError for a file name that says nothing of how records are to be written."""
+    """Raise SettingsError for a file name without a supported suffix."""
     if path.suffix.lower() not in _WRITERS:
         raise SettingsError(
             f"{path}: records are written as {', '.join(_WRITERS)}. Give the file one of these endings."
@@ -79,7 +80,8 @@ def require_known_kind(path: Path) -> None:
 
 
 def write_records(table: pa.Table, path: Path) -> None:
-    """Write a table, whole or not at all. Raises SettingsError for another ending, and for what the format lacks."""
+    """Write a table atomically. Raises SettingsError for an unsupported suffix, and for values that the format cannot
+    hold."""
     require_known_kind(path)
     try:
         publish_file(path, lambda temporary: _WRITERS[path.suffix.lower()](table, temporary))

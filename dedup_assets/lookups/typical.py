@@ -1,7 +1,7 @@
-"""What of the kept records is like nothing else, and which of them stand for the rest.
+"""Outliers among the kept records of a workspace, and samples of representative ones.
 
-Scores and choices are those of `compute.neighbours`, as in memory. Vectors are read from the cells of the workspace,
-some at a time; what is held of each kept text is its key and its similarities to its nearest neighbours.
+`compute.neighbours` computes scores and choices, as in memory. Vectors are read from the workspace's cells in blocks;
+only the key of each kept text and its similarities to its nearest neighbours are held in memory.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ Advance = Callable[[int, int, str], None]
 
 
 def outliers(workspace: Workspace, count: int, fraction: float | None, advance: Advance) -> Ranked:
-    """The kept records with the lowest scores, the lowest first: `count`, or a share of them, rounded up.
+    """The kept records with the lowest scores, the lowest first: `count` of them, or a fraction, rounded up.
 
-    Of equal scores the later record comes first: by the admission of its shard, then by row.
+    Among equal scores the later record comes first, by the admission of its shard, then by row. Raises SettingsError if
+    texts have no vectors, WorkspaceError if nothing is kept or records were retracted meanwhile.
     """
     kept = _kept(workspace)
     scores = _scores(kept, advance)[kept.texts]
@@ -51,9 +52,9 @@ def outliers(workspace: Workspace, count: int, fraction: float | None, advance: 
 
 
 def sample(workspace: Workspace, count: int, diversity: float, advance: Advance) -> Ranked:
-    """Kept records that stand for the rest, in the order in which they are chosen; of records with one text the first.
+    """Representative kept records, in the order in which they are chosen; only the first record of each text.
 
-    Of equal ones the earlier record is chosen: by the admission of its shard, then by row.
+    Among equals the earlier record is chosen, by the admission of its shard, then by row. Raises as `outliers`.
     """
     kept = _kept(workspace)
     scores = _scores(kept, advance)
@@ -72,20 +73,20 @@ class _Kept:
     corpus : Corpus
         Of the generation.
     retractions : int
-        Number of the last retraction before.
+        Number of the last retraction when the records were listed.
     undecided : int
-        Shards that are registered and not decided.
+        Number of shards that are registered but not decided.
     admissions : list of Admission
     shard : int32 (n,)
-        Number of each record's admission in the list.
+        Index in `admissions` of each record's admission.
     record : int32 (n,)
-        Its number among the valid records of the shard.
+        Index of the record among the valid records of its shard.
     texts : int64 (n,)
-        Its text, as an index of `keys`.
+        Index in `keys` of the record's text.
     keys : int64 (m,)
-        Text keys, in the order of the first record that has them.
+        Text keys, in the order of their first records.
     firsts : int64 (m,)
-        That record.
+        The first record of each text.
     """
 
     corpus: Corpus
@@ -99,13 +100,13 @@ class _Kept:
     firsts: np.ndarray
 
     def raw(self, number: int) -> RawShard:
-        """The files of an admission in the list."""
+        """The raw files of the admission with an index in `admissions`."""
         a = self.admissions[number]
         return self.corpus.workspace.raw(a.shard, a.fingerprint)
 
 
 class _Vectors:
-    """Vectors of some texts, read when they are asked for."""
+    """Vectors of some texts, read on access."""
 
     def __init__(self, workspace: Workspace, keys: np.ndarray) -> None:
         self._read, self._keys = TextVectors(workspace), keys
@@ -119,7 +120,8 @@ class _Vectors:
 
 @steady
 def _kept(workspace: Workspace) -> _Kept:
-    """Raises SettingsError where texts have no vectors, WorkspaceError where nothing is decided or kept."""
+    """List the kept records. Raises SettingsError if texts have no vectors, WorkspaceError if nothing is decided or
+    kept."""
     if workspace.settings.exact_only:
         raise SettingsError(
             f"{workspace.root} was curated without a model (model = none): texts have no vectors, and nothing is near "
@@ -172,7 +174,7 @@ def _scores(kept: _Kept, advance: Advance) -> np.ndarray:
 
 
 def _answer(kept: _Kept, at: np.ndarray, scores: np.ndarray, remark: str) -> Ranked:
-    """Some records with their scores and texts. Raises WorkspaceError where a record was taken back meanwhile."""
+    """The records at some indexes with scores and texts. Raises WorkspaceError if a record was retracted meanwhile."""
     workspace = kept.corpus.workspace
     spec = ingest_spec(workspace.settings)
     ids, texts = np.empty(len(at), object), np.empty(len(at), object)
@@ -202,7 +204,7 @@ def _answer(kept: _Kept, at: np.ndarray, scores: np.ndarray, remark: str) -> Ran
 
 
 def _whole(kept: _Kept, at: np.ndarray) -> pa.Table:
-    """Some records in the input's own columns."""
+    """The records at some indexes in the input's own columns. Raises WorkspaceError as `_answer`."""
     parts = []
     for number, mine in _by_shard(kept.shard[at]):
         raw = kept.raw(number)
@@ -213,14 +215,14 @@ def _whole(kept: _Kept, at: np.ndarray) -> pa.Table:
 
 
 def _by_shard(shards: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Each shard number among some, and where it stands (m,)."""
+    """Each distinct shard number, with its positions (m,)."""
     order = np.argsort(shards, kind="stable")
     for mine in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1) if len(order) else ():
         yield int(shards[mine[0]]), mine
 
 
 def _require_all(kept: _Kept) -> None:
-    """What was taken back since the kept records were listed is shown to nobody."""
+    """Raise WorkspaceError if records were retracted since the kept ones were listed: they must not be shown."""
     if kept.corpus.workspace.ledger.last_retraction() != kept.retractions:
         raise WorkspaceError(
             f"{kept.corpus.workspace.root}: records were taken back while this was computed. Ask again, after "
