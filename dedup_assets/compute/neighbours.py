@@ -19,6 +19,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
 from typing import Protocol
 
 import numpy as np
@@ -113,6 +115,12 @@ def mean_of_nearest(
 def lowest(scores: np.ndarray, count: int) -> np.ndarray:
     """Indexes int64 (count,) of the rows with the lowest scores, the lowest first; among equals, the later first."""
     return np.lexsort((-np.arange(len(scores)), scores))[:count]
+
+
+def rows_of_share(rows: int, share: float) -> int:
+    """Number of rows in a share of them, rounded up. The rounding error of a share does not count: it is 7 for 0.07 of
+    100, although the float 0.07 is above 7/100."""
+    return ceil(rows * Fraction(share) - Fraction(1, 10**8))
 
 
 def representatives(

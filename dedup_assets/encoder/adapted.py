@@ -59,11 +59,10 @@ class AdaptedEncoder:
         return self.encoder.unknown_shares(texts)
 
 
-@lru_cache(maxsize=32)
 def adapted(encoder: TextEncoder, prompt: str, dimension: int | None) -> TextEncoder:
     """The encoder with a prompt and vectors of a dimension; the encoder itself if neither changes anything.
 
-    The same arguments return the same object. Raises ModelError if the encoder's vectors have fewer numbers.
+    Raises ModelError if the encoder's vectors have fewer numbers.
     """
     if dimension is not None and dimension > encoder.dimension:
         raise ModelError(
@@ -72,4 +71,8 @@ def adapted(encoder: TextEncoder, prompt: str, dimension: int | None) -> TextEnc
         )
     if not prompt and (dimension is None or dimension == encoder.dimension):
         return encoder
-    return AdaptedEncoder(encoder, prompt, dimension or encoder.dimension)
+    return _adapted(encoder, prompt, dimension or encoder.dimension)
+
+
+# The same arguments return the same object. Few, because an encoder stays in memory with its wrapper.
+_adapted = lru_cache(maxsize=4)(AdaptedEncoder)

@@ -7,6 +7,7 @@ adds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,12 +97,12 @@ def check_folder(root: Path, by_library: bool = False, trusted: bool = False) ->
     `trusted` says that the folder's own code is run.
     """
     home = transformer_folder(root)
-    _check_code_and_files(home, trusted)
+    kinds = module_kinds(root)
+    _check_code_and_files(home, trusted, kinds)
     modules = _modules(root)
     for module in modules:
         if module.get("kwargs") and not trusted:
             raise ModelError(f"{root / MODULES} gives kwargs {module['kwargs']!r}, which are not obeyed. {_EXPECTED}")
-    kinds = module_kinds(root)
     if by_library:
         if not trusted:
             _check_activations(root)
@@ -150,9 +151,11 @@ _METHODS = ("forward", "get_text_features", "get_image_features")
 
 def _check_methods(path: Path) -> None:
     told = read_json(path).get("modality_config") if path.is_file() else None
+    if not isinstance(told or {}, dict):
+        raise ModelError(f"{path} sets modality_config = {told!r}. Expected an object. {_INSTEAD}")
     for kind in (told or {}).values():
         # The library calls the method of this name.
-        if kind.get("method") not in _METHODS:
+        if not isinstance(kind, dict) or kind.get("method") not in _METHODS:
             raise ModelError(f"{path} names the method {kind!r}. Expected one of {', '.join(_METHODS)}. {_INSTEAD}")
 
 
@@ -225,15 +228,19 @@ _CODE = "Its own code is run with --trust-remote-code: read it first"
 
 def _own_code(root: Path) -> list[str]:
     """The classes that a transformer defines in its own code."""
-    tokenizer, config = root / "tokenizer_config.json", root / "config.json"
-    told = read_json(config).get("auto_map") or () if config.is_file() else ()
-    own = [name for name in ("AutoConfig", "AutoModel") if name in told]
-    if tokenizer.is_file() and read_json(tokenizer).get("auto_map"):
-        own.append("AutoTokenizer")
-    return own
+    own: list[str] = [
+        name for name in ("AutoConfig", "AutoModel", "AutoTokenizer") if name in _auto_map(root / "config.json")
+    ]
+    return own or (["AutoTokenizer"] if _auto_map(root / "tokenizer_config.json") else [])
 
 
-def _check_code_and_files(root: Path, trusted: bool) -> None:
+def _auto_map(path: Path) -> dict[str, Any]:
+    """The classes of a file's `auto_map`, by what they stand for; older tokenizers have a list for AutoTokenizer."""
+    told = (read_json(path).get("auto_map") or {}) if path.is_file() else {}
+    return told if isinstance(told, dict) else {"AutoTokenizer": told}
+
+
+def _check_code_and_files(root: Path, trusted: bool, kinds: Sequence[str]) -> None:
     """Raise ModelError for a model with code of its own, with an adapter, or without the files of its tokenizer.
 
     transformers would run a known model under the same name, leave the adapter out, or make up a tokenizer.
@@ -244,12 +251,14 @@ def _check_code_and_files(root: Path, trusted: bool) -> None:
             f"the model in {root} brings code of its own ({', '.join(own)} in auto_map), which is not run unasked. "
             f"{_EXPECTED}. {_CODE}"
         )
-    named = read_json(root / "config.json").get("auto_map") or {} if own else {}
-    elsewhere = sorted({str(name).partition("--")[0] for name in named.values() if "--" in str(name)})
-    if elsewhere:
+    told = [*_auto_map(root / "config.json").values(), *_auto_map(root / "tokenizer_config.json").values()]
+    classes = [name for names in [*told, [*kinds]] for name in (names if isinstance(names, list) else [names])]
+    elsewhere = sorted({str(name).partition("--")[0] for name in classes if "--" in str(name)})
+    if elsewhere and (own or trusted):
         raise ModelError(
             f"the model in {root} has its code in another repository ({', '.join(elsewhere)}), which may change "
-            f"unseen. Copy its .py files beside config.json, and take the name before -- out of auto_map. {_INSTEAD}"
+            f"unseen. Copy its .py files beside config.json, and take the name before -- out of auto_map or {MODULES}. "
+            f"{_INSTEAD}"
         )
     if (root / ADAPTER).is_file():
         raise ModelError(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from math import ceil
 from typing import Any, Generic, TypeVar, Unpack
 
 import numpy as np
 
-from dedup_assets.compute.neighbours import lowest, mean_of_nearest
+from dedup_assets.compute.neighbours import lowest, mean_of_nearest, rows_of_share
 from dedup_assets.compute.neighbours import representatives as representative_rows
 from dedup_assets.display_text import counted
 from dedup_assets.errors import SettingsError
@@ -99,7 +98,7 @@ def outliers(
     """
     fraction = checked_share("fraction", fraction)
     own, _, scores = _scored(records, columns, vectors, against, model, model_options, progress)
-    set_apart = lowest(scores, ceil(own.count * fraction))
+    set_apart = lowest(scores, rows_of_share(own.count, fraction))
     return RankedRecords(own, np.setdiff1d(np.arange(own.count), set_apart), scores)
 
 

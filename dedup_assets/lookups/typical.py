@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import ceil
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dedup_assets.compute.neighbours import lowest, mean_of_nearest, representatives
+from dedup_assets.compute.neighbours import lowest, mean_of_nearest, representatives, rows_of_share
 from dedup_assets.display_text import counted
 from dedup_assets.errors import SettingsError, WorkspaceError
 from dedup_assets.forks import require_own_threads
@@ -45,7 +44,7 @@ def outliers(workspace: Workspace, count: int, fraction: float | None, advance: 
     """
     kept = _kept(workspace)
     scores = _scores(kept, advance)[kept.texts]
-    wanted = count if fraction is None else ceil(len(scores) * fraction)
+    wanted = count if fraction is None else rows_of_share(len(scores), fraction)
     silent = int((scores == 0.0).sum()) if len(kept.keys) > 1 else 0
     unknown = f"{counted(silent, 'record')} of score 0: the model knows too little of the text." if silent else ""
     return _answer(kept, lowest(scores, wanted), scores, unknown)

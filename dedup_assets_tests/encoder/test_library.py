@@ -251,7 +251,23 @@ def test_code_that_comes_with_a_model_is_run_where_it_is_asked_for_and_belongs_t
     assert np.allclose(flipped, plain[:, ::-1], atol=1e-6)
     code.write_text(code.read_text() + "# changed\n")
     assert locate_model(str(folder)).fingerprint != location.fingerprint
-    config = folder / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"auto_map": {"AutoModel": "some/where--m.Mine"}}))
-    with pytest.raises(ModelError, match=r"in another repository \(some/where\)"):
-        load_encoder(locate_model(str(folder)), trusted=True)
+
+    def refused_as_elsewhere() -> None:
+        with pytest.raises(ModelError, match=r"in another repository \(some/where\)"):
+            load_encoder(locate_model(str(folder)), trusted=True)
+
+    chain[2]["type"] = "some/where--mine.Mine"
+    (folder / "modules.json").write_text(json.dumps(chain))
+    refused_as_elsewhere()
+    chain[2]["type"] = "mine.Mine"
+    (folder / "modules.json").write_text(json.dumps(chain))
+    for name, classes in (
+        ("tokenizer_config.json", {"AutoTokenizer": [None, "some/where--m.Mine"]}),
+        ("tokenizer_config.json", ["some/where--m.Mine", None]),
+        ("config.json", {"AutoTokenizer": "some/where--m.Mine"}),
+        ("config.json", {"AutoModel": "some/where--m.Mine"}),
+    ):
+        before = (folder / name).read_text()
+        (folder / name).write_text(json.dumps(json.loads(before) | {"auto_map": classes}))
+        refused_as_elsewhere()
+        (folder / name).write_text(before)

@@ -54,6 +54,12 @@ def test_rounding_of_the_products_that_propose_loses_no_neighbour(monkeypatch):
         assert (neighbours.mean_of_nearest(vectors, None, 5, threads=2, block_rows=128) == wanted).all()
 
 
+def test_a_share_is_rounded_up_and_the_rounding_of_its_product_does_not_count():
+    for rows in (1, 7, 100, 12_345, 10_000_000):
+        for hundredths in range(101):
+            assert neighbours.rows_of_share(rows, hundredths / 100) == -(-rows * hundredths // 100)
+
+
 def test_outliers_are_those_of_the_lowest_scores_and_copies_go_together():
     rng = np.random.default_rng(0)
     crowd = rng.normal(size=8) + 0.1 * rng.normal(size=(40, 8))
