@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from dedup_assets import cli
+from dedup_assets.errors import VERBOSE
 
 SCRIPT = [sys.executable, "-c", "from dedup_assets.cli import run; run()"]
 """The command as a separate process; its start takes seconds, so most tests call it in their own process."""
@@ -64,6 +65,7 @@ def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
     def called(*arguments: str | Path, columns: int = 100) -> Called:
         monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setenv(VERBOSE, "")  # `--verbose` sets it for the process, which runs other tests afterwards
         monkeypatch.setattr(sys, "argv", ["dedup-assets", *map(str, arguments)])
         capfd.readouterr()
         status = 0

@@ -81,7 +81,7 @@ def test_rows_are_published_in_the_bytes_that_the_whole_table_gives(
     with pq.ParquetWriter(tmp_path / "expected", rows.schema, compression="zstd") as writer:
         for _ in range(min(1, rows.num_rows)):  # no row group without rows
             writer.write_table(rows)
-    output._write_rows(tmp_path / "published", path, positions)
+    output._write_rows(tmp_path / "published", path, positions, lambda: None)
     assert (tmp_path / "published").read_bytes() == (tmp_path / "expected").read_bytes()
 
 
@@ -99,7 +99,7 @@ def test_what_is_published_is_cut_into_row_groups_that_fit_in_memory(
     monkeypatch.setattr(output, "_GROUP_ROWS", 64)
     path = written(tmp_path / "table", TABLE, 100)
     positions = np.arange(0, ROWS, 2)
-    output._write_rows(tmp_path / "published", path, positions)
+    output._write_rows(tmp_path / "published", path, positions, lambda: None)
     published = pq.ParquetFile(tmp_path / "published")
     assert [published.metadata.row_group(i).num_rows for i in range(published.num_row_groups)] == [64, 64, 22]
     assert published.read().to_pylist() == TABLE.take(positions).to_pylist()
