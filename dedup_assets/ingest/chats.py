@@ -71,15 +71,16 @@ def chat_texts(column: pa.ChunkedArray, is_json: bool) -> tuple[pa.ChunkedArray,
     """The text of each conversation (large_string, null if it has none), and the reason why it has none: object array
     (n,) of str, "" elsewhere."""
     texts: list[str | None] = []
-    reasons = np.empty(len(column), dtype=object)
-    reasons.fill("")
-    for index, value in enumerate(column.to_pylist()):
+    reasons: list[str] = []
+    for value in column.to_pylist():
+        text, reason = None, ""
         try:
-            texts.append(None if value is None else chat_text(_parsed(value) if is_json else value))
+            text = None if value is None else chat_text(_parsed(value) if is_json else value)
         except Unreadable as problem:
-            texts.append(None)
-            reasons[index] = str(problem)
-    return pa.chunked_array([pa.array(texts, pa.large_string())]), reasons
+            reason = str(problem)
+        texts.append(text)
+        reasons.append(reason)
+    return pa.chunked_array([pa.array(texts, pa.large_string())]), np.array(reasons, dtype=object)
 
 
 def _parsed(text: str) -> Any:

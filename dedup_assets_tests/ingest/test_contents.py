@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from dedup_assets.errors import ShardError
 from dedup_assets.ingest import compression
-from dedup_assets.ingest.formats import json_blocks
+from dedup_assets.ingest.formats import json_blocks, line_blocks
 from dedup_assets.ingest.readers import Rejected, read_shard
 from dedup_assets.ingest.sources import discover
 
@@ -137,6 +137,7 @@ def test_every_layout_of_json_gives_the_same_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, block: int
 ) -> None:
     monkeypatch.setattr(json_blocks, "BLOCK_BYTES", block)
+    monkeypatch.setattr(line_blocks, "BLOCK_BYTES", block)
     assert read(tmp_path / "a.json", LAYOUTS[layout]) == (ROWS, [0, 1, 2], [])
 
 
@@ -153,6 +154,7 @@ def test_documents_are_cut_where_they_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: list[Any], indent: Any, block: int
 ) -> None:
     monkeypatch.setattr(json_blocks, "BLOCK_BYTES", block)
+    monkeypatch.setattr(line_blocks, "BLOCK_BYTES", block)
     objects = [{"id": str(i), "text": "t", "value": json.dumps(value)} for i, value in enumerate(found)]
     rows, numbers, rejected = read(tmp_path / "a.json", json.dumps(objects, indent=indent).encode())
     assert rows == objects and numbers == list(range(len(objects))) and not rejected

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from dedup_assets.errors import ShardError
 from dedup_assets.ingest.formats import csv as csv_format
-from dedup_assets.ingest.formats import json_blocks
+from dedup_assets.ingest.formats import json_blocks, line_blocks
 from dedup_assets.ingest.formats import jsonl as jsonl_format
 from dedup_assets.ingest.formats import parquet as parquet_format
 from dedup_assets.ingest.formats import txt as txt_format
@@ -72,6 +72,7 @@ def test_json_has_one_schema_whatever_the_block_size(tmp_path: Path, monkeypatch
     assert expected.schema.names == ["text", "n", "late"] and expected.schema.field("n").type == pa.float64()
     for size in (7, 100, 1_000):
         monkeypatch.setattr(json_blocks, "BLOCK_BYTES", size)
+        monkeypatch.setattr(line_blocks, "BLOCK_BYTES", size)
         table, same_rows, _ = read(tmp_path / "a.jsonl", as_lines(*values))
         assert table.equals(expected) and same_rows == rows
 
@@ -307,7 +308,7 @@ def test_lines_of_plain_text_are_those_of_python_whatever_the_block_size(
 ) -> None:
     text = "".join(pieces)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(txt_format, "BLOCK_BYTES", block)
+        patch.setattr(line_blocks, "BLOCK_BYTES", block)
         patch.setattr(txt_format, "_MOST_ROWS", 3)
         table, rows, rejected = read(tmp_path / "a.txt", b"\xef\xbb\xbf" * mark + text.encode())
     expected = [line.removesuffix("\n") for line in io.StringIO(text, newline=None)]

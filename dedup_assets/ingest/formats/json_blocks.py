@@ -10,6 +10,7 @@ import numpy as np
 from dedup_assets.errors import ShardError
 from dedup_assets.ingest.formats.batches import BLOCK_BYTES, LONGEST_RECORD
 from dedup_assets.ingest.formats.json_documents import BrokenDocuments, begins_documents, documents
+from dedup_assets.ingest.formats.line_blocks import LineTooLong, line_blocks
 from dedup_assets.ingest.source_files import SourceFile, open_source
 
 _BEGINNING = 2**20  # bytes from which lines are told from documents
@@ -67,27 +68,15 @@ def _documents(source: SourceFile) -> Iterator[JsonBlock]:
 
 def _lines(source: SourceFile) -> Iterator[JsonBlock]:
     first_line = 0
-    pieces: list[bytes] = []
-    size = 0
-    with open_source(source) as stream:
-        while piece := stream.read(BLOCK_BYTES):
-            if not first_line and not pieces:
-                piece = piece.removeprefix(b"\xef\xbb\xbf")  # a byte order mark is no part of the first line
-            cut = piece.rfind(b"\n") + 1
-            if cut:
-                data = b"".join([*pieces, piece[:cut]])
-                yield _line_block(data, first_line)
-                first_line += data.count(b"\n")
-                pieces, size = [], 0
-            pieces.append(piece[cut:])
-            size += len(piece) - cut
-            if size > LONGEST_RECORD:
-                raise ShardError(
-                    f"{source.uri!r}, line {first_line}: longer than {LONGEST_RECORD} bytes. "
-                    "Expected one JSON object a line; is the file one large JSON array?"
-                )
-    if rest := b"".join(pieces):
-        yield _line_block(rest, first_line)
+    try:
+        for data in line_blocks(source):
+            yield _line_block(data, first_line)
+            first_line += data.count(b"\n")
+    except LineTooLong:
+        raise ShardError(
+            f"{source.uri!r}, line {first_line}: longer than {LONGEST_RECORD} bytes. "
+            "Expected one JSON object a line; is the file one large JSON array?"
+        ) from None
 
 
 def _line_block(data: bytes, first_line: int) -> JsonBlock:

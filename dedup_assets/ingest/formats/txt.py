@@ -14,14 +14,14 @@ import pyarrow as pa
 
 from dedup_assets.errors import ShardError
 from dedup_assets.ingest.formats.batches import (
-    BLOCK_BYTES,
     LONGEST_RECORD,
     Batch,
     Rejected,
     ShardContent,
     render_unparsed,
 )
-from dedup_assets.ingest.source_files import SourceFile, open_source, reading
+from dedup_assets.ingest.formats.line_blocks import LineTooLong, line_blocks
+from dedup_assets.ingest.source_files import SourceFile, reading
 
 COLUMN = "text"
 _MOST_ROWS = 65_536
@@ -36,13 +36,19 @@ def read(source: SourceFile) -> ShardContent:
 def _batches(source: SourceFile) -> Iterator[Batch]:
     first = 0
     with reading(source):
-        for block in _blocks(source):
-            # `splitlines` would split at other characters too; a regular expression takes three times as long.
-            lines = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n").removesuffix(b"\n").split(b"\n")
-            for start in range(0, len(lines), _MOST_ROWS):
-                piece = lines[start : start + _MOST_ROWS]
-                yield _batch(piece, np.arange(first, first + len(piece), dtype=np.int64))
-                first += len(piece)
+        try:
+            for block in line_blocks(source, carriage_returns=True):
+                # `splitlines` would split at other characters too; a regular expression takes three times as long.
+                lines = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n").removesuffix(b"\n").split(b"\n")
+                for start in range(0, len(lines), _MOST_ROWS):
+                    piece = lines[start : start + _MOST_ROWS]
+                    yield _batch(piece, np.arange(first, first + len(piece), dtype=np.int64))
+                    first += len(piece)
+        except LineTooLong:
+            raise ShardError(
+                f"{source.uri!r} (shard {source.key}) has a line of more than {LONGEST_RECORD} bytes. Expected a "
+                "record a line. Look at the file, and run again."
+            ) from None
 
 
 def _batch(lines: list[bytes], numbers: np.ndarray) -> Batch:
@@ -63,27 +69,3 @@ def _batch(lines: list[bytes], numbers: np.ndarray) -> Batch:
             rejected.append(Rejected(row, kind, f"{kind} at byte {error.start} of the line", render_unparsed(line)))
     table = pa.Table.from_arrays([pa.array(texts, pa.string())], schema=_SCHEMA)
     return Batch(table, np.array(rows, dtype=np.int64), rejected)
-
-
-def _blocks(source: SourceFile) -> Iterator[bytes]:
-    """The bytes of a file in blocks of whole lines."""
-    pieces: list[bytes] = []
-    size = 0
-    with open_source(source) as stream:
-        begun = False
-        while piece := stream.read(BLOCK_BYTES):
-            piece, begun = piece if begun else piece.removeprefix(b"\xef\xbb\xbf"), True
-            # A carriage return at the end of a piece may be the first half of a line ending.
-            cut = max(piece.rfind(b"\n"), piece.rfind(b"\r", 0, len(piece) - 1)) + 1
-            if cut:
-                yield b"".join([*pieces, piece[:cut]])
-                pieces, size = [], 0
-            pieces.append(piece[cut:])
-            size += len(piece) - cut
-            if size > LONGEST_RECORD:
-                raise ShardError(
-                    f"{source.uri!r} (shard {source.key}) has a line of more than {LONGEST_RECORD} bytes. Expected a "
-                    "record a line. Look at the file, and run again."
-                )
-    if rest := b"".join(pieces):
-        yield rest
