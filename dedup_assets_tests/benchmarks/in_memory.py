@@ -13,7 +13,6 @@ import argparse
 import hashlib
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -114,7 +113,7 @@ def by_every_pair(texts: list[str], threshold: float) -> np.ndarray:
 def main(arguments: list[str] | None = None) -> int:
     """Run and print a table; the exit code is 1 where this package decided otherwise than comparing every pair."""
     from dedup_assets_tests.benchmarks import corpus
-    from dedup_assets_tests.benchmarks.measure import peers_python
+    from dedup_assets_tests.benchmarks.measure import peers_python, printed_by
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=24_000)
@@ -133,8 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
             for name in names:
                 python = sys.executable if name == OURS else peers_python(options.peers_venv, print)
                 command = [python, __file__, "--job", name, str(file), str(options.threshold)]
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
-                runs[name].append(json.loads(done.stdout.splitlines()[-1]))
+                runs[name].append(printed_by(command))
     wanted = by_every_pair(texts, options.threshold)
     first = runs[OURS][0]
     print("| contender | seconds | CPU s | of which encoder | CPU × | kept | decided otherwise than by every pair |")

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,13 @@ def peers_python(folder: Path, say: Callable[[str], None]) -> str:
         subprocess.run([python, "-m", "pip", "install", "--quiet", *REQUIREMENTS], check=True)
         done.write_text(" ".join(REQUIREMENTS))
     return str(python)
+
+
+def printed_by(command: Sequence[str | Path]) -> dict[str, Any]:
+    """The figures that a job in a process of its own prints last, as JSON."""
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return figures
 
 
 @dataclass(frozen=True)

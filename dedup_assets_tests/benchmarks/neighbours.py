@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -76,6 +75,7 @@ def true_means(rows: np.ndarray, at: np.ndarray, count: int) -> np.ndarray:
 def main(arguments: list[str] | None = None) -> int:
     """Run and print a table; the exit code is 1 where a score is not that of every pair."""
     from dedup_assets_tests.benchmarks.generator import generate
+    from dedup_assets_tests.benchmarks.measure import printed_by
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[20_000, 100_000])
@@ -91,8 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
             generate(rows)
             rows.flush()
             command = [sys.executable, __file__, "--job", str(file), str(options.queries)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            found = json.loads(done.stdout.splitlines()[-1])
+            found = printed_by(command)
             exact = exact and found["recall"] == 1.0 and found["difference"] < 1e-9
             figures = [
                 f"{found['rows']:,}",

@@ -112,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
     from dedup_assets.encoder.models import locate_model
     from dedup_assets_tests.benchmarks import corpus
     from dedup_assets_tests.benchmarks.encoder import docstrings
-    from dedup_assets_tests.benchmarks.measure import peers_python
+    from dedup_assets_tests.benchmarks.measure import peers_python, printed_by
     from dedup_assets_tests.benchmarks.static import texts_of
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -142,8 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
                 python = sys.executable if name == OURS else peers_python(options.peers_venv, print)
                 where = options.model if name == OURS else location.folder
                 command = [python, __file__, "--job", name, str(file), where, str(options.threshold)]
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
-                runs[name].append(json.loads(done.stdout.splitlines()[-1]))
+                runs[name].append(printed_by(command))
     wanted = set(runs[OURS][0]["kept"])
     print(f"{len(texts):,} texts of {sum(map(len, texts)) / len(texts):.0f} characters, {options.model}\n")
     print("| contender | seconds | CPU s | CPU × deduplicate | CPU × curate | kept | decided otherwise |")
